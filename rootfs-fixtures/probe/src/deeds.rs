@@ -1,0 +1,228 @@
+//! One deed a run, and how it went: as JSON on standard output where there is something to tell, else as exit code.
+//!
+//! Whatever waits says `ready` first, so that a test need not guess when to go on.
+
+#![allow(clippy::disallowed_methods, reason = "sleeping, and ending from anywhere, are deeds that tests ask for")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{kernel, report, say};
+
+/// Does the deed; the answer is the exit code.
+pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
+    match deed {
+        "exit" => return parse(args, 0),
+        "say" => say(&args.join(" "))?,
+        "echo" => drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock())?),
+        "answer" => answer()?,
+        "complain" => eprintln!("{}", args.join(" ")),
+        "read" => say(&outcome(fs::read_to_string(word(args, 0)?).map(|text| json!(text))))?,
+        "write" => say(&outcome(write(word(args, 0)?, &args[1..].join(" "))))?,
+        "open" => say(&outcome(open(word(args, 0)?, word(args, 1)?)))?,
+        "mkdir" => say(&outcome(fs::create_dir(word(args, 0)?).map(|()| Value::Null)))?,
+        "mknod" => {
+            say(&outcome(kernel::mknod(word(args, 0)?, parse(args, 1)?, parse(args, 2)?).map(|()| Value::Null)))?
+        }
+        "list" => say(&outcome(list(word(args, 0)?)))?,
+        "stat" => say(&outcome(stat(word(args, 0)?)))?,
+        "syscall" => say(&outcome(call(args)))?,
+        "kill-self" => drop(kernel::syscall(libc::SYS_kill, &[std::process::id().into(), parse(args, 0)?])?),
+        "sleep" => sleep(word(args, 0)?)?,
+        "signal-wait" => signal_wait()?,
+        "interrupt-wait" => interrupt_wait()?,
+        "window-wait" => window_wait((parse(args, 0)?, parse(args, 1)?))?,
+        "fill" => fill(parse(args, 0)?)?,
+        "fork" => fork(parse(args, 0)?)?,
+        "hook" => hook(word(args, 0)?, word(args, 1)?)?,
+        "overwrite-executables" => overwrite_executables(parse(args, 0)?)?,
+        "set-window" => kernel::set_window(0, parse(args, 0)?, parse(args, 1)?)?,
+        "session" => {
+            kernel::own_session()?;
+            return Err(Command::new(word(args, 0)?).args(&args[1..]).exec());
+        }
+        _ => return Err(Error::new(ErrorKind::InvalidInput, format!("no such deed: {deed}"))),
+    }
+    Ok(0)
+}
+
+/// `{"ok": VALUE}` or `{"error": NUMBER, "words": TEXT}`.
+fn outcome(result: Result<Value>) -> Value {
+    match result {
+        Ok(value) => json!({ "ok": value }),
+        Err(error) => json!({"error": error.raw_os_error(), "words": error.to_string()}),
+    }
+}
+
+fn word(args: &[String], at: usize) -> Result<&str> {
+    args.get(at).map(String::as_str).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "an argument is missing"))
+}
+
+fn parse<T: std::str::FromStr>(args: &[String], at: usize) -> Result<T> {
+    word(args, at)?.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, "an argument is not a number"))
+}
+
+fn write(path: &str, text: &str) -> Result<Value> {
+    OpenOptions::new().write(true).create(true).truncate(true).open(path)?.write_all(text.as_bytes())?;
+    Ok(Value::Null)
+}
+
+fn open(path: &str, how: &str) -> Result<Value> {
+    let file =
+        OpenOptions::new().read(how.contains('r')).write(how.contains('w')).custom_flags(libc::O_NOCTTY).open(path);
+    file.map(|_| Value::Null)
+}
+
+fn list(path: &str) -> Result<Value> {
+    let mut names: Vec<_> =
+        fs::read_dir(path)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(json!(names))
+}
+
+/// Type, mode, device number and owner of a path; a symbolic link itself, with its target.
+fn stat(path: &str) -> Result<Value> {
+    let data = fs::symlink_metadata(path)?;
+    let kind = data.file_type();
+    let name = match () {
+        () if kind.is_char_device() => "char",
+        () if kind.is_block_device() => "block",
+        () if kind.is_dir() => "dir",
+        () if kind.is_symlink() => "link",
+        () if kind.is_fifo() => "fifo",
+        () if kind.is_socket() => "socket",
+        () => "file",
+    };
+    Ok(json!({
+        "type": name, "mode": format!("{:04o}", data.mode() & 0o7777), "uid": data.uid(), "gid": data.gid(),
+        "major": libc::major(data.rdev()), "minor": libc::minor(data.rdev()), "size": data.size(),
+        "target": fs::read_link(path).ok(),
+    }))
+}
+
+fn call(args: &[String]) -> Result<Value> {
+    let number = parse(args, 0)?;
+    let args = args[1..].iter().map(|text| text.parse().map_err(|_| ErrorKind::InvalidInput.into()));
+    Ok(json!(kernel::syscall(number, &args.collect::<Result<Vec<u64>>>()?)?))
+}
+
+fn sleep(how_long: &str) -> Result<()> {
+    say(&"ready")?;
+    match how_long.parse() {
+        Ok(seconds) => std::thread::sleep(Duration::from_secs_f64(seconds)),
+        Err(_) => loop {
+            std::thread::park();
+        },
+    }
+    Ok(())
+}
+
+/// Repeats one line of standard input.
+fn answer() -> Result<()> {
+    say(&"ready")?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    say(&format!("answer: {}", line.trim_end()))
+}
+
+fn signal_wait() -> Result<()> {
+    kernel::block_signals()?;
+    say(&"ready")?;
+    say(&json!({"signal": kernel::next_signal()?}))
+}
+
+/// Waits to be interrupted from the keyboard, and ends with 42 if that is what came.
+fn interrupt_wait() -> Result<()> {
+    kernel::block_signals()?;
+    say(&"ready")?;
+    loop {
+        let signal = kernel::next_signal()?;
+        if signal == libc::SIGINT {
+            say(&"interrupted")?;
+            std::process::exit(42);
+        }
+    }
+}
+
+/// Tells the window's size, at first and whenever it has changed, until it is the one that is waited for.
+fn window_wait(wanted: (u16, u16)) -> Result<()> {
+    kernel::block_signals()?;
+    let mut last = None;
+    loop {
+        let now = kernel::window(0)?;
+        if last != Some(now) {
+            say(&format!("window {} {}", now.0, now.1))?;
+        }
+        if now == wanted {
+            return Ok(());
+        }
+        last = Some(now);
+        kernel::next_signal()?;
+    }
+}
+
+/// Takes so many megabytes of memory, and writes to every page of them.
+fn fill(megabytes: usize) -> Result<()> {
+    let mut bytes = vec![0u8; megabytes << 20];
+    for page in bytes.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    say(&std::hint::black_box(&bytes).len())
+}
+
+/// `count` children that wait until they are killed, and this process with them.
+fn fork(count: u32) -> Result<()> {
+    for _ in 0..count {
+        if kernel::fork()? == 0 {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    sleep("forever")
+}
+
+/// As a hook: appends what it was given and where it runs to `log`, one JSON object a line.
+fn hook(name: &str, log: &str) -> Result<()> {
+    let mut state = String::new();
+    std::io::stdin().read_to_string(&mut state)?;
+    let state: Value = serde_json::from_str(&state).unwrap_or(Value::String(state));
+    let line = json!({"hook": name, "state": state, "seen": report::report(Value::Null)});
+    // One write call, so that lines of hooks never mix.
+    OpenOptions::new().append(true).create(true).open(log)?.write_all(format!("{line}\n").as_bytes())
+}
+
+/// For `seconds`: holds every executable that other processes run, and tries to write to it once it is no longer busy.
+/// This is how CVE-2019-5736 reached the host's runtime.
+fn overwrite_executables(seconds: f64) -> Result<()> {
+    say(&"ready")?;
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let own = fs::metadata("/proc/self/exe")?.ino();
+    let (mut held, mut written) = (Vec::<File>::new(), 0);
+    while Instant::now() < end {
+        for entry in fs::read_dir("/proc")?.flatten() {
+            hold_executable(&entry.path().join("exe"), own, &mut held);
+        }
+        for file in &held {
+            let again = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            written += u32::from(again.is_ok_and(|mut file| file.write_all(b"overwritten").is_ok()));
+        }
+    }
+    say(&json!({"held": held.len(), "written": written}))
+}
+
+fn hold_executable(path: &std::path::Path, own: u64, held: &mut Vec<File>) {
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) else { return };
+    let Ok(inode) = file.metadata().map(|metadata| metadata.ino()) else { return };
+    let known = held.iter().any(|file| file.metadata().is_ok_and(|metadata| metadata.ino() == inode));
+    if inode != own && !known {
+        held.push(file);
+    }
+}

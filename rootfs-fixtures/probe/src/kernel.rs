@@ -1,0 +1,109 @@
+//! The raw calls, each as a function that answers a value or the kernel's error.
+
+use std::io::{Error, Result};
+
+/// Calls the kernel by number with up to six arguments; the answer as the kernel gave it.
+pub fn syscall(number: i64, args: &[u64]) -> Result<i64> {
+    let at = |i: usize| args.get(i).copied().unwrap_or(0);
+    // SAFETY: the numbers come from the test's author; a pointer argument is never made here, so the kernel is given
+    // plain numbers and answers EFAULT where it would have wanted memory.
+    let answer = unsafe { libc::syscall(number, at(0), at(1), at(2), at(3), at(4), at(5)) };
+    check(answer)
+}
+
+/// The soft and hard limit of a resource; `u64::MAX` is "unlimited".
+pub fn rlimit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a whole rlimit that outlives the call.
+    check(unsafe { libc::getrlimit(resource as _, &mut limit) }.into())?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// The session keyring's description (`type;uid;gid;perm;name`), see keyctl(2).
+pub fn session_keyring() -> Result<String> {
+    const KEYCTL_DESCRIBE: u64 = 6;
+    const KEY_SPEC_SESSION_KEYRING: i64 = -3;
+    let mut text = [0u8; 256];
+    let keyring = KEY_SPEC_SESSION_KEYRING as u64;
+    // SAFETY: the kernel writes at most `text.len()` bytes into `text`, which outlives the call.
+    let length = check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, keyring, text.as_mut_ptr(), text.len() as u64, 0u64)
+    })?;
+    let end = (length as usize).saturating_sub(1).min(text.len());
+    Ok(String::from_utf8_lossy(&text[..end]).into_owned())
+}
+
+/// The rows and columns of the terminal on `fd`.
+pub fn window(fd: i32) -> Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ fills one winsize, which outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) }.into())?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// Sets the rows and columns of the terminal on `fd`.
+pub fn set_window(fd: i32, rows: u16, columns: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) }.into()).map(drop)
+}
+
+/// Begins a session of its own with the terminal on descriptor 0 as its controlling terminal.
+pub fn own_session() -> Result<()> {
+    // SAFETY: setsid takes no arguments; TIOCSCTTY takes a number.
+    check(unsafe { libc::setsid() }.into())?;
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+/// Blocks every signal, so that even the first process of a pid namespace is sent them; see [`next_signal`].
+pub fn block_signals() -> Result<()> {
+    let set = every_signal();
+    // SAFETY: `set` is initialised and outlives the call; the old set is not asked for.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) }.into()).map(drop)
+}
+
+/// Waits for the next of the blocked signals, also across a freezer's thaw, which interrupts the wait.
+pub fn next_signal() -> Result<i32> {
+    let set = every_signal();
+    loop {
+        // SAFETY: `set` is initialised and outlives the call; no siginfo is asked for.
+        match check(unsafe { libc::sigwaitinfo(&set, std::ptr::null_mut()) }.into()) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            answer => return answer.map(|signal| signal as i32),
+        }
+    }
+}
+
+fn every_signal() -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigfillset initialises the whole set and cannot fail on a valid pointer.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// Forks. 0 in the child.
+pub fn fork() -> Result<i32> {
+    // SAFETY: the probe is single-threaded, so the child may go on as the parent would.
+    check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
+}
+
+/// Makes a character device.
+pub fn mknod(path: &str, major: u32, minor: u32) -> Result<()> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: `path` is a C string that outlives the call.
+    check(unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(major, minor)) }.into()).map(drop)
+}
+
+/// Whether `fd` is a terminal.
+pub fn is_terminal(fd: i32) -> bool {
+    // SAFETY: isatty takes a number.
+    unsafe { libc::isatty(fd) == 1 }
+}
+
+/// Turns the C library's -1 into the error it stands for.
+fn check(answer: i64) -> Result<i64> {
+    if answer == -1 { Err(Error::last_os_error()) } else { Ok(answer) }
+}

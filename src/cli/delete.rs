@@ -1,0 +1,39 @@
+//! `ferry delete`.
+
+use clap::ArgMatches;
+
+use super::given;
+use super::globals::Globals;
+use super::verb::{Arguments, Flag, Verb};
+use crate::error::Result;
+use crate::lifecycle;
+
+/// The row of `delete`.
+pub const VERB: Verb = Verb {
+    name: "delete",
+    about: "Remove a container and everything ferry made for it",
+    arguments: Arguments::ID,
+    flags: &[Flag {
+        long: "force",
+        short: Some('f'),
+        help: "Kill the container's processes first; a container that is not there is no failure",
+        ..Flag::SWITCH
+    }],
+    details: &[
+        (
+            "DESCRIPTION",
+            "Removes a stopped container's record and cgroup, and runs its poststop hooks. The bundle and what lies in \
+             its root filesystem stay. A created container that was never started is killed first; a running or paused \
+             one is refused unless --force is given.\n\nWith --force it also clears away what a run that was killed \
+             half way has left.",
+        ),
+        ("EXIT STATUS", "0 when nothing is left, 1 otherwise."),
+        ("EXAMPLES", "    ferry delete web\n    ferry delete --force web"),
+    ],
+    run,
+};
+
+fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    lifecycle::delete::delete(&globals.setting, &given::id(matches)?, given::switch(matches, "force"))?;
+    Ok(0)
+}

@@ -1,0 +1,53 @@
+//! `ferry explain`.
+
+use clap::ArgMatches;
+
+use super::create::{self, BUNDLE};
+use super::globals::Globals;
+use super::verb::{Arguments, Flag, Value, Verb};
+use super::{given, output};
+use crate::error::Result;
+use crate::lifecycle::{self, Report};
+
+/// `--format`, as `explain` and `doctor` have it.
+pub const FORMAT: Flag = Flag {
+    long: "format",
+    short: Some('f'),
+    value: Value::Text("FORMAT"),
+    help: "Answer in text (the default) or as json",
+    ..Flag::SWITCH
+};
+
+/// The row of `explain`.
+pub const VERB: Verb = Verb {
+    name: "explain",
+    about: "Show what would be done for a bundle, without doing it",
+    arguments: Arguments::NONE,
+    flags: &[BUNDLE, FORMAT],
+    details: &[
+        (
+            "DESCRIPTION",
+            "Prints the plan that `ferry run` would carry out for this bundle, on this host, as this user: namespaces, \
+             cgroup, mounts in their order, limits, filters, and the program. Nothing is made or changed. A bundle that \
+             cannot be run fails here with the error it would fail with.",
+        ),
+        ("EXIT STATUS", "0, or 1 when the bundle could not be run."),
+        ("EXAMPLES", "    ferry explain --bundle /srv/web"),
+    ],
+    run,
+};
+
+fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    let json = output::is_json(given::text(matches, "format"), "text")?;
+    show(&lifecycle::explain::explain(&globals.setting, &create::bundle(matches)?)?, json)
+}
+
+/// Prints a report in the form that was asked for.
+pub fn show(report: &Report, json: bool) -> Result<u8> {
+    if json {
+        output::print_pretty(&report.json)?
+    } else {
+        output::print(&report.text)?
+    }
+    Ok(0)
+}

@@ -1,0 +1,57 @@
+//! `ferry help`: the list of verbs, or one verb's help. No row of the table, for it speaks about the table.
+
+use std::ffi::OsString;
+
+use clap::Command;
+
+use super::verb::documented;
+use super::{VERBS, find, globals, output};
+use crate::error::Result;
+
+/// What ferry(1) says under DESCRIPTION.
+const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated process of a bundle, which is a directory with \
+    a config.json and a root filesystem. Container engines call it with runc's command line, which it takes with one dash \
+    or two before a flag; people can as well give it a bare root filesystem and a command.\n\nEvery error names what could \
+    not be done, to what, and the kernel's answer. With --log it is also written there, in the form engines read.";
+
+/// Prints the list of verbs, or the help of the verb that is named.
+///
+/// # Errors
+/// There is no such verb.
+pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
+    let text = match argv.next() {
+        Some(name) if name != "help" && name != "-h" && name != "--help" => find(&name)?.help(),
+        _ => overview().render_help().to_string(),
+    };
+    output::print(&text)?;
+    Ok(0)
+}
+
+/// The program as a whole: its verbs, one line each, and the flags before them. For `ferry help` and ferry(1).
+pub fn overview() -> Command {
+    let command = Command::new("ferry")
+        .about("Run OCI containers, from bundles and from bare root filesystems")
+        .long_about(ABOUT)
+        .override_usage("ferry [GLOBAL-FLAG...] COMMAND [FLAG...] [ARG...]")
+        .after_help("`ferry COMMAND --help` shows a command's flags and examples.")
+        .disable_help_subcommand(true);
+    let command = globals::FLAGS.iter().fold(command, |command, flag| command.arg(documented(flag)));
+    let help = Command::new("help").about("Show this list, or the help of a command");
+    VERBS.iter().map(|verb| Command::new(verb.name).about(verb.about)).chain([help]).fold(command, Command::subcommand)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_has_every_verb_and_every_global_flag() {
+        let text = overview().render_help().to_string();
+        for verb in &VERBS {
+            assert!(text.contains(&format!("\n  {} ", verb.name)), "{}: {text}", verb.name);
+        }
+        for flag in globals::FLAGS {
+            assert!(text.contains(&format!("--{}", flag.long)), "{}: {text}", flag.long);
+        }
+    }
+}

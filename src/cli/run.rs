@@ -1,0 +1,260 @@
+//! `ferry run`: a bundle, as runc runs it, or, by `run_rootfs`, a bare root filesystem with a command.
+
+use std::env;
+use std::io::{IsTerminal, stdin, stdout};
+
+use clap::ArgMatches;
+
+use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
+use super::globals::Globals;
+use super::run_rootfs::{self, Caller};
+use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
+use super::{given, usage};
+use crate::error::{Error, Result};
+use crate::lifecycle;
+
+/// The row of `run`.
+pub const VERB: Verb = Verb {
+    name: "run",
+    about: "Make a container and run its program",
+    arguments: Arguments {
+        usage: "ID | --rootfs DIR [--] [COMMAND [ARG...]]",
+        min: 0,
+        max: usize::MAX,
+        command: CommandLine::With("rootfs"),
+    },
+    flags: &[
+        BUNDLE,
+        CONSOLE_SOCKET,
+        PIDFD_SOCKET,
+        Flag { long: "detach", short: Some('d'), help: "Do not wait for the program", ..Flag::SWITCH },
+        Flag { long: "keep", help: "Leave the container there when its program has ended", ..Flag::SWITCH },
+        PID_FILE,
+        Flag {
+            long: "no-subreaper",
+            help: "Do not become the parent of processes the container leaves behind",
+            ..Flag::SWITCH
+        },
+        NO_PIVOT,
+        NO_NEW_KEYRING,
+        PRESERVE_FDS,
+        Flag {
+            long: "rootfs",
+            value: Value::Path("DIR"),
+            help: "Run COMMAND in this root filesystem; no bundle is needed",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "name",
+            value: Value::Text("ID"),
+            help: "With --rootfs: the container's id (default: a random one)",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "hostname",
+            value: Value::Text("NAME"),
+            help: "With --rootfs: the host name inside",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "env",
+            short: Some('e'),
+            value: Value::Text("NAME[=VALUE]"),
+            many: true,
+            help: "With --rootfs: set an environment variable, or pass the caller's on; may be given many times",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "cwd",
+            value: Value::Path("DIR"),
+            help: "With --rootfs: the working directory, inside (default /)",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "user",
+            short: Some('u'),
+            value: Value::Text("UID[:GID]"),
+            help: "With --rootfs: run as this user and group, by number",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "mount",
+            value: Value::Text("SPEC"),
+            many: true,
+            help: "With --rootfs: mount as type=bind,src=DIR,dst=DIR[,ro] says; may be given many times",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "volume",
+            short: Some('v'),
+            value: Value::Text("SRC:DST[:ro]"),
+            many: true,
+            help: "With --rootfs: bind SRC of the host to DST inside; may be given many times",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "memory",
+            short: Some('m'),
+            value: Value::Text("SIZE"),
+            help: "With --rootfs: at most so much memory, such as 64m or 1.5g",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "cpus",
+            value: Value::Text("N"),
+            help: "With --rootfs: at most so many CPUs' time, such as 1.5",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "pids-limit",
+            value: Value::Text("N"),
+            help: "With --rootfs: at most so many tasks; -1 for no limit",
+            ..Flag::SWITCH
+        },
+        Flag { long: "read-only", help: "With --rootfs: make the root filesystem read-only", ..Flag::SWITCH },
+        Flag {
+            long: "tty",
+            short: Some('t'),
+            help: "With --rootfs: give the command a terminal (default: when ferry itself has one)",
+            ..Flag::SWITCH
+        },
+        Flag { long: "no-tty", help: "With --rootfs: give the command no terminal", ..Flag::SWITCH },
+    ],
+    details: &[
+        (
+            "DESCRIPTION",
+            "With ID, makes the container that the bundle's config.json describes and starts it, as `ferry create` and \
+             `ferry start` do. ID is the name of your choice for it, unique below --root. ferry stays until the program \
+             ends, passes signals on to it, and then deletes the container. With --detach it returns as soon as the \
+             program runs, and the container is yours to delete.\n\nWith --rootfs, runs COMMAND in that directory as the \
+             root filesystem, without a bundle: with namespaces of its own, the usual mounts, and what the flags add. \
+             Without COMMAND it is $SHELL, or sh. Everything from COMMAND on is the command's own.",
+        ),
+        (
+            "EXIT STATUS",
+            "The program's own, or 128 and the number of the signal that ended it. 1 when it could not be run; then \
+             nothing is left of the container. With --detach 0 once it runs.",
+        ),
+        (
+            "EXAMPLES",
+            "    ferry run --bundle /srv/web web\n    ferry run --detach --pid-file /run/web.pid --bundle /srv/web web\n    \
+             ferry run --rootfs ./alpine -- sh\n    \
+             ferry run --rootfs ./alpine --memory 64m --volume ./src:/src:ro make -C /src",
+        ),
+    ],
+    run,
+};
+
+/// Flags that say how a bundle is run; the rest of the table, but for `--detach`, is `--rootfs`'s.
+const BUNDLE_ONLY: [&str; 9] = [
+    "bundle",
+    "console-socket",
+    "pidfd-socket",
+    "keep",
+    "pid-file",
+    "no-subreaper",
+    "no-pivot",
+    "no-new-keyring",
+    "preserve-fds",
+];
+
+/// The two things that can be run.
+#[derive(Debug, PartialEq)]
+enum Form {
+    Bundle(lifecycle::run::Options),
+    Rootfs(lifecycle::run_rootfs::Options),
+}
+
+fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    let caller = Caller {
+        terminal: given::path(matches, "rootfs").is_some() && stdin().is_terminal() && stdout().is_terminal(),
+        variable: &|name| env::var(name).ok(),
+    };
+    match form(matches, &caller)? {
+        Form::Bundle(options) => lifecycle::run::run(&globals.setting, &options),
+        Form::Rootfs(options) => lifecycle::run_rootfs::run(&globals.setting, &options),
+    }
+}
+
+fn form(matches: &ArgMatches, caller: &Caller) -> Result<Form> {
+    let rootfs = given::absolute(matches, "rootfs")?;
+    let of_the_other = |flag: &&Flag| match (BUNDLE_ONLY.contains(&flag.long), flag.long) {
+        (_, "detach" | "rootfs") => false,
+        (bundles, _) => bundles == rootfs.is_some() && matches.contains_id(flag.long),
+    };
+    if let Some(flag) = VERB.flags.iter().find(of_the_other) {
+        let sentence = if rootfs.is_some() { "does not go with --rootfs" } else { "needs --rootfs" };
+        return Err(usage(Error::plain(format!("--{} {sentence}", flag.long)), Some(&VERB)));
+    }
+    match rootfs {
+        Some(rootfs) => Ok(Form::Rootfs(run_rootfs::options(matches, rootfs, caller)?)),
+        None => Ok(Form::Bundle(bundle_options(matches)?)),
+    }
+}
+
+fn bundle_options(matches: &ArgMatches) -> Result<lifecycle::run::Options> {
+    if given::arguments(matches)?.len() != 1 {
+        let error = Error::plain("\"run\" requires exactly 1 argument(s)");
+        return Err(error.hint("give the container's id; to run a command in a directory, give --rootfs DIR before it"));
+    }
+    Ok(lifecycle::run::Options {
+        create: create::options(matches)?,
+        detach: given::switch(matches, "detach"),
+        keep: given::switch(matches, "keep"),
+        no_subreaper: given::switch(matches, "no-subreaper"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::matches;
+
+    fn parse(line: &str) -> Result<Form> {
+        form(&matches(&VERB, line)?, &Caller { terminal: true, variable: &|_| None })
+    }
+
+    fn refused(line: &str) -> String {
+        parse(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_bundle_is_run_as_runc_runs_it() {
+        let line = "-d --keep -no-subreaper --bundle /b --pid-file /p --console-socket /s --preserve-fds=1 web";
+        let expected = lifecycle::run::Options {
+            create: lifecycle::create::Options {
+                id: "web".to_owned(),
+                bundle: "/b".into(),
+                console_socket: Some("/s".into()),
+                pid_file: Some("/p".into()),
+                preserve_fds: 1,
+                ..lifecycle::create::Options::default()
+            },
+            detach: true,
+            keep: true,
+            no_subreaper: true,
+        };
+        assert_eq!(parse(line).unwrap(), Form::Bundle(expected));
+    }
+
+    #[test]
+    fn flags_of_the_one_form_are_refused_in_the_other() {
+        for flag in VERB.flags.iter().filter(|flag| !["detach", "rootfs"].contains(&flag.long)) {
+            let value = if flag.value == Value::Switch { "" } else { "=1" };
+            let (line, said) = match BUNDLE_ONLY.contains(&flag.long) {
+                true => (format!("--rootfs /r --{}{value} sh", flag.long), "does not go with --rootfs"),
+                false => (format!("--{}{value} web", flag.long), "needs --rootfs"),
+            };
+            assert!(refused(&line).starts_with(&format!("--{} {said}", flag.long)), "{line}: {}", refused(&line));
+        }
+    }
+
+    #[test]
+    fn a_bundle_takes_one_id_and_nothing_else() {
+        for (line, said) in
+            [("web x", "\"run\" requires exactly 1 argument(s)"), ("", "\"run\" requires exactly 1 argument(s)")]
+        {
+            assert!(refused(line).starts_with(said), "{line}: {}", refused(line));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What is kept of a container between one ferry process and the next: a small JSON file, replaced by rename.
+//!
+//! The file is not synced to disk: it describes a process, and no process outlives the machine going down. After a crash
+//! of the host a record that is torn or stale means the same, that the container is gone, and `delete --force` removes it.
+//! Another version of the format, or a file that is no record, is refused: it could be anything.
+
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Driver;
+use crate::cgroup::location::Unit;
+use crate::cgroup::resctrl::Groups;
+use crate::namespaces::Kind;
+
+/// The version of the format.
+pub const FORMAT: u32 = 1;
+
+/// A container's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The container's id.
+    pub id: String,
+    /// `ociVersion` of its configuration.
+    pub oci_version: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// The user that created it.
+    pub owner: u32,
+    /// Its first process; absent until there is one.
+    pub init: Option<Init>,
+    /// Its cgroup, under the mount of the cgroup tree, where it has one.
+    pub cgroup: Option<PathBuf>,
+    /// systemd's scope, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    /// Its groups in the resctrl filesystem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Groups>,
+    /// Who made the cgroup.
+    pub cgroup_driver: Driver,
+    /// The namespaces it does not share with the host: what `exec` joins.
+    pub namespaces: Vec<Kind>,
+    /// Whether the caller's session keyring is used as it is.
+    pub no_new_keyring: bool,
+    /// Whether `start` and `delete` have something to read in the configuration: hooks, or a seccomp agent. Most
+    /// containers have neither.
+    pub reads_config: bool,
+}
+
+/// A process that cannot be mistaken for another one that got its pid later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// As the host counts.
+    pub pid: i32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Init {
+    /// The pid.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.pid)
+    }
+
+    /// Whether it still runs (or is stopped or frozen): the same process, and no zombie.
+    pub fn is_alive(&self) -> bool {
+        crate::procfs::stat(self.pid()).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
+    }
+}

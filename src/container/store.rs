@@ -1,0 +1,333 @@
+//! Where records are: `<root>/<id>/`, one directory a container, made exclusively and locked while it is changed.
+//!
+//! In it: `state.json` (the record), `config.json` (a copy: the bundle may change or go), `gate` (the socket on which a
+//! created container waits for `start`), `root`, upon which a copy-on-write root is staged, and `notify`, where a container says
+//! that it is ready. Everything ferry leaves on
+//! disk is below, so that removing it by name is removing all.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::io::Errno as Answer;
+
+use super::{Id, Record, record};
+use crate::error::{Context, Error, Result};
+use crate::path::errno;
+use crate::spec::Document;
+
+/// The record's name.
+const STATE: &CStr = c"state.json";
+const STATE_NEW: &CStr = c"state.json.new";
+const CONFIG: &CStr = c"config.json";
+const CONFIG_NEW: &CStr = c"config.json.new";
+/// The gate's name: a socket.
+pub const GATE: &CStr = c"gate";
+/// The staging directory's name.
+pub const STAGE: &CStr = c"root";
+
+/// The directory that a container is given to say there that it is ready.
+const NOTIFY: &CStr = c"notify";
+/// The socket in it, from the container's directory on.
+pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
+
+/// Everything that can be in a container's directory, the two directories apart.
+const CONTENTS: [&CStr; 6] = [STATE, STATE_NEW, CONFIG, CONFIG_NEW, GATE, c"notify/notify.sock"];
+
+/// A record larger than this is none of ours. Bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// The directory of all containers.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// One container's directory, open.
+#[derive(Debug)]
+pub struct Entry {
+    /// The container's id.
+    pub id: Id,
+    dir: OwnedFd,
+    path: PathBuf,
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store at `root`, which need not exist yet.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Claims `id`: makes its directory, which only one process can, and locks it.
+    ///
+    /// # Errors
+    /// The id is taken; the root cannot be made or written.
+    pub fn claim(&self, id: &Id) -> Result<Entry> {
+        let path = self.root.join(id.as_str());
+        let mode = Mode::from_raw_mode(0o711);
+        let made = mkdirat(CWD, &path, mode).or_else(|answer| match answer {
+            Answer::NOENT => self.make_root().and_then(|()| mkdirat(CWD, &path, mode)),
+            other => Err(other),
+        });
+        match made {
+            Ok(()) => (),
+            Err(Answer::EXIST) => {
+                return Err(Error::plain(format!("container with given ID already exists: {id}"))
+                    .hint("choose another id, or `ferry delete` the one that is there"));
+            }
+            Err(answer) => {
+                let hint = "name a directory that this user may write with --root";
+                return Err(Error::kernel("make state directory", path.display().to_string(), errno(answer)).hint(hint));
+            }
+        }
+        let entry = self.entry(id)?;
+        self.own_root(&entry)?;
+        entry.lock()?;
+        Ok(entry)
+    }
+
+    /// Opens the directory of an existing container.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub fn open(&self, id: &Id) -> Result<Entry> {
+        self.entry(id).map_err(|error| match error.errno() {
+            Some(Errno::ENOENT) => Error::plain(format!("container {:?} does not exist", id.as_str())).hint(format!(
+                "containers are looked for in {}; another place is named with --root before the verb",
+                self.root.display()
+            )),
+            _ => error,
+        })
+    }
+
+    /// The ids of all containers, sorted. What is no container's directory is passed over.
+    ///
+    /// # Errors
+    /// The root cannot be read.
+    pub fn ids(&self) -> Result<Vec<Id>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.or_cannot("read", self.root.display())?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.or_cannot("read", self.root.display())?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                ids.extend(entry.file_name().to_str().and_then(|name| Id::new(name).ok()));
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// A root that another user made (in a directory where everybody may) is that user's to change under our feet.
+    fn own_root(&self, entry: &Entry) -> Result<()> {
+        let owner =
+            rustix::fs::statat(&entry.dir, c"..", AtFlags::empty()).or_cannot("look at", self.root.display())?.st_uid;
+        if owner == nix::unistd::geteuid().as_raw() || owner == 0 {
+            return Ok(());
+        }
+        entry.remove()?;
+        Err(Error::said("keep containers in", self.root.display().to_string(), format!("it belongs to user {owner}"))
+            .hint("name a directory of your own with --root"))
+    }
+
+    fn make_root(&self) -> rustix::io::Result<()> {
+        let mut missing: Vec<&Path> = self.root.ancestors().take_while(|path| !path.exists()).collect();
+        while let Some(path) = missing.pop() {
+            // The containers of one user are nobody else's to look at; a container's own root may search it.
+            match mkdirat(CWD, path, Mode::from_raw_mode(0o711)) {
+                Ok(()) | Err(Answer::EXIST) => (),
+                Err(answer) => return Err(answer),
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, id: &Id) -> Result<Entry> {
+        let path = self.root.join(id.as_str());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?;
+        Ok(Entry { id: id.clone(), dir, path, root: self.root.clone() })
+    }
+}
+
+impl Entry {
+    /// The directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for other ferry processes that change this container, and keeps them waiting until this value goes.
+    ///
+    /// # Errors
+    /// The container was deleted while waiting.
+    pub fn lock(&self) -> Result<()> {
+        flock(&self.dir, FlockOperation::LockExclusive).or_cannot("lock", self.path.display())?;
+        // The lock is on the directory that was opened, which may have been deleted meanwhile.
+        let links = rustix::fs::fstat(&self.dir).or_cannot("lock", self.path.display())?.st_nlink;
+        if links == 0 { Err(self.missing()) } else { Ok(()) }
+    }
+
+    fn missing(&self) -> Error {
+        Error::plain(format!("container {:?} does not exist", self.id.as_str()))
+    }
+
+    /// Lets other ferry processes change this container. Said and not left to the closing of the descriptor: a created
+    /// container waits at its gate with a copy of it.
+    ///
+    /// # Errors
+    /// None in practice; the kernel's answer is passed on.
+    pub fn unlock(&self) -> Result<()> {
+        flock(&self.dir, FlockOperation::Unlock).or_cannot("unlock", self.path.display())
+    }
+
+    /// Reads the record. `Ok(None)`: there is none yet, or creating it was cut off.
+    ///
+    /// # Errors
+    /// A file that is no record of this version.
+    pub fn record(&self) -> Result<Option<Record>> {
+        let file = match openat(&self.dir, STATE, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Answer::NOENT) => return Ok(None),
+            answer => File::from(answer.or_cannot("open", self.path.join("state.json").display())?),
+        };
+        let mut text = Vec::with_capacity(1024);
+        file.take(LARGEST).read_to_end(&mut text).or_cannot("read", self.path.join("state.json").display())?;
+        let corrupt = |why: String| {
+            Error::said("read", self.path.join("state.json").display().to_string(), why)
+                .hint(format!("`ferry delete --force {}` removes what is left of it", self.id))
+        };
+        let record: Record = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
+        if record.format != record::FORMAT || record.id != self.id.as_str() {
+            return Err(corrupt(format!("it is of format {} for container {:?}", record.format, record.id)));
+        }
+        Ok(Some(record))
+    }
+
+    /// Saves the record: whole, under a name of its own, then renamed over the old one.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn save(&self, record: &Record) -> Result<()> {
+        let named = || self.path.join("state.json").display().to_string();
+        let text = serde_json::to_vec(record).map_err(|error| Error::said("save", named(), error.to_string()))?;
+        self.write(STATE_NEW, &text)?;
+        renameat(&self.dir, STATE_NEW, &self.dir, STATE).or_cannot("save", named())
+    }
+
+    /// Keeps another configuration in place of the copy, which others may be reading.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn replace_config(&self, text: &[u8]) -> Result<()> {
+        self.write(CONFIG_NEW, text)?;
+        renameat(&self.dir, CONFIG_NEW, &self.dir, CONFIG).or_cannot("save", self.path.join("config.json").display())
+    }
+
+    /// Keeps a copy of the configuration.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn keep_config(&self, text: &[u8]) -> Result<()> {
+        self.write(CONFIG, text)
+    }
+
+    /// The copy of the configuration.
+    ///
+    /// # Errors
+    /// As [`crate::spec::load`].
+    pub fn config(&self) -> Result<crate::spec::Config> {
+        Document::read(&self.path.join("config.json"))?.parse()
+    }
+
+    /// Makes the directory that a copy-on-write root is staged upon.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn make_stage(&self) -> Result<PathBuf> {
+        let path = self.path.join("root");
+        mkdirat(&self.dir, STAGE, Mode::from_raw_mode(0o755)).or_cannot("make directory", path.display())?;
+        Ok(path)
+    }
+
+    /// Makes the directory in which the container may say that it is ready.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn make_notify(&self) -> Result<()> {
+        mkdirat(&self.dir, NOTIFY, Mode::from_raw_mode(0o755))
+            .or_cannot("make directory", self.path.join("notify").display())
+    }
+
+    /// Whether there is one.
+    pub fn has_notify(&self) -> bool {
+        crate::path::exists(self.dir(), NOTIFY).unwrap_or(false)
+    }
+
+    /// Whether the container waits at its gate.
+    pub fn has_gate(&self) -> bool {
+        crate::path::exists(self.dir(), GATE).unwrap_or(false)
+    }
+
+    /// Removes the gate's name: nobody else can open it.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn remove_gate(&self) -> Result<()> {
+        self.unlink(GATE)
+    }
+
+    /// Removes everything, by name: nothing is walked into.
+    ///
+    /// # Errors
+    /// What the kernel answers; ENOTEMPTY where somebody put something there.
+    pub fn remove(&self) -> Result<()> {
+        for name in CONTENTS {
+            self.unlink(name)?;
+        }
+        for (name, text) in [(STAGE, "root"), (NOTIFY, "notify")] {
+            match unlinkat(&self.dir, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Answer::NOENT) => (),
+                Err(answer) => {
+                    return Err(Error::kernel("remove", self.path.join(text).display().to_string(), errno(answer)));
+                }
+            }
+        }
+        match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Answer::NOENT) => Ok(()),
+            Err(answer) => Err(Error::kernel("remove", self.path.display().to_string(), errno(answer))),
+        }
+    }
+
+    /// The path of the store, for what a person is told to type.
+    pub fn store_root(&self) -> &Path {
+        &self.root
+    }
+
+    fn write(&self, name: &CStr, text: &[u8]) -> Result<()> {
+        let named = || self.path.join(name.to_string_lossy().as_ref()).display().to_string();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).or_cannot("write", named())?;
+        File::from(file).write_all(text).or_cannot("write", named())
+    }
+
+    fn unlink(&self, name: &CStr) -> Result<()> {
+        match unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Answer::NOENT) => Ok(()),
+            Err(answer) => {
+                let path = self.path.join(name.to_string_lossy().as_ref());
+                Err(Error::kernel("remove", path.display().to_string(), errno(answer)))
+            }
+        }
+    }
+}

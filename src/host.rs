@@ -1,0 +1,57 @@
+//! What this kernel and this user may do: facts the plan is made from, each probed once and none before it is needed.
+
+use nix::unistd::{getegid, geteuid};
+
+use crate::sys::capability;
+
+/// CAP_SYS_ADMIN: linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Facts about the caller that every plan needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Whether CAP_SYS_ADMIN is in force, here or in the user namespace ferry itself runs in: without it a container
+    /// needs a user namespace of its own.
+    pub privileged: bool,
+}
+
+/// Asks the kernel.
+pub fn probe() -> Host {
+    let effective = capability::capget().map(|sets| sets.effective).unwrap_or(0);
+    Host { uid: geteuid().as_raw(), gid: getegid().as_raw(), privileged: effective & (1 << CAP_SYS_ADMIN) != 0 }
+}
+
+/// The user this process is outside of the user namespace it runs in: itself, where that is the host's. An engine of an
+/// ordinary user calls ferry as root of a namespace of its own, and a service outside still sees the user.
+/// user_namespaces(7)
+pub fn outer_uid() -> u32 {
+    let own = geteuid().as_raw();
+    std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|map| outer_in(&map, own)).unwrap_or(own)
+}
+
+fn outer_in(map: &str, own: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let fields: Vec<u32> = line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
+        match fields[..] {
+            [inside, outside, count] if own >= inside && own - inside < count => outside.checked_add(own - inside),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_outside() {
+        assert_eq!(outer_in("         0          0 4294967295\n", 0), Some(0));
+        assert_eq!(outer_in("0 1000 1\n1 100000 65536\n", 0), Some(1000));
+        assert_eq!(outer_in("0 1000 1\n1 100000 65536\n", 5), Some(100_004));
+        assert_eq!(outer_in("1 100000 65536\n", 0), None);
+    }
+}

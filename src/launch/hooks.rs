@@ -1,0 +1,135 @@
+//! Running hooks: each gets the container's state on its standard input, in order, and has its time.
+//! runtime.md#lifecycle, config.md#posix-platform-hooks
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::error::{Context, Error, Result};
+use crate::log::Log;
+use crate::spec::config::Hook;
+
+/// Runs the hooks of one kind (`name`) in order; `state` is the container's state as JSON.
+///
+/// # Errors
+/// The first hook that cannot be run, fails, or takes longer than its timeout; the ones after it are not run.
+pub fn run(name: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state))
+}
+
+/// Runs the hooks of one kind whose failure changes nothing: all of them, each failure a line in the log.
+/// runtime.md#lifecycle: poststop
+pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], log: &Log) {
+    for (index, hook) in hooks.iter().enumerate() {
+        if let Err(error) = run_one(name, index, hook, state) {
+            log.warning(error);
+        }
+    }
+}
+
+/// In the words that runc's users look for, and then ferry's own.
+fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8]) -> Result<()> {
+    attend(&format!("hooks.{name}[{index}]"), hook, state)
+        .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
+}
+
+fn attend(at: &str, hook: &Hook, state: &[u8]) -> Result<()> {
+    let named = || format!("{at} ({})", hook.path.display());
+    // Not a pipe, which somebody would have to read meanwhile, nor the caller's stream, which a hook that goes on in the
+    // background would keep open.
+    let said =
+        memfd_create("hook", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the words of hook", named())?;
+    let stderr = said.try_clone().or_cannot("keep the words of hook", named())?;
+    let mut command = Command::new(&hook.path);
+    if let Some((first, rest)) = hook.args.split_first() {
+        command.arg0(first).args(rest);
+    }
+    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn().or_cannot("run hook", named())?;
+    if let Some(mut input) = child.stdin.take() {
+        // A hook need not read its input.
+        match input.write_all(state) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                return Err(error).or_cannot("write the state to hook", named());
+            }
+            _ => (),
+        }
+    }
+    let limit = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    if !ends_within(&child, limit).or_cannot("wait for hook", named())? {
+        child.kill().or_cannot("kill hook", named())?;
+        child.wait().or_cannot("wait for hook", named())?;
+        let why = format!("it took longer than {} s{}", hook.timeout.unwrap_or(0), words(said));
+        return Err(Error::said("run hook", named(), why));
+    }
+    let status = child.wait().or_cannot("wait for hook", named())?;
+    let why = match (status.code(), status.signal()) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => format!("it ended with exit status {code}"),
+        (None, signal) => format!("it was killed by signal {}", signal.unwrap_or(0)),
+    };
+    Err(Error::said("run hook", named(), why + &words(said)))
+}
+
+/// What a hook wrote to its standard error, as an error's last part.
+fn words(mut said: File) -> String {
+    const MOST: u64 = 2048;
+    let mut text = Vec::new();
+    // What cannot be read is not known; that the hook failed is.
+    if said.rewind().and_then(|()| said.take(MOST).read_to_end(&mut text)).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&text);
+    if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) }
+}
+
+/// Whether the child ends in time.
+fn ends_within(child: &Child, limit: Option<Duration>) -> std::result::Result<bool, Errno> {
+    let Some(limit) = limit else { return Ok(true) };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::ESRCH)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(crate::path::errno)?;
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => (),
+            answer => return answer.map(|ready| ready > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(script: &str, timeout: Option<i64>) -> Hook {
+        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Hook { path: "/bin/sh".into(), args, env: vec!["PATH=/bin:/usr/bin".into()], timeout }
+    }
+
+    #[test]
+    fn the_state_is_on_standard_input() {
+        run("prestart", &[hook("test \"$(cat)\" = '{\"id\":1}'", None)], b"{\"id\":1}").unwrap();
+        run("prestart", &[hook("exec 0<&-; exit 0", None)], &[b' '; 1 << 20]).unwrap();
+    }
+
+    #[test]
+    fn failures_are_named() {
+        let error = |hook| run("poststop", &[hook], b"").unwrap_err().to_string();
+        assert!(error(hook("exit 3", None)).ends_with("hooks.poststop[0] (/bin/sh): it ended with exit status 3"));
+        assert!(error(hook("kill -9 $$", None)).ends_with("it was killed by signal 9"));
+        assert!(error(hook("exec sleep 60", Some(1))).ends_with("it took longer than 1 s"));
+        assert!(error(hook("echo why >&2; exit 1", None)).ends_with("it ended with exit status 1: why"));
+        let missing = Hook { path: "/no/such".into(), ..Hook::default() };
+        let wanted = "error running poststop hook #0: cannot run hook hooks.poststop[0] (/no/such): ENOENT";
+        assert!(error(missing).starts_with(wanted));
+    }
+}

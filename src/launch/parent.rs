@@ -1,0 +1,446 @@
+//! The host side of a launch: the clone, and what is done beside the child while it prepares itself.
+//!
+//! The child is on the critical path, so the parent clones as early as it can and does the rest at the same time: the
+//! record, the limits, the device program. All of it is in force before the child is let go.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::execute;
+use super::init::{self, Init};
+use super::plan::Plan;
+use super::protocol::{Channel, Message};
+use super::{gate, hooks, sources};
+use crate::cgroup::location::Place;
+use crate::cgroup::{self, Cgroup, resctrl, systemd};
+use crate::container::record::{Init as InitProcess, Record};
+use crate::container::status::{State, Status};
+use crate::container::store::Entry;
+use crate::error::{Context, Error, Result};
+use crate::host::Host;
+use crate::log::Log;
+use crate::namespaces::plan::clone_flag;
+use crate::namespaces::{Join, Kind, User, id_map};
+use crate::network;
+use crate::process::limits;
+use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
+
+/// A child that was cloned and not yet let go. Dropping it does not end it: [`Child::kill`] does.
+#[derive(Debug)]
+pub struct Child {
+    /// As the host counts.
+    pub pid: Pid,
+    /// Its descriptor.
+    pub pidfd: OwnedFd,
+    /// The parent's end of the handshake.
+    pub channel: Channel,
+    /// The pty's master, once it was sent and if nobody else takes it.
+    pub console: Option<OwnedFd>,
+}
+
+/// Who takes part in a launch.
+pub struct Launch<'a> {
+    /// What is done.
+    pub plan: &'a Plan,
+    /// What this user may do.
+    pub host: &'a Host,
+    /// The container's directory.
+    pub entry: &'a Entry,
+    /// Where warnings go.
+    pub log: &'a Log,
+    /// Whether the child waits at a gate (`create`) or executes at once (`run`).
+    pub gated: bool,
+    /// Who gets the pty's master; nobody: the caller.
+    pub console_socket: Option<&'a Path>,
+}
+
+/// How far a child has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// It waits to be let go, or at the gate.
+    Ready,
+    /// Its stream has ended: it executed the program, or it is dead.
+    End,
+}
+
+impl Launch<'_> {
+    /// Clones the child and brings everything around it into force; `record` is saved with its pid. The child is not let
+    /// go yet. What was made when this fails is the caller's to undo, by the record.
+    ///
+    /// # Errors
+    /// The deed that failed, here or in the child.
+    pub fn clone(&self, record: &mut Record, cgroup: &mut Option<Cgroup>) -> Result<Child> {
+        if let Some(process) = &self.plan.process {
+            limits::raise_own(&process.limits)?;
+        }
+        let (channel, theirs) = Channel::pair()?;
+        let gate = if self.gated { Some(gate::make(self.entry)?) } else { None };
+        let init = Init {
+            plan: self.plan,
+            channel: theirs,
+            gate,
+            mount_namespace: self.open_joined(Kind::Mount)?,
+            cgroup_namespace: self.open_joined(Kind::Cgroup)?,
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
+            state: state_of(record, self.plan, Status::Creating),
+            handed: init::Handed::default(),
+            procfs: None,
+            foreground: self.console_socket.is_none(),
+            root: None,
+            terminal: None,
+            program: PathBuf::new(),
+        };
+        let (pid, pidfd, channel) = self.born(channel, init, cgroup.as_ref())?;
+        let child = Child { pid, pidfd, channel, console: None };
+        match self.beside(record, &child, cgroup) {
+            Ok(()) => Ok(child),
+            Err(error) => Err(child.failed(error)),
+        }
+    }
+
+    /// A namespace that the child joins itself.
+    fn open_joined(&self, kind: Kind) -> Result<Option<OwnedFd>> {
+        self.plan.namespaces.join.iter().find(|join| join.kind == kind).map(open_namespace).transpose()
+    }
+
+    /// The clone itself. Namespaces that are joined are joined by ferry first, for the child to inherit, and left again:
+    /// hooks run in ferry's own. A user namespace cannot be left, so a process between the two joins it.
+    fn born(&self, channel: Channel, init: Init<'_>, cgroup: Option<&Cgroup>) -> Result<(Pid, OwnedFd, Channel)> {
+        if let User::Join(path) = &self.plan.namespaces.user {
+            return self.born_between(channel, init, cgroup, path);
+        }
+        let way_back = enter(&self.plan.namespaces.join)?;
+        let cloned = clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::Caller)?;
+        match cloned {
+            Cloned::Child => {
+                // The parent's end: the stream would otherwise not end with the parent.
+                drop(channel);
+                init::main(init)
+            }
+            Cloned::Parent { pid, pidfd } => {
+                drop(init);
+                leave(way_back)?;
+                Ok((pid, pidfd, channel))
+            }
+        }
+    }
+
+    fn born_between(
+        &self,
+        channel: Channel,
+        init: Init<'_>,
+        cgroup: Option<&Cgroup>,
+        user: &Path,
+    ) -> Result<(Pid, OwnedFd, Channel)> {
+        let namespace = open_namespace(&Join { kind: Kind::User, path: user.to_owned() })?;
+        match clone_into(0, None, Parent::Caller)? {
+            Cloned::Child => {
+                drop(channel);
+                let born = enter_around(&namespace, user, &self.plan.namespaces.join)
+                    .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
+                let told = match born {
+                    Ok(Cloned::Child) => init::main(init),
+                    Ok(Cloned::Parent { pid, pidfd }) => {
+                        init.channel.send(&Message::Born(pid.as_raw()), Some(pidfd.as_fd()))
+                    }
+                    Err(error) => init.channel.send(&Message::Failed(error), None),
+                };
+                exit_now(i32::from(told.is_err()))
+            }
+            Cloned::Parent { pid, .. } => {
+                drop(init);
+                let answer = channel.receive();
+                waitpid(pid, None).or_cannot("wait for", "the process that joins the user namespace")?;
+                match answer? {
+                    Some((Message::Born(pid), Some(pidfd))) => Ok((Pid::from_raw(pid), pidfd, channel)),
+                    Some((Message::Failed(error), _)) => Err(error),
+                    _ => Err(Error::said("join user namespace", user.display().to_string(), "the child has ended")),
+                }
+            }
+        }
+    }
+
+    /// What the host side does while the child prepares itself.
+    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>) -> Result<()> {
+        if let User::Make { uids, gids } = &self.plan.namespaces.user {
+            id_map::write(self.host, child.pid, uids, gids)?;
+        }
+        let limits = &self.plan.cgroup.limits;
+        if let Place::Scope(unit) = &self.plan.cgroup.place {
+            systemd::Manager::connect()?.start(unit, child.pid, limits)?;
+            let scope = cgroup::location::of_process(child.pid)?;
+            *cgroup = scope.map(|path| cgroup::fs::open(&path)).transpose()?;
+            record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+        }
+        if self.plan.rootfs.is_handed() {
+            sources::hand(self.plan, child, self.open_joined(Kind::Mount)?)?;
+        }
+        if !self.plan.net_devices.is_empty() {
+            let path = format!("/proc/{}/ns/{}", child.pid, Kind::Network.row().file);
+            let namespace = std::fs::File::open(&path).or_cannot("open", &path)?;
+            network::devices::move_in(&self.plan.net_devices, &namespace)?;
+        }
+        if self.plan.waits_to_be_placed() {
+            child.channel.send(&Message::Placed, None)?;
+        }
+        let stat = crate::procfs::stat(child.pid).or_cannot("look at", "the container's process")?;
+        record.init = Some(InitProcess { pid: child.pid.as_raw(), start_time: stat.start_time });
+        record.resctrl = self.plan.resctrl.as_ref().map(resctrl::locate).transpose()?;
+        self.entry.save(record)?;
+        if let (Some(plan), Some(groups)) = (&self.plan.resctrl, &record.resctrl) {
+            resctrl::apply(plan, groups, child.pid)?;
+        }
+        if let Some(cgroup) = cgroup {
+            cgroup::fs::apply(cgroup, limits)?;
+            if let Some(rules) = &limits.devices {
+                let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
+                self.log.debug(format_args!("device rules: {installed:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves the child until it is Ready (at a gate) or its stream ends.
+    ///
+    /// # Errors
+    /// What the child reported, or a hook that failed.
+    pub fn serve(&self, child: &mut Child, record: &Record) -> Result<Reached> {
+        loop {
+            let Some((message, descriptor)) = child.channel.receive()? else { return Ok(Reached::End) };
+            match (message, descriptor) {
+                (Message::Ready, _) => return Ok(Reached::Ready),
+                (Message::Warning(text), _) => self.log.warning(text),
+                (Message::HooksDue, _) => {
+                    let state = state_json(record, self.plan, Status::Creating);
+                    hooks::run("prestart", &self.plan.hooks.prestart, &state)?;
+                    hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state)?;
+                    child.channel.send(&Message::HooksDone, None)?;
+                    if !self.gated {
+                        child.go()?;
+                    }
+                }
+                (Message::Console, Some(master)) => match self.console_socket {
+                    Some(path) => send_descriptor(path, b"console", master.as_fd())?,
+                    None => child.console = Some(master),
+                },
+                (Message::Listener, Some(listener)) => {
+                    let state = state_json(record, self.plan, Status::Running);
+                    self.plan.send_listener(&listener, record, &state)?;
+                }
+                (message, _) => return Err(self.plan.told(message)),
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Whether the child stops for hooks of the host side, which it does before it waits to be let go.
+    pub fn stops_for_hooks(&self) -> bool {
+        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty()
+    }
+
+    /// Whether the child has to wait, before anything else, until its id maps are written, it is in its scope, it was handed
+    /// what it cannot open, or its network interfaces are there, which a kernel parameter may name.
+    pub fn waits_to_be_placed(&self) -> bool {
+        matches!(self.namespaces.user, User::Make { .. })
+            || matches!(self.cgroup.place, Place::Scope(_))
+            || self.rootfs.is_handed()
+            || !self.net_devices.is_empty()
+    }
+
+    /// The error in a message that ends a launch.
+    pub fn told(&self, message: Message) -> Error {
+        let name = self.process.as_ref().and_then(|process| process.command.args.first()).map_or("", String::as_str);
+        match message {
+            Message::Failed(error) => error,
+            Message::NotExecuted(stage, errno) => execute::failure(stage, errno, name),
+            other => Error::said("follow", "the handshake", format!("{other:?} came out of turn")),
+        }
+    }
+
+    /// Passes the seccomp listener to the agent, with the container process state.
+    ///
+    /// # Errors
+    /// The agent cannot be reached.
+    pub fn send_listener(&self, listener: &OwnedFd, record: &Record, state: &[u8]) -> Result<()> {
+        let filter = self.process.as_ref().and_then(|process| process.seccomp.as_ref());
+        let Some(notify) = filter.and_then(|filter| filter.notify.as_ref()) else { return Ok(()) };
+        let message = notify.message(record.init.map_or(0, |init| init.pid), state);
+        send_descriptor(&notify.listener_path, &message, listener.as_fd())
+    }
+}
+
+impl Child {
+    /// Lets the child go on to its gate or its program.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn go(&self) -> Result<()> {
+        self.channel.send(&Message::Go, None)
+    }
+
+    /// Ends the child and reaps it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn kill(&self) -> Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => (),
+            Err(answer) => return Err(answer).or_cannot("kill", "the container's process"),
+        }
+        match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+            Ok(_) | Err(Errno::ECHILD) => Ok(()),
+            Err(answer) => Err(Error::kernel("wait for", "the container's process", answer)),
+        }
+    }
+
+    /// What to say when the host side failed: if the child failed first, its words are the cause. They are there by then;
+    /// a child that said nothing may be waiting itself.
+    fn failed(self, error: Error) -> Error {
+        let first = matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ESRCH | Errno::ENOENT));
+        let cause = match first && self.channel.has_message() {
+            true => match self.channel.receive() {
+                Ok(Some((Message::Failed(told), _))) => told,
+                _ => error,
+            },
+            false => error,
+        };
+        match self.kill() {
+            Ok(()) => cause,
+            Err(second) => cause.hint(format!("and then: {second}")),
+        }
+    }
+
+    /// How the child ended: its exit status, or 128 and the signal. Waits for it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn wait(&self) -> Result<u8> {
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(255)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as u8),
+                Ok(_) | Err(Errno::EINTR) => (),
+                Err(answer) => return Err(Error::kernel("wait for", "the container's process", answer)),
+            }
+        }
+    }
+}
+
+/// clone3, into the cgroup where the kernel can; otherwise the child is moved there before anything else.
+fn clone_into(namespaces: u64, cgroup: Option<&Cgroup>, parent: Parent) -> Result<Cloned> {
+    let cloned = clone3(namespaces, cgroup.map(|cgroup| cgroup.dir.as_fd()), parent);
+    let cloned = match (cloned, cgroup) {
+        (Err(Errno::EINVAL | Errno::E2BIG), Some(cgroup)) => {
+            let cloned = clone3(namespaces, None, parent);
+            if let Ok(Cloned::Parent { pid, .. }) = &cloned {
+                cgroup::fs::attach(cgroup, *pid)?;
+            }
+            cloned
+        }
+        (cloned, _) => cloned,
+    };
+    cloned.or_cannot("clone", "the container's process").map_err(|error| match error.errno() {
+        Some(Errno::EPERM) => error.hint("see `ferry doctor`: namespaces may be switched off for this user"),
+        Some(Errno::ENOSPC | Errno::EUSERS) => error.hint("a limit on namespaces is reached: see /proc/sys/user"),
+        Some(Errno::ENOSYS) => error.hint("clone3 is missing: Linux 5.3 has it, or a filter around ferry hides it"),
+        Some(Errno::EAGAIN) => error.hint("a limit on processes is reached: ulimit -u, or pids.max"),
+        _ => error,
+    })
+}
+
+fn open_namespace(join: &Join) -> Result<OwnedFd> {
+    open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .or_cannot("open namespace", join.path.display())
+        .map_err(|error| error.hint("the path must be a namespace's: /proc/PID/ns/…, or a bind mount of one"))
+}
+
+/// Joins a user namespace and others with it. What the host's rights suffice for is joined before they are given up: it need
+/// not belong to the user namespace. What only the rights inside open comes after.
+fn enter_around(user_namespace: &OwnedFd, user: &Path, joins: &[Join]) -> Result<()> {
+    let mut later = Vec::new();
+    for join in joins {
+        match enter(std::slice::from_ref(join)) {
+            Err(error) if error.errno() == Some(Errno::EPERM) => later.push(join.clone()),
+            answer => drop(answer?),
+        }
+    }
+    setns(user_namespace, CloneFlags::CLONE_NEWUSER).or_cannot("join user namespace", user.display())?;
+    enter(&later).map(drop)
+}
+
+/// Whether the child joins it by itself: the mount namespace, which would change what paths mean here, and the cgroup
+/// namespace, from inside of which the kernel clones nothing into a cgroup outside of it.
+fn is_the_childs(join: &Join) -> bool {
+    matches!(join.kind, Kind::Mount | Kind::Cgroup)
+}
+
+/// Joins namespaces, but for those that the child joins; answers the way back for those that bind ferry
+/// itself.
+fn enter(joins: &[Join]) -> Result<Vec<(CloneFlags, OwnedFd)>> {
+    let mut way_back = Vec::new();
+    for join in joins.iter().filter(|join| !is_the_childs(join)) {
+        let namespace = open_namespace(join)?;
+        let file = match join.kind {
+            Kind::Pid => "pid_for_children",
+            Kind::Time => "time_for_children",
+            kind => kind.row().file,
+        };
+        let own = Join { kind: join.kind, path: Path::new("/proc/self/ns").join(file) };
+        way_back.push((clone_flag(join.kind), open_namespace(&own)?));
+        setns(namespace, clone_flag(join.kind)).or_cannot("join namespace", join.path.display()).map_err(|error| {
+            error.hint(format!("it must be a {} namespace that this user may enter", join.kind.row().name))
+        })?;
+    }
+    Ok(way_back)
+}
+
+fn leave(way_back: Vec<(CloneFlags, OwnedFd)>) -> Result<()> {
+    way_back
+        .into_iter()
+        .try_for_each(|(flag, namespace)| setns(namespace, flag).or_cannot("return to", "ferry's own namespaces"))
+}
+
+/// The state that hooks get.
+pub fn state_json(record: &Record, plan: &Plan, status: Status) -> Vec<u8> {
+    serde_json::to_vec(&state_of(record, plan, status)).unwrap_or_default()
+}
+
+fn state_of(record: &Record, plan: &Plan, status: Status) -> State {
+    let pid = record.init.map_or(0, |init| init.pid);
+    State { pid, ..State::new(record, status, plan.annotations.clone(), String::new()) }
+}
+
+/// Sends a descriptor, with a message, to the socket at `path` (`--console-socket`, `--pidfd-socket`, a seccomp agent).
+///
+/// # Errors
+/// Nobody listens there.
+pub fn send_descriptor(path: &Path, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
+    use nix::sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+    };
+    use std::os::fd::AsRawFd;
+    let named = || path.display();
+    let socket =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).or_cannot("make", "a socket")?;
+    let dir = open(
+        path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    );
+    let dir = dir.or_cannot("open the directory of socket", named())?;
+    let address = gate::address(dir.as_fd(), path.file_name().unwrap_or_default()).or_cannot("name socket", named())?;
+    connect(socket.as_raw_fd(), &address).or_cannot("connect to socket", named())?;
+    let fds = [descriptor.as_raw_fd()];
+    let slices = [std::io::IoSlice::new(message)];
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &slices, &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
+        .map(drop)
+        .or_cannot("send a descriptor to", named())
+}

@@ -1,0 +1,225 @@
+//! The plan of a container: everything that is decided before the clone, as data. `explain` prints it; the child only
+//! applies it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cgroup::location::Place;
+use crate::cgroup::{self, Driver, Limits, resctrl};
+use crate::container::Id;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::namespaces::{self, Kind, Namespaces, User};
+use crate::network::devices::{self, Device};
+use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
+use crate::rootfs::{self, Rootfs};
+use crate::security::lsm::{self, Label, Module};
+use crate::security::seccomp::{self, Program};
+use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
+
+/// What the command line adds to the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// chroot(2) in place of pivot_root(2).
+    pub no_pivot: bool,
+    /// The caller's session keyring is used as it is.
+    pub no_new_keyring: bool,
+    /// So many descriptors from 3 on are passed to the process.
+    pub preserve_fds: u32,
+    /// Sockets that a service manager passes on (LISTEN_FDS), counted from 3.
+    pub listen_fds: u32,
+    /// Who makes the cgroup.
+    pub cgroup_driver: Driver,
+    /// The root is a copy-on-write overlay, staged upon this directory.
+    pub copy_on_write: Option<PathBuf>,
+}
+
+/// Everything that is done to start a container.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The container's id.
+    pub id: Id,
+    /// `ociVersion` of the configuration.
+    pub oci_version: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// The session keyring's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<String>,
+    /// Host name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// NIS domain name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
+    /// Whether the loopback interface is brought up.
+    pub loopback: bool,
+    /// Interfaces of the host that are moved in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<Device>,
+    /// Kernel parameters.
+    pub sysctl: Vec<Sysctl>,
+    /// The root filesystem.
+    pub rootfs: Rootfs,
+    /// The cgroup.
+    pub cgroup: CgroupPlan,
+    /// Cache and memory bandwidth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<resctrl::Plan>,
+    /// Hooks.
+    #[serde(skip)]
+    pub hooks: Hooks,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The process; absent for a container that is created and never started.
+    pub process: Option<ProcessPlan>,
+    /// What was passed over, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Where the container's processes are accounted and limited.
+#[derive(Debug, Clone, Serialize)]
+pub struct CgroupPlan {
+    /// Who makes it.
+    pub driver: Driver,
+    /// Where.
+    #[serde(skip)]
+    pub place: Place,
+    /// What is written.
+    #[serde(skip)]
+    pub limits: Limits,
+}
+
+/// Everything about one process: the container's first, or one that joins it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessPlan {
+    /// What is executed.
+    pub command: Command,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// Scheduling.
+    pub scheduling: Scheduling,
+    /// Whether it gets a terminal of its own.
+    pub terminal: bool,
+    /// The terminal's size.
+    #[serde(skip)]
+    pub console_size: Option<ConsoleSize>,
+    /// Adjustment of the OOM killer's score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
+    /// The label that a security module gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
+    /// The system call filter.
+    #[serde(skip)]
+    pub seccomp: Option<Program>,
+    /// So many descriptors from 3 on stay open.
+    pub preserve_fds: u32,
+}
+
+/// Plans a container. `bundle` is absolute.
+///
+/// # Errors
+/// A field at fault, or something that this host or user cannot do.
+pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Options) -> Result<Plan> {
+    let mut warnings = Vec::new();
+    let namespaces = namespaces::plan::plan(config)?;
+    permitted(host, &namespaces)?;
+    mount_label(&config.linux.mount_label)?;
+    let around = rootfs::plan::Around { namespaces: &namespaces, bundle, privileged: host.privileged };
+    let mut rootfs = rootfs::plan::plan(config, around, !options.no_pivot)?;
+    if let (Some(stage), rootfs::Base::Directory(lower)) = (&options.copy_on_write, &rootfs.base) {
+        rootfs.base = rootfs::Base::CopyOnWrite { lower: lower.clone(), stage: stage.clone() };
+        rootfs.handed = false;
+    }
+    let process = match &config.process {
+        Some(process) => Some(plan_process(process, Some(config), "process", options, &mut warnings)?),
+        None => None,
+    };
+    let limits = cgroup::resources::plan(&config.linux.resources)?;
+    warnings.extend(limits.notes.iter().cloned());
+    let place = cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str())?;
+    Ok(Plan {
+        id: id.clone(),
+        oci_version: config.oci_version.clone(),
+        bundle: bundle.to_owned(),
+        keyring: (!options.no_new_keyring).then(|| format!("_ses.{id}")),
+        hostname: config.hostname.clone(),
+        domainname: config.domainname.clone(),
+        loopback: namespaces.makes(Kind::Network),
+        net_devices: devices::plan(&config.linux.net_devices, namespaces.has(Kind::Network), host.privileged)?,
+        sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
+        rootfs,
+        cgroup: CgroupPlan { driver: options.cgroup_driver, place, limits },
+        resctrl: resctrl::plan(config.linux.intel_rdt.as_ref(), id.as_str())?,
+        hooks: config.hooks.clone(),
+        annotations: config.annotations.clone(),
+        process,
+        namespaces,
+        warnings,
+    })
+}
+
+/// Plans one process; `at` is its JSON path, `config` the container's configuration.
+///
+/// # Errors
+/// A field at fault.
+pub fn plan_process(
+    process: &Process,
+    config: Option<&Config>,
+    at: &str,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<ProcessPlan> {
+    let mut command = process::command::plan(process);
+    if options.listen_fds > 0 {
+        // The process is the first of its pid namespace, and reads that these descriptors are meant for it.
+        command.env.push(format!("LISTEN_FDS={}", options.listen_fds));
+        command.env.push("LISTEN_PID=1".into());
+    }
+    let seccomp = match config.and_then(|config| config.linux.seccomp.as_ref()) {
+        Some(profile) => seccomp::compile(profile)?,
+        None => None,
+    };
+    Ok(ProcessPlan {
+        command,
+        identity: process::identity::plan(process, warnings),
+        limits: process::limits::plan(&process.rlimits, &format!("{at}.rlimits"))?,
+        scheduling: process::scheduling::plan(process, config, at)?,
+        terminal: process.terminal,
+        console_size: process.console_size,
+        oom_score_adj: process.oom_score_adj,
+        label: lsm::plan(process, at, lsm::probe)?,
+        seccomp,
+        preserve_fds: options.preserve_fds + options.listen_fds,
+    })
+}
+
+/// Without CAP_SYS_ADMIN every namespace needs a user namespace around it.
+fn permitted(host: &Host, namespaces: &Namespaces) -> Result<()> {
+    if host.privileged || namespaces.user != User::Inherit {
+        return Ok(());
+    }
+    Err(Error::config("linux.namespaces", "has no user namespace, and without one only root can make a container")
+        .hint("write a configuration for an ordinary user with `ferry spec --rootless`"))
+}
+
+/// Mounts are not labelled yet, and would be left to whatever the policy gives them.
+fn mount_label(label: &str) -> Result<()> {
+    if label.is_empty() {
+        return Ok(());
+    }
+    let why = match lsm::probe().selinux {
+        Module::Absent => "this host's kernel does not run SELinux",
+        Module::InForce(_) => "labelling mounts is not built yet",
+    };
+    Err(Error::config("linux.mountLabel", format!("{label:?} cannot be applied: {why}")))
+}

@@ -1,0 +1,251 @@
+//! The handshake between ferry and the child it cloned: one enum, over one pair of SEQPACKET sockets.
+//!
+//! ```text
+//! parent                                child (init)
+//!   | clone3 ---------------------------> |
+//!   | id maps, scope of systemd           | waits, where there are any
+//!   | ---- Root, Source + descriptor ----> | (only in a user namespace, and with id-mapped mounts)
+//!   | ---- Placed ----------------------> |
+//!   | record, limits, device program      | namespaces, root filesystem
+//!   | <--- HooksDue ---------------------- | (only where createRuntime or prestart hooks are configured)
+//!   | hooks                               |
+//!   | ---- HooksDone -------------------> |
+//!   |                                     | createContainer hooks, protection, pivot
+//!   | <--- Console + descriptor ---------- | (only with a terminal)
+//!   | <--- Listener + descriptor --------- | (only with a seccomp agent)
+//!   | <--- Ready ------------------------- |
+//!   | ---- Go --------------------------> | the record is saved: from here on the child may outlive ferry
+//!   |                                     | create: waits at the gate; what follows is reported to `start`
+//!   | <--- Failed, or end of stream ------ | the stream ends when the program is executed
+//! ```
+//!
+//! At any point the child may answer Failed instead, or send a Warning. A child whose stream ends without Go ends itself.
+//! `run` sends Go without waiting for Ready. When the user namespace is joined, a process between the two enters it first
+//! and sends Born with the descriptor of the child, which is its sibling. An unknown message is an error.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    socketpair,
+};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::stub;
+
+/// What one side tells the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Parent, with the directory of the root filesystem.
+    Root,
+    /// Parent, with a detached copy of the source of the mount of this index.
+    Source(u32),
+    /// Parent: the id maps are written, the child is in its scope, and it has what it was to be handed.
+    Placed,
+    /// Child: everything is mounted; the hooks before pivot_root are due.
+    HooksDue,
+    /// Parent: they have run.
+    HooksDone,
+    /// Child, with the pty's master.
+    Console,
+    /// Child, with the seccomp listener.
+    Listener,
+    /// Child: nothing is left to do but to execute.
+    Ready,
+    /// Parent: go on to execute.
+    Go,
+    /// The process between: this is the child's pid as the parent counts, with its pidfd.
+    Born(i32),
+    /// Child: what the log should say.
+    Warning(String),
+    /// Child: this failed, and it ends.
+    Failed(Error),
+    /// Child, from the stub: the last call failed.
+    NotExecuted(stub::Stage, Errno),
+}
+
+/// The longest message in bytes; an error's text is cut to fit.
+const LONGEST: usize = 16 * 1024;
+
+/// One end of the handshake.
+#[derive(Debug)]
+pub struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .or_cannot("make", "the sockets of the handshake")?;
+        Ok((Self { socket: one }, Self { socket: other }))
+    }
+
+    /// One end that was accepted or connected elsewhere.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a message, with a descriptor where it has one.
+    ///
+    /// # Errors
+    /// EPIPE when the other side has gone.
+    pub fn send(&self, message: &Message, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+        let bytes = encode(message);
+        let raw = descriptor.map(|fd| [fd.as_raw_fd()]);
+        let control: Vec<ControlMessage<'_>> = raw.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+        let slices = [IoSlice::new(&bytes)];
+        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_NOSIGNAL, None)
+            .map(drop)
+            .or_cannot("send", "a message of the handshake")
+    }
+
+    /// Whether a message, or the end of the stream, is there to be received at once.
+    pub fn has_message(&self) -> bool {
+        let mut waited = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// Waits for the next message; `None` when the stream has ended.
+    ///
+    /// # Errors
+    /// A message that is not one.
+    pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
+        let mut bytes = vec![0; LONGEST];
+        let mut control = nix::cmsg_space!([i32; 4]);
+        let (length, descriptor) = loop {
+            let mut slices = [IoSliceMut::new(&mut bytes)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+                // A child that ended with something unread resets the stream, once; what it said before is still there.
+                Err(Errno::EINTR | Errno::ECONNRESET) => (),
+                Err(answer) => return Err(Error::kernel("receive", "a message of the handshake", answer)),
+                Ok(received) => {
+                    let fds = received.cmsgs().or_cannot("receive", "a descriptor of the handshake")?;
+                    break (received.bytes, fds.flat_map(rights).next());
+                }
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        match decode(&bytes[..length]) {
+            Some(message) => Ok(Some((message, descriptor))),
+            None => Err(Error::said("understand", "a message of the handshake", "it is none that ferry knows")),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
+    }
+}
+
+fn rights(message: ControlMessageOwned) -> Vec<OwnedFd> {
+    match message {
+        ControlMessageOwned::ScmRights(fds) => fds.into_iter().map(owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn owned(raw: i32) -> OwnedFd {
+    crate::sys::fd::received(raw)
+}
+
+/// One byte says which; 1 to 3 are the stub's own reports (`sys::stub`).
+const TAGS: [(u8, Message); 8] = [
+    (16, Message::Placed),
+    (17, Message::HooksDue),
+    (18, Message::HooksDone),
+    (19, Message::Console),
+    (20, Message::Listener),
+    (21, Message::Ready),
+    (22, Message::Go),
+    (23, Message::Root),
+];
+const BORN: u8 = 32;
+const WARNING: u8 = 33;
+const FAILED: u8 = 34;
+const SOURCE: u8 = 35;
+
+fn encode(message: &Message) -> Vec<u8> {
+    let tagged = |tag: u8, body: &[u8]| [&[tag], &body[..body.len().min(LONGEST - 1)]].concat();
+    match message {
+        Message::Born(pid) => tagged(BORN, &pid.to_ne_bytes()),
+        Message::Source(index) => tagged(SOURCE, &index.to_ne_bytes()),
+        Message::Warning(text) => tagged(WARNING, text.as_bytes()),
+        Message::Failed(error) => {
+            let wire = serde_json::to_vec(&error.to_wire()).unwrap_or_default();
+            if wire.len() < LONGEST {
+                return tagged(FAILED, &wire);
+            }
+            let cut: String = error.to_string().chars().take(LONGEST / 8).collect();
+            tagged(FAILED, &serde_json::to_vec(&Error::plain(cut).to_wire()).unwrap_or_default())
+        }
+        Message::NotExecuted(..) => Vec::new(),
+        plain => TAGS.iter().find(|row| row.1 == *plain).map(|row| vec![row.0]).unwrap_or_default(),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Message> {
+    let (&tag, body) = bytes.split_first()?;
+    match tag {
+        1..=3 => stub::parse_report(bytes).map(|(stage, errno)| Message::NotExecuted(stage, errno)),
+        SOURCE => Some(Message::Source(u32::from_ne_bytes(body.try_into().ok()?))),
+        BORN => Some(Message::Born(i32::from_ne_bytes(body.try_into().ok()?))),
+        WARNING => Some(Message::Warning(String::from_utf8_lossy(body).into_owned())),
+        FAILED => serde_json::from_slice(body).ok().map(|wire| Message::Failed(Error::from_wire(wire))),
+        tag => TAGS.iter().find(|row| row.0 == tag && body.is_empty()).map(|row| row.1.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_received() {
+        let (one, other) = Channel::pair().unwrap();
+        let error = Error::kernel("mount proc on", "/proc", Errno::EPERM).hint("a way out").exit(126);
+        for message in
+            [Message::Placed, Message::Root, Message::Go, Message::Born(7), Message::Source(3), Message::Failed(error)]
+        {
+            one.send(&message, None).unwrap();
+            assert_eq!(other.receive().unwrap().unwrap().0, message);
+        }
+        assert!(!other.has_message());
+        one.send(&Message::Console, Some(one.as_fd())).unwrap();
+        assert!(other.has_message());
+        assert!(other.receive().unwrap().unwrap().1.is_some());
+        drop(one);
+        assert!(other.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_unknown_message_is_an_error() {
+        for bytes in [&[99u8][..], &[1, 0], &[16, 0], &[34, b'{'], &[32, 1]] {
+            assert_eq!(decode(bytes), None, "{bytes:?}");
+        }
+        assert_eq!(decode(&[2, 0, 0, 0, 2, 0, 0, 0]), Some(Message::NotExecuted(stub::Stage::Exec, Errno::ENOENT)));
+    }
+
+    #[test]
+    fn an_endless_error_is_cut() {
+        let (one, other) = Channel::pair().unwrap();
+        one.send(&Message::Failed(Error::plain("x".repeat(1 << 20))), None).unwrap();
+        assert!(matches!(other.receive().unwrap().unwrap().0, Message::Failed(_)));
+    }
+}

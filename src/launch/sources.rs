@@ -1,0 +1,126 @@
+//! What the host side opens for a child that could not: the root filesystem and the sources of bind mounts, where the
+//! root of its user namespace may not walk, and id-mapped mounts.
+//!
+//! They are opened in the child's own mount namespace, which ferry enters for it. There every mount is a copy that the
+//! kernel has locked against the user namespace: a host's read-only mount stays read-only whatever the container's root
+//! may do, and nothing mounted on it reaches the host. A copy made in the host's namespace would be free of both.
+//! mount_namespaces(7)
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::unistd::{chroot, fchdir};
+
+use super::Plan;
+use super::parent::Child;
+use super::protocol::Message;
+use crate::error::{Context, Result};
+use crate::namespaces::mapped;
+use crate::rootfs::idmapped::{self, Idmap, Map};
+use crate::rootfs::plan::{Mount, What};
+use crate::rootfs::{Base, mount, pivot};
+
+/// Opens what the plan says and sends it. `joined` is the mount namespace that the child is going to join; otherwise it is
+/// in its own already.
+///
+/// # Errors
+/// The source and the kernel's answer.
+pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
+    let namespaces = user_namespaces(plan, child)?;
+    let place = Place::of(child, joined)?;
+    let opened = place.visit(|| {
+        let root = match &plan.rootfs.base {
+            Base::Directory(directory) if plan.rootfs.handed => Some(pivot::open_directory(directory)?),
+            _ => None,
+        };
+        let handed = plan.rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
+        let sources = handed.map(|(index, mount)| Ok((index, source(plan, mount, &namespaces)?)));
+        Ok((root, sources.collect::<Result<Vec<_>>>()?))
+    });
+    let (root, sources) = opened?;
+    if let Some(directory) = root {
+        child.channel.send(&Message::Root, Some(directory.as_fd()))?;
+    }
+    for (index, tree) in sources.iter().filter_map(|(index, tree)| Some((index, tree.as_ref()?))) {
+        child.channel.send(&Message::Source(u32::try_from(*index).unwrap_or(u32::MAX)), Some(tree.as_fd()))?;
+    }
+    Ok(())
+}
+
+/// The user namespaces that the mappings of mounts are taken from. Equal mappings share one.
+fn user_namespaces<'a>(plan: &'a Plan, child: &Child) -> Result<Vec<(&'a Map, OwnedFd)>> {
+    let mut namespaces: Vec<(&Map, OwnedFd)> = Vec::new();
+    for Idmap { map, .. } in plan.rootfs.mounts.iter().filter_map(|mount| mount.idmap.as_ref()) {
+        if namespaces.iter().any(|(known, _)| *known == map) {
+            continue;
+        }
+        let namespace = match map {
+            Map::Container => mapped::of_process(child.pid)?,
+            Map::Own { uids, gids } => mapped::user_namespace(uids, gids)?,
+        };
+        namespaces.push((map, namespace));
+    }
+    Ok(namespaces)
+}
+
+/// A detached copy of a bind's source, its ids mapped.
+fn source(plan: &Plan, mount: &Mount, namespaces: &[(&Map, OwnedFd)]) -> Result<Option<OwnedFd>> {
+    let What::Bind(source) = &mount.what else { return Ok(None) };
+    let tree = mount::clone_source(source, &mount.options, mount.destination.display())?;
+    if let Some(Idmap { map, recursive }) = &mount.idmap
+        && let Some((_, namespace)) = namespaces.iter().find(|(known, _)| *known == map)
+    {
+        idmapped::apply(tree.as_fd(), namespace.as_fd(), *recursive, &source.display().to_string())?;
+    }
+    propagation(plan, tree.as_fd())?;
+    Ok(Some(tree))
+}
+
+/// The tree that the child starts from gets its propagation from the child; a copy made before that needs it as well.
+fn propagation(plan: &Plan, tree: BorrowedFd<'_>) -> Result<()> {
+    mount::propagate(tree, plan.rootfs.propagation).or_cannot("set mount propagation of", "a bind mount")
+}
+
+/// A mount namespace, the root directory to have in it (none: its own), and the way back.
+struct Place {
+    namespace: OwnedFd,
+    root: Option<OwnedFd>,
+    own_namespace: OwnedFd,
+    own_root: OwnedFd,
+    own_directory: OwnedFd,
+}
+
+impl Place {
+    fn of(child: &Child, joined: Option<OwnedFd>) -> Result<Self> {
+        let pid = child.pid;
+        let (namespace, root) = match joined {
+            Some(namespace) => (namespace, None),
+            None => (handle(&format!("/proc/{pid}/ns/mnt"))?, Some(handle(&format!("/proc/{pid}/root"))?)),
+        };
+        let own_namespace = handle("/proc/self/ns/mnt")?;
+        Ok(Self { namespace, root, own_namespace, own_root: handle("/")?, own_directory: handle(".")? })
+    }
+
+    /// Does `work` in there. Paths mean there what they mean here: setns(2) alone would lead out of a root that ferry
+    /// itself was put in.
+    fn visit<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        enter(&self.namespace, self.root.as_ref())?;
+        let done = work();
+        enter(&self.own_namespace, Some(&self.own_root))?;
+        fchdir(&self.own_directory).or_cannot("return to", "the working directory")?;
+        done
+    }
+}
+
+fn enter(namespace: &OwnedFd, root: Option<&OwnedFd>) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNS).or_cannot("enter", "a mount namespace")?;
+    let Some(root) = root else { return Ok(()) };
+    fchdir(root).and_then(|()| chroot(".")).or_cannot("enter", "the root of a mount namespace")
+}
+
+fn handle(path: &str) -> Result<OwnedFd> {
+    let flags = if path.contains("/ns/") { OFlag::O_RDONLY } else { OFlag::O_PATH };
+    open(path, flags | OFlag::O_CLOEXEC, Mode::empty()).or_cannot("open", path)
+}

@@ -1,0 +1,320 @@
+//! `create`: everything up to the program, which then waits for `start`; and the beginning that `run` shares with it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use super::Setting;
+use crate::cgroup::location::Place;
+use crate::cgroup::{self, Cgroup};
+use crate::container::record::FORMAT;
+use crate::container::store::Entry;
+use crate::container::{Id, Record, Store};
+use crate::error::{Context, EXIT_FAILURE, Error, Result};
+use crate::host::{self, Host};
+use crate::launch::notify::{self, Notify};
+use crate::launch::parent::{self, Child, Launch, Reached, state_json};
+use crate::launch::{Plan, hooks, plan};
+use crate::namespaces::{self, Kind, User};
+use crate::rootfs::Base;
+use crate::spec::{self, Config};
+
+/// How to create.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// Receives the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// Gets the process id.
+    pub pid_file: Option<PathBuf>,
+    /// Receives the pidfd.
+    pub pidfd_socket: Option<PathBuf>,
+    /// No pivot_root.
+    pub no_pivot: bool,
+    /// No session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors passed on.
+    pub preserve_fds: u32,
+}
+
+/// How long processes that were killed may take to be gone.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a container is made from.
+pub(super) struct Source {
+    /// The configuration.
+    pub config: Config,
+    /// Its text, to be kept beside the record.
+    pub text: Vec<u8>,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Whether the root is a copy-on-write overlay over the configured directory.
+    pub copy_on_write: bool,
+}
+
+/// A container that is being made: its child prepares itself, and nobody has let it go.
+pub(super) struct Begun {
+    /// Its directory, locked.
+    pub entry: Entry,
+    /// What is done.
+    pub plan: Plan,
+    /// Its record, with its pid.
+    pub record: Record,
+    /// Its process.
+    pub child: Child,
+    /// Where it says that it is ready, if `start` will not be asked to listen there.
+    pub notify: Option<Notify>,
+    host: Host,
+    cgroup: Option<Cgroup>,
+    gated: bool,
+    console_socket: Option<PathBuf>,
+}
+
+/// `create`.
+///
+/// # Errors
+/// What could not be done; nothing is left of it then.
+pub fn create(setting: &Setting, options: &Options) -> Result<()> {
+    let source = read(setting, &options.bundle)?;
+    let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
+    console(terminal, options.console_socket.as_deref())?;
+    let mut begun = begin(setting, options, source, true)?;
+    let ready = begun.serve(setting).and_then(|reached| match reached {
+        // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
+        Reached::Ready => {
+            announce(&begun.child, options).and_then(|()| begun.entry.unlock()).and_then(|()| begun.child.go())
+        }
+        Reached::End => Err(begun.ended()),
+    });
+    ready.map_err(|error| begun.undo(setting, error).exit(EXIT_FAILURE))
+}
+
+/// Reads a bundle.
+pub(super) fn read(_setting: &Setting, bundle: &Path) -> Result<Source> {
+    let bundle = std::path::absolute(bundle).or_cannot("use bundle", bundle.display())?;
+    let path = bundle.join("config.json");
+    let (config, document) = spec::load(&path).map_err(|error| match error.errno() {
+        Some(nix::errno::Errno::ENOENT) => error
+            .hint("a bundle is a directory with a config.json: name it with --bundle, or write one with `ferry spec`"),
+        _ => error,
+    })?;
+    Ok(Source { config, text: document.text, bundle, copy_on_write: false })
+}
+
+/// A terminal that nobody holds would end with ferry.
+pub(super) fn console(terminal: bool, socket: Option<&Path>) -> Result<()> {
+    match (terminal, socket) {
+        (true, None) => Err(Error::plain("process.terminal is set, and ferry will not stay to hold the terminal")
+            .hint("give a socket that takes it with --console-socket, or use `ferry run` without --detach")),
+        (false, Some(_)) => Err(Error::plain("--console-socket is given, and process.terminal is not set")),
+        _ => Ok(()),
+    }
+}
+
+/// From a configuration to a child that prepares itself. Signals are blocked from here on: ferry is not to end in the
+/// middle, and what waits for a foreground container reads them later.
+pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, gated: bool) -> Result<Begun> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    let id = Id::new(&options.id)?;
+    preserved(options.preserve_fds)?;
+    let host = host::probe();
+    let store = Store::new(&setting.root);
+    let stage = source.copy_on_write.then(|| setting.root.join(id.as_str()).join("root"));
+    let awaited =
+        notify::is_awaited() && notify::configure(&mut source.config, &setting.root.join(id.as_str()).join("notify"));
+    let plan_options = plan::Options {
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        listen_fds: listen_fds(),
+        cgroup_driver: setting.cgroup_manager,
+        copy_on_write: stage,
+    };
+    let document = spec::Document::new(&source.bundle.join("config.json"), source.text);
+    let plan = plan::plan(&id, &source.config, &source.bundle, &host, &plan_options)
+        .map_err(|error| document.locate(error))?;
+    plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
+
+    let entry = store.claim(&id)?;
+    let mut record = record(&plan, &source.config, options, &host);
+    let mut listener = None;
+    let begun = prepare(&entry, &record, &plan, &document.text, source.copy_on_write)
+        .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
+        .and_then(|()| {
+            listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
+            make_cgroup(&plan)
+        })
+        .and_then(|mut cgroup| {
+            record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+            let console_socket = options.console_socket.as_deref();
+            let launch = Launch { plan: &plan, host: &host, entry: &entry, log: &setting.log, gated, console_socket };
+            match launch.clone(&mut record, &mut cgroup) {
+                Ok(child) => Ok((child, cgroup)),
+                Err(error) => Err(undo_resctrl(&record, undo_cgroup(cgroup, error))),
+            }
+        });
+    let (child, cgroup) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return Err(undo_entry(&entry, error)),
+    };
+    let console_socket = options.console_socket.clone();
+    Ok(Begun { entry, plan, record, child, notify: listener, host, cgroup, gated, console_socket })
+}
+
+fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], copy_on_write: bool) -> Result<()> {
+    // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
+    entry.save(record)?;
+    entry.keep_config(config)?;
+    if copy_on_write && matches!(plan.rootfs.base, Base::CopyOnWrite { .. }) {
+        entry.make_stage()?;
+    }
+    Ok(())
+}
+
+fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>> {
+    match &plan.cgroup.place {
+        Place::Directory(location) => cgroup::fs::create(location, &plan.cgroup.limits),
+        // systemd makes it, around a process that is there.
+        Place::Scope(_) => Ok(None),
+        Place::Nowhere if plan.cgroup.limits.writes.is_empty() => Ok(None),
+        Place::Nowhere => {
+            let field = &plan.cgroup.limits.writes[0].field;
+            Err(Error::config(format!("linux.resources.{field}"), "cannot be enforced without a cgroup")
+                .hint("leave out --cgroup-manager disabled"))
+        }
+    }
+}
+
+fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Record {
+    let has = |row: &&namespaces::Row| plan.namespaces.has(row.kind);
+    let mut kinds: Vec<Kind> = namespaces::TABLE.iter().filter(has).map(|row| row.kind).collect();
+    if plan.namespaces.user == User::Inherit {
+        kinds.retain(|kind| *kind != Kind::User);
+    }
+    let root = config.root.as_ref().map(|root| plan.bundle.join(&root.path)).unwrap_or_default();
+    Record {
+        format: FORMAT,
+        id: plan.id.as_str().to_owned(),
+        oci_version: plan.oci_version.clone(),
+        bundle: plan.bundle.clone(),
+        rootfs: root,
+        created: crate::log::rfc3339(SystemTime::now()),
+        owner: host.uid,
+        init: None,
+        cgroup: match &plan.cgroup.place {
+            Place::Directory(location) => Some(location.dir()),
+            Place::Scope(_) | Place::Nowhere => None,
+        },
+        unit: match &plan.cgroup.place {
+            Place::Scope(unit) => Some(unit.clone()),
+            Place::Directory(_) | Place::Nowhere => None,
+        },
+        resctrl: None,
+        cgroup_driver: plan.cgroup.driver,
+        namespaces: kinds,
+        no_new_keyring: options.no_new_keyring,
+        reads_config: !config.hooks.poststart.is_empty()
+            || !config.hooks.poststop.is_empty()
+            || config.linux.seccomp.as_ref().is_some_and(|profile| !profile.listener_path.as_os_str().is_empty()),
+    }
+}
+
+/// Tells whoever asked to be told of the process.
+pub(super) fn announce(child: &Child, options: &Options) -> Result<()> {
+    use std::os::fd::AsFd;
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, child.pid.as_raw())?;
+    }
+    match &options.pidfd_socket {
+        Some(path) => parent::send_descriptor(path, b"pidfd", child.pidfd.as_fd()),
+        None => Ok(()),
+    }
+}
+
+/// Descriptors that are to be passed on must be there.
+pub(super) fn preserved(count: u32) -> Result<()> {
+    for number in 3..i32::try_from(count).unwrap_or(i32::MAX - 3) + 3 {
+        if !crate::sys::fd::is_open(number) {
+            return Err(Error::plain(format!("--preserve-fds {count}: descriptor {number} is not open")));
+        }
+    }
+    Ok(())
+}
+
+/// Whole or not at all: whoever waits for the file reads it as soon as it is there.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    let written = std::fs::write(&beside, pid.to_string()).and_then(|()| std::fs::rename(&beside, path));
+    written.or_cannot("write pid file", path.display())
+}
+
+/// Sockets that a service manager passes to this very process. sd_listen_fds(3)
+fn listen_fds() -> u32 {
+    std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+impl Begun {
+    /// Serves the child until it is ready or its stream ends.
+    pub(super) fn serve(&mut self, setting: &Setting) -> Result<Reached> {
+        let console_socket = self.console_socket.clone();
+        let launch = Launch {
+            plan: &self.plan,
+            host: &self.host,
+            entry: &self.entry,
+            log: &setting.log,
+            gated: self.gated,
+            console_socket: console_socket.as_deref(),
+        };
+        launch.serve(&mut self.child, &self.record)
+    }
+
+    /// What to say of a child that ended without a word.
+    pub(super) fn ended(&self) -> Error {
+        let how = self.child.wait().map_or_else(|error| error.to_string(), |code| format!("exit status {code}"));
+        Error::said(
+            "create container",
+            self.plan.id.to_string(),
+            format!("its process ended before it was ready ({how})"),
+        )
+    }
+
+    /// Undoes everything; the error stays the first one, with what could not be undone beside it.
+    pub(super) fn undo(self, setting: &Setting, error: Error) -> Error {
+        let error = and_then(error, self.child.kill());
+        let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
+        let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
+        let error = undo_entry(&self.entry, error);
+        hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &setting.log);
+        error
+    }
+}
+
+fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {
+    let Some(cgroup) = cgroup else { return error };
+    let emptied = cgroup::life::kill(&cgroup).and_then(|()| cgroup::life::wait_empty(&cgroup, PATIENCE).map(drop));
+    let error = and_then(error, emptied);
+    and_then(error, cgroup.undo())
+}
+
+fn undo_resctrl(record: &Record, error: Error) -> Error {
+    match &record.resctrl {
+        Some(groups) => and_then(error, cgroup::resctrl::remove(groups)),
+        None => error,
+    }
+}
+
+fn undo_entry(entry: &Entry, error: Error) -> Error {
+    and_then(error, entry.remove())
+}
+
+fn and_then(error: Error, undone: Result<()>) -> Error {
+    match undone {
+        Ok(()) => error,
+        Err(second) => error.hint(format!("and then: {second}")),
+    }
+}

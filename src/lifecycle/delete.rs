@@ -1,0 +1,127 @@
+//! `delete`: removes what is left of a container. With force, whatever state it is in, also one that was cut off while it
+//! was made.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::Setting;
+use super::create::PATIENCE;
+use crate::cgroup;
+use crate::container::record::Init;
+use crate::container::store::Entry;
+use crate::container::{Id, Record, State, Status, Store, status};
+use crate::error::{Context, Error, Result};
+use crate::launch::hooks;
+use crate::spec::Config;
+use crate::sys::signal::pidfd_send;
+
+/// `delete`.
+///
+/// # Errors
+/// The container runs and `force` is not given; something cannot be removed.
+pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
+    let id = Id::new(id)?;
+    let entry = match Store::new(&setting.root).open(&id).and_then(|entry| entry.lock().map(|()| entry)) {
+        Ok(entry) => entry,
+        Err(error) if force && error.errno().is_none() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let record = match entry.record() {
+        Ok(record) => record,
+        // A record that cannot be read names nothing to stop; its directory is all there is to remove.
+        Err(error) if force => {
+            setting.log.warning(error);
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let now = record.as_ref().map_or(Status::Creating, |record| status::of(&entry, record));
+    match now {
+        Status::Stopped | Status::Created => (),
+        _ if force => (),
+        Status::Creating => {
+            return Err(Error::plain(format!(
+                "cannot delete container {id}: it is being created, or that was cut off"
+            ))
+            .hint("--force removes what is left of it"));
+        }
+        now => {
+            return Err(Error::plain(format!("cannot delete container {id} that is not stopped: {now}"))
+                .hint("kill it first, or use --force"));
+        }
+    }
+    clean_up(setting, &entry, record.as_ref())
+}
+
+/// Ends what runs, removes the cgroup, then the container's directory: as long as anything is left, the record says what.
+/// The poststop hooks come last, and whatever they do, the container is gone.
+pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>) -> Result<()> {
+    let config = match record {
+        Some(record) if record.reads_config => entry.config().unwrap_or_default(),
+        _ => Config::default(),
+    };
+    if let Some(record) = record {
+        if let Some(init) = record.init {
+            end(&init)?;
+        }
+        if let Some(path) = &record.cgroup {
+            remove_cgroup(path)?;
+        }
+        if let Some(groups) = &record.resctrl {
+            cgroup::resctrl::remove(groups)?;
+        }
+        if let Some(unit) = &record.unit {
+            cgroup::systemd::Manager::connect()?.stop(unit)?;
+        }
+    }
+    entry.remove()?;
+    if let (Some(record), false) = (record, config.hooks.poststop.is_empty()) {
+        let state = State::new(record, Status::Stopped, config.annotations, String::new());
+        let state = serde_json::to_vec(&state).unwrap_or_default();
+        hooks::run_each("poststop", &config.hooks.poststop, &state, &setting.log);
+    }
+    Ok(())
+}
+
+/// Kills the container's process, if it is still that one, and waits until it has ended.
+fn end(init: &Init) -> Result<()> {
+    let Some(pid) = rustix::process::Pid::from_raw(init.pid) else { return Ok(()) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(answer) => return Err(answer).or_cannot("find", "the container's process"),
+    };
+    // Held by its descriptor, it can no longer become another one; so now is the time to see which one it is.
+    if !init.is_alive() {
+        return Ok(());
+    }
+    match pidfd_send(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+        Ok(()) | Err(Errno::ESRCH) => (),
+        Err(answer) => return Err(Error::kernel("kill", "the container's process", answer)),
+    }
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(0) => Err(Error::said("delete container", init.pid.to_string(), "its process does not end after SIGKILL")
+            .hint("it hangs in the kernel (state D in ps): wait for what it waits for")),
+        Ok(_) => Ok(()),
+        Err(answer) => Err(Error::kernel("wait for", "the container's process", answer)),
+    }
+}
+
+/// Removes the cgroup; what still runs in it is killed.
+fn remove_cgroup(path: &std::path::Path) -> Result<()> {
+    // One call is enough for nearly all: the first process took the others of its pid namespace along.
+    match rustix::fs::unlinkat(rustix::fs::CWD, path, rustix::fs::AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(_) => (),
+    }
+    let cgroup = match cgroup::fs::open(path) {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+        cgroup => cgroup?,
+    };
+    cgroup::life::kill(&cgroup)?;
+    cgroup::life::remove(&cgroup, PATIENCE)
+}

@@ -1,0 +1,316 @@
+//! `exec`: another process in a running container.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::Setting;
+use super::create::{preserved, write_pid_file};
+use crate::cgroup::{self, Cgroup};
+use crate::container::record::Init;
+use crate::container::store::Entry;
+use crate::container::{Id, Record, Status, Store, status};
+use crate::error::{Context, Error, Result};
+use crate::host::{self, Host};
+use crate::launch::join::{self, Joining};
+use crate::launch::parent::{Child, send_descriptor};
+use crate::launch::protocol::{Channel, Message};
+use crate::launch::{ProcessPlan, execute, foreground, plan};
+use crate::namespaces::Kind;
+use crate::process::{limits, scheduling};
+use crate::spec::config::Process;
+use crate::spec::{Config, Document, check_process};
+use crate::sys::clone::{Cloned, Parent, clone3, setns};
+
+/// What to execute.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// A process as JSON.
+    pub process: Option<PathBuf>,
+    /// argv.
+    pub args: Vec<String>,
+    /// User and group.
+    pub user: Option<(u32, Option<u32>)>,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// Working directory.
+    pub cwd: Option<PathBuf>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Capabilities.
+    pub caps: Vec<String>,
+    /// A terminal.
+    pub tty: bool,
+    /// Does not wait.
+    pub detach: bool,
+    /// Gets the process id.
+    pub pid_file: Option<PathBuf>,
+    /// Receives the pidfd.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Receives the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// Descriptors passed on.
+    pub preserve_fds: u32,
+    /// No new privileges.
+    pub no_new_privs: bool,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// SELinux label.
+    pub process_label: Option<String>,
+    /// Cgroup below the container's.
+    pub cgroup: Option<String>,
+    /// Joins a paused container.
+    pub ignore_paused: bool,
+}
+
+/// What `exec` fails with before its program runs, as runc's.
+const EXIT_EXEC: u8 = 255;
+
+/// `exec`. Answers the program's exit status, or 0 when detached.
+///
+/// # Errors
+/// The container does not run, or the program cannot be executed there.
+pub fn exec(setting: &Setting, options: &Options) -> Result<u8> {
+    join_container(setting, options).map_err(|error| error.exit(EXIT_EXEC))
+}
+
+fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    let id = Id::new(&options.id)?;
+    preserved(options.preserve_fds)?;
+    let entry = Store::new(&setting.root).open(&id)?;
+    let (record, init, init_fd) = running(&entry, options.ignore_paused)?;
+    let config = entry.config()?;
+    let mut warnings = Vec::new();
+    let process = plan_process(options, &config, &mut warnings)?;
+    warnings.iter().for_each(|warning| setting.log.warning(warning));
+    if options.detach || options.console_socket.is_some() {
+        super::create::console(process.terminal, options.console_socket.as_deref())?;
+    }
+    let host = host::probe();
+    let cgroup = open_cgroup(&record, options.cgroup.as_deref())?;
+    limits::raise_own(&process.limits)?;
+    if let Some(affinity) = &process.scheduling.affinity {
+        scheduling::bind_to(&affinity.first)?;
+    }
+    let foreground = options.console_socket.is_none();
+    let joined = (&record, &host, &process);
+    let mut child = clone_joining(joined, &init, init_fd, cgroup.as_ref(), foreground)?;
+    let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
+    let told =
+        grouped.and_then(|()| announce(&child, options)).and_then(|()| serve(setting, &mut child, &process, options));
+    if let Err(error) = told {
+        return Err(match child.kill() {
+            Ok(()) => error,
+            Err(second) => error.hint(format!("and then: {second}")),
+        });
+    }
+    if options.detach { Ok(0) } else { foreground::attend(&child, None) }
+}
+
+/// The container's process, by a descriptor that stays its own.
+fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)> {
+    let stopped = || Error::plain("cannot exec in a stopped container");
+    let record = entry.record()?.ok_or_else(stopped)?;
+    let init = record.init.ok_or_else(stopped)?;
+    let pid = rustix::process::Pid::from_raw(init.pid).ok_or_else(stopped)?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Err(stopped()),
+        answer => answer.or_cannot("find", "the container's process")?,
+    };
+    match status::of(entry, &record) {
+        Status::Stopped | Status::Creating => Err(stopped()),
+        Status::Paused if !ignore_paused => {
+            Err(Error::plain("cannot exec in a paused container").hint("resume it first, or use --ignore-paused"))
+        }
+        _ => Ok((record, init, pidfd)),
+    }
+}
+
+fn plan_process(options: &Options, config: &Config, warnings: &mut Vec<String>) -> Result<ProcessPlan> {
+    let plan_options = plan::Options { preserve_fds: options.preserve_fds, ..plan::Options::default() };
+    match &options.process {
+        Some(path) => {
+            let document = Document::read(path)?;
+            let process: Process = document.parse()?;
+            check_process(&process, "process").map_err(|error| document.locate(strip(error)))?;
+            plan::plan_process(&process, Some(config), "process", &plan_options, warnings)
+                .map_err(|error| document.locate(strip(error)))
+        }
+        None => {
+            let process = process(options, config)?;
+            check_process(&process, "process")?;
+            plan::plan_process(&process, Some(config), "process", &plan_options, warnings)
+        }
+    }
+}
+
+/// A process file is the process itself: its JSON paths begin inside.
+fn strip(error: Error) -> Error {
+    error.without_prefix("process.")
+}
+
+/// The container's own process, with what the flags change.
+fn process(options: &Options, config: &Config) -> Result<Process> {
+    let mut process = config.process.clone().ok_or_else(|| {
+        Error::config("process", "is missing, so there is nothing to take the process from")
+            .hint("give one with --process")
+    })?;
+    process.args.clone_from(&options.args);
+    process.terminal = options.tty;
+    process.console_size = None;
+    process.env.extend(options.env.iter().cloned());
+    if let Some(cwd) = &options.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some((uid, gid)) = options.user {
+        process.user.uid = uid;
+        if let Some(gid) = gid {
+            process.user.gid = gid;
+        }
+    }
+    process.user.additional_gids.extend(&options.additional_gids);
+    let sets = &mut process.capabilities;
+    for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+        set.extend(options.caps.iter().cloned());
+    }
+    // Never made inheritable: a file could pass them on to a program that was not meant to have them (CVE-2022-29162).
+    // What the configuration has made so can be ambient.
+    let inheritable = |name: &&String| sets.inheritable.iter().any(|other| other.eq_ignore_ascii_case(name));
+    sets.ambient.extend(options.caps.iter().filter(inheritable).cloned());
+    process.no_new_privileges |= options.no_new_privs;
+    if let Some(profile) = &options.apparmor {
+        process.apparmor_profile.clone_from(profile);
+    }
+    if let Some(label) = &options.process_label {
+        process.selinux_label.clone_from(label);
+    }
+    Ok(process)
+}
+
+/// The cgroup to be born in: the container's, or one below it.
+fn open_cgroup(record: &Record, below: Option<&str>) -> Result<Option<Cgroup>> {
+    let Some(path) = &record.cgroup else { return Ok(None) };
+    let below = below.map(|below| crate::path::clean(Path::new(below)));
+    let below =
+        below.as_deref().and_then(|below| below.strip_prefix("/").ok()).filter(|below| !below.as_os_str().is_empty());
+    cgroup::fs::open(&below.map_or_else(|| path.clone(), |below| path.join(below))).map(Some)
+}
+
+/// Clones into the cgroup. An inner one takes no process: where the container moved its own into one below (as a service
+/// manager does), that of its first process serves.
+fn clone_into(cgroup: Option<&Cgroup>, init: &Init) -> Result<Cloned> {
+    let cloned = match clone3(0, cgroup.map(|cgroup| cgroup.dir.as_fd()), Parent::Caller) {
+        Err(Errno::EBUSY) => {
+            let moved = cgroup::location::of_process(init.pid())?.map(|path| cgroup::fs::open(&path)).transpose()?;
+            clone3(0, moved.as_ref().map(|cgroup| cgroup.dir.as_fd()), Parent::Caller)
+        }
+        cloned => cloned,
+    };
+    cloned.or_cannot("clone", "a process in the container's cgroup")
+}
+
+/// Enters what holds for children, and clones. An ordinary user has the right to the pid namespace only inside the user
+/// namespace, which ferry then enters first; nothing it still has to do needs the one it leaves.
+fn clone_joining(
+    (record, host, process): (&Record, &Host, &ProcessPlan),
+    first: &Init,
+    init: OwnedFd,
+    cgroup: Option<&Cgroup>,
+    foreground: bool,
+) -> Result<Child> {
+    let flag = |kind: Kind| kind.row().flag;
+    let mut kinds = record.namespaces.clone();
+    let user_namespace = kinds.contains(&Kind::User);
+    let mut early = CloneFlags::empty();
+    let mut enter_early = |kind: Kind, kinds: &mut Vec<Kind>| {
+        if kinds.contains(&kind) {
+            early |= CloneFlags::from_bits_retain(flag(kind));
+            kinds.retain(|other| *other != kind);
+        }
+    };
+    enter_early(Kind::Pid, &mut kinds);
+    if !host.privileged {
+        enter_early(Kind::User, &mut kinds);
+    }
+    let root = if kinds.contains(&Kind::Mount) { None } else { Some(open_root(&record.rootfs)?) };
+    let (channel, theirs) = Channel::pair()?;
+    if !early.is_empty() {
+        setns(init.as_fd(), early.bits())
+            .or_cannot("join", "the container's namespaces")
+            .map_err(|error| error.hint("the container belongs to another user"))?;
+    }
+    let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
+    match clone_into(cgroup, first)? {
+        Cloned::Child => {
+            // ferry's end: the stream would otherwise not end with ferry.
+            drop(channel);
+            join::main(Joining {
+                process,
+                channel: theirs,
+                init,
+                namespaces: &kinds,
+                root,
+                user_namespace,
+                keyring,
+                procfs: None,
+                foreground,
+                terminal: None,
+                program: PathBuf::new(),
+            })
+        }
+        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel, console: None }),
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())
+        .or_cannot("open root filesystem", path.display())
+}
+
+fn announce(child: &Child, options: &Options) -> Result<()> {
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, child.pid.as_raw())?;
+    }
+    if let Some(path) = &options.pidfd_socket {
+        send_descriptor(path, b"pidfd", child.pidfd.as_fd())?;
+    }
+    // A child that has failed already takes no message; what it said is read next.
+    match child.go() {
+        Err(error) if error.errno() != Some(Errno::EPIPE) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Serves the child until its program is executed.
+fn serve(setting: &Setting, child: &mut Child, process: &ProcessPlan, options: &Options) -> Result<()> {
+    let name = process.command.args.first().map_or("", String::as_str);
+    loop {
+        match child.channel.receive()? {
+            None => return Ok(()),
+            Some((Message::Warning(text), _)) => setting.log.warning(text),
+            Some((Message::Console, Some(master))) => match &options.console_socket {
+                Some(path) => send_descriptor(path, b"console", master.as_fd())?,
+                None => child.console = Some(master),
+            },
+            Some((Message::Listener, Some(listener))) => {
+                if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
+                    let message = notify.message(child.pid.as_raw(), b"{}");
+                    send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
+                }
+            }
+            Some((Message::Failed(error), _)) => return Err(error),
+            Some((Message::NotExecuted(stage, errno), _)) => return Err(execute::failure(stage, errno, name)),
+            Some((other, _)) => {
+                return Err(Error::said("follow", "the handshake", format!("{other:?} came out of turn")));
+            }
+        }
+    }
+}

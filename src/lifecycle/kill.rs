@@ -1,0 +1,71 @@
+//! `kill`: a signal to a container's first process, or to all of its processes.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::Setting;
+use crate::cgroup::{self, Cgroup};
+use crate::container::{Id, Record, Status, Store, status};
+use crate::error::{Context, Error, Result};
+use crate::spec::Config;
+
+/// `kill`.
+///
+/// # Errors
+/// The container does not run.
+pub fn kill(setting: &Setting, id: &str, signal: i32, all: bool) -> Result<()> {
+    let id = Id::new(id)?;
+    let entry = Store::new(&setting.root).open(&id)?;
+    let record = entry.record()?.ok_or_else(|| Error::plain(format!("container {id} is not created yet")))?;
+    let stopped = status::of(&entry, &record) == Status::Stopped;
+    // Without a pid namespace of its own the other processes do not end with the first.
+    let every = all || signal == Signal::SIGKILL as i32 && shares_pids(&entry.config()?) && has_processes(&record);
+    if every && let Some(path) = &record.cgroup {
+        return match cgroup::fs::open(path) {
+            // Nothing is left to be signalled: what was wanted is so.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+            cgroup => kill_all(&cgroup?, signal),
+        };
+    }
+    let (Some(init), false) = (record.init, stopped) else {
+        return Err(Error::plain("container not running"));
+    };
+    send(init.pid, signal, || init.is_alive())
+}
+
+fn shares_pids(config: &Config) -> bool {
+    !config.linux.namespaces.iter().any(|namespace| namespace.kind == "pid" && namespace.path.as_os_str().is_empty())
+}
+
+/// Whether the container's cgroup is there and has any.
+fn has_processes(record: &Record) -> bool {
+    let found = record.cgroup.as_ref().map(|path| cgroup::fs::open(path).and_then(|found| cgroup::life::procs(&found)));
+    matches!(found, Some(Ok(pids)) if !pids.is_empty())
+}
+
+fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
+    if signal == Signal::SIGKILL as i32 {
+        return cgroup::life::kill(cgroup);
+    }
+    for pid in cgroup::life::procs(cgroup)? {
+        match send(pid.as_raw(), signal, || true) {
+            Err(error) if error.errno() == Some(Errno::ESRCH) => (),
+            answer => answer?,
+        }
+    }
+    Ok(())
+}
+
+/// Signals a process by its descriptor, once `still` says that it is the one.
+fn send(pid: i32, signal: i32, still: impl Fn() -> bool) -> Result<()> {
+    let gone = || Error::plain("container not running");
+    let raw = rustix::process::Pid::from_raw(pid).ok_or_else(gone)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty()).or_cannot("signal process", pid)?;
+    if !still() {
+        return Err(gone());
+    }
+    crate::sys::signal::pidfd_send(pidfd.as_fd(), signal).or_cannot("signal process", pid)
+}

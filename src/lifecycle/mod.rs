@@ -1,0 +1,47 @@
+//! One file a verb: orchestration, no printing.
+
+use std::path::PathBuf;
+
+use crate::cgroup::Driver;
+use crate::log::Log;
+
+pub mod create;
+pub mod delete;
+pub mod doctor;
+pub mod events;
+pub mod exec;
+pub mod explain;
+pub mod features;
+pub mod kill;
+pub mod list;
+mod live;
+pub mod pause;
+pub mod ps;
+pub mod resume;
+pub mod run;
+pub mod run_rootfs;
+pub mod start;
+pub mod state;
+pub mod update;
+
+/// What holds for every verb of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// Where records are.
+    pub root: PathBuf,
+    /// Who makes cgroups.
+    pub cgroup_manager: Driver,
+    /// Whether refused cgroups are borne with; `None`: find out.
+    pub rootless: Option<bool>,
+    /// Where warnings go.
+    pub log: Log,
+}
+
+/// A finding for a program and for a person.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// For a program.
+    pub json: serde_json::Value,
+    /// For a person, lines.
+    pub text: String,
+}

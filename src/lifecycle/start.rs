@@ -1,0 +1,80 @@
+//! `start`: opens the gate at which a created container waits, and learns whether its program was executed.
+
+use std::os::fd::AsFd;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Setting, delete};
+use crate::container::{Id, State, Status, Store, status};
+use crate::error::{EXIT_FAILURE, Error, Result};
+use crate::launch::notify::Notify;
+use crate::launch::parent::send_descriptor;
+use crate::launch::protocol::Message;
+use crate::launch::{execute, gate, hooks};
+use crate::security::seccomp;
+use crate::spec::Config;
+
+/// `start`.
+///
+/// # Errors
+/// The container is not created, or its program could not be executed; it is stopped then.
+pub fn start(setting: &Setting, id: &str) -> Result<()> {
+    let id = Id::new(id)?;
+    let entry = Store::new(&setting.root).open(&id)?;
+    entry.lock()?;
+    let record =
+        entry.record()?.ok_or_else(|| Error::plain(format!("cannot start container {id}: it is not created yet")))?;
+    match status::of(&entry, &record) {
+        Status::Created => (),
+        Status::Stopped => {
+            return Err(Error::plain(format!("cannot start container {id}: it has stopped"))
+                .hint("delete it and create it anew"));
+        }
+        status => return Err(Error::plain(format!("cannot start container {id}: it is {status}, not created"))),
+    }
+    let config = if record.reads_config { entry.config()? } else { Config::default() };
+    // Before the program can speak there.
+    let notify = Notify::listen(&entry, &setting.log)?;
+    let gate = gate::open(&entry)?;
+    // One start is all there is.
+    entry.remove_gate()?;
+    let state = State::new(&record, Status::Running, config.annotations.clone(), String::new());
+    let state = serde_json::to_vec(&state).unwrap_or_default();
+    loop {
+        match gate.receive()? {
+            None => break,
+            Some((Message::Warning(text), _)) => setting.log.warning(text),
+            Some((Message::Listener, Some(listener))) => {
+                let Some(profile) = &config.linux.seccomp else { continue };
+                if let Some(notify) = seccomp::compile(profile)?.and_then(|program| program.notify) {
+                    let message = notify.message(record.init.map_or(0, |init| init.pid), &state);
+                    send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
+                }
+            }
+            Some((Message::Failed(error), _)) => return Err(error.exit(EXIT_FAILURE)),
+            Some((Message::NotExecuted(stage, errno), _)) => {
+                let process = entry.config()?.process.unwrap_or_default();
+                let name = process.args.first().map_or("", String::as_str);
+                return Err(execute::failure(stage, errno, name).exit(EXIT_FAILURE));
+            }
+            Some((other, _)) => {
+                return Err(Error::said("follow", "the handshake", format!("{other:?} came out of turn")));
+            }
+        }
+    }
+    // A container whose poststart hook failed is not to run: it is taken down whole. runtime.md#lifecycle
+    hooks::run("poststart", &config.hooks.poststart, &state).map_err(|error| {
+        match delete::clean_up(setting, &entry, Some(&record)) {
+            Ok(()) => error,
+            Err(second) => error.hint(format!("and then: {second}")),
+        }
+    })?;
+    entry.unlock()?;
+    if let (Some(notify), Some(init)) = (notify, record.init)
+        && let Some(pid) = Pid::from_raw(init.pid)
+        && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        notify.wait(pidfd.as_fd(), init.pid);
+    }
+    Ok(())
+}

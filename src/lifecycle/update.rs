@@ -1,0 +1,234 @@
+//! `update`: other limits for a container that is there.
+//!
+//! Only what was asked for is written, with what the record must add for it to make sense (a quota's period, the memory
+//! that a limit of memory and swap together counts): a limit that somebody else has set in the meantime stays. What can
+//! be known beforehand (values, controllers, files) is checked before the first write.
+
+use std::os::fd::AsFd;
+
+use serde_json::Value;
+
+use super::{Setting, live};
+use crate::cgroup::{self, Cgroup, Limits, location, systemd};
+use crate::container::store::Entry;
+use crate::error::{Error, Result};
+use crate::spec::Document;
+use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources, ThrottleDevice, WeightDevice};
+
+/// Changes the limits of a container that has a process.
+///
+/// # Errors
+/// It does not run or has no cgroup; a limit is out of range or cannot be enforced; the kernel refuses a value.
+pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
+    let container = live::open_locked(setting, id)?;
+    if !container.has_process() {
+        return Err(Error::plain(format!("container not running: {id:?} is {}", container.status)));
+    }
+    let recorded = container.entry.config()?.linux.resources;
+    let change = change(&recorded, asked);
+    let limits = cgroup::resources::plan_update(&change.write)?;
+    for note in &limits.notes {
+        setting.log.warning(note);
+    }
+    if limits.writes.is_empty() && limits.devices.is_none() && limits.memory_check.is_none() {
+        return Ok(());
+    }
+    let cgroup = container.cgroup("update")?;
+    check(&cgroup, &limits)?;
+    // Told first, because it can refuse, and because it would put its own idea of the limits back at its next reload.
+    if let Some(unit) = &container.record.unit {
+        systemd::Manager::connect()?.update(unit, &limits)?;
+    }
+    cgroup::fs::apply(&cgroup, &limits)?;
+    if let Some(rules) = &limits.devices {
+        cgroup::devices::replace(cgroup.as_fd(), rules)?;
+    }
+    keep(&container.entry, &change.record)
+}
+
+/// Everything that can be known before the first write.
+fn check(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    if let Some(rules) = &limits.devices {
+        cgroup::devices::check(rules)?;
+    }
+    cgroup::fs::make_ready(cgroup, &location::of_existing(&cgroup.path)?, limits)
+}
+
+/// Puts the new limits into the container's copy of its configuration and leaves everything else in it as it is, also
+/// what ferry does not know.
+fn keep(entry: &Entry, resources: &Resources) -> Result<()> {
+    let named = || entry.path().join("config.json").display().to_string();
+    let unreadable = |why: String| Error::said("record the new limits in", named(), why);
+    let mut config: Value = Document::read(&entry.path().join("config.json"))?.parse()?;
+    let new = serde_json::to_value(resources).map_err(|why| unreadable(why.to_string()))?;
+    let linux = config.as_object_mut().map(|config| config.entry("linux").or_insert(Value::Null));
+    match linux {
+        Some(Value::Object(linux)) => drop(linux.insert("resources".into(), new)),
+        Some(linux @ Value::Null) => *linux = serde_json::json!({ "resources": new }),
+        _ => return Err(unreadable("it is no configuration".into())),
+    }
+    entry.replace_config(config.to_string().as_bytes())
+}
+
+/// What a request comes to.
+#[derive(Debug, PartialEq)]
+struct Change {
+    /// What is written to the cgroup.
+    write: Resources,
+    /// What holds afterwards.
+    record: Resources,
+}
+
+fn change(recorded: &Resources, asked: &Resources) -> Change {
+    let record = Resources {
+        devices: given(&asked.devices, &recorded.devices),
+        memory: memory(&recorded.memory, &asked.memory),
+        cpu: cpu(&recorded.cpu, &asked.cpu),
+        pids: Pids { limit: asked.pids.limit.or(recorded.pids.limit) },
+        block_io: block_io(recorded, asked),
+        hugepage_limits: upsert(&recorded.hugepage_limits, &asked.hugepage_limits, |a, b| a.page_size == b.page_size),
+        network: recorded.network.clone(),
+        rdma: recorded.rdma.iter().chain(&asked.rdma).map(|(name, limit)| (name.clone(), limit.clone())).collect(),
+        unified: recorded.unified.iter().chain(&asked.unified).map(|(f, v)| (f.clone(), v.clone())).collect(),
+    };
+    let mut write = asked.clone();
+    // Engines send the rules they created the container with along with every change; others may have added to them.
+    if asked.devices == recorded.devices {
+        write.devices.clear();
+    }
+    // The two are one number in the specification and two files of cgroup v2.
+    if asked.memory.limit.is_some() || asked.memory.swap.is_some() {
+        write.memory.limit = record.memory.limit;
+        write.memory.swap = record.memory.swap;
+    }
+    // One file holds quota and period, and the kernel checks the burst against the quota.
+    if asked.cpu.quota.is_some() || asked.cpu.period.is_some() || asked.cpu.burst.is_some() {
+        let Cpu { quota, period, burst, .. } = record.cpu;
+        write.cpu = Cpu { quota, period, burst, ..write.cpu };
+    }
+    // The kernel forgets the weight of a cgroup that was idle, and takes none for one that is.
+    if write.cpu.shares.is_none() && asked.cpu.idle == Some(0) {
+        write.cpu.shares = record.cpu.shares;
+    }
+    Change { write, record }
+}
+
+fn memory(recorded: &Memory, asked: &Memory) -> Memory {
+    // Unlimited memory lifts the limit of memory and swap together with it: it could not be kept.
+    let swap = if asked.limit == Some(-1) && asked.swap.is_none() { None } else { asked.swap.or(recorded.swap) };
+    Memory {
+        limit: asked.limit.or(recorded.limit),
+        reservation: asked.reservation.or(recorded.reservation),
+        swap,
+        check_before_update: asked.check_before_update.or(recorded.check_before_update).filter(|check| *check),
+        ..recorded.clone()
+    }
+}
+
+fn cpu(recorded: &Cpu, asked: &Cpu) -> Cpu {
+    let text = |asked: &String, recorded: &String| if asked.is_empty() { recorded.clone() } else { asked.clone() };
+    // Zero is "not set" for these two.
+    let quota = asked.quota.filter(|quota| *quota != 0);
+    let period = asked.period.filter(|period| *period != 0);
+    Cpu {
+        shares: asked.shares.filter(|shares| *shares != 0).or(recorded.shares),
+        quota: quota.or(recorded.quota),
+        burst: asked.burst.or(recorded.burst),
+        period: period.or(recorded.period),
+        cpus: text(&asked.cpus, &recorded.cpus),
+        mems: text(&asked.mems, &recorded.mems),
+        idle: asked.idle.or(recorded.idle),
+        ..recorded.clone()
+    }
+}
+
+fn block_io(recorded: &Resources, asked: &Resources) -> BlockIo {
+    let (old, new) = (&recorded.block_io, &asked.block_io);
+    let same = |a: &ThrottleDevice, b: &ThrottleDevice| (a.major, a.minor) == (b.major, b.minor);
+    let same_weight = |a: &WeightDevice, b: &WeightDevice| (a.major, a.minor) == (b.major, b.minor);
+    BlockIo {
+        weight: new.weight.or(old.weight),
+        leaf_weight: new.leaf_weight.or(old.leaf_weight),
+        weight_device: upsert(&old.weight_device, &new.weight_device, same_weight),
+        throttle_read_bps_device: upsert(&old.throttle_read_bps_device, &new.throttle_read_bps_device, same),
+        throttle_write_bps_device: upsert(&old.throttle_write_bps_device, &new.throttle_write_bps_device, same),
+        throttle_read_iops_device: upsert(&old.throttle_read_iops_device, &new.throttle_read_iops_device, same),
+        throttle_write_iops_device: upsert(&old.throttle_write_iops_device, &new.throttle_write_iops_device, same),
+    }
+}
+
+fn given<T: Clone>(asked: &[T], recorded: &[T]) -> Vec<T> {
+    if asked.is_empty() { recorded.to_vec() } else { asked.to_vec() }
+}
+
+/// The old entries, each replaced by the new one about the same thing, and the new ones about other things.
+fn upsert<T: Clone>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let kept = old.iter().filter(|old| !new.iter().any(|new| same(old, new)));
+    kept.chain(new).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn changed(recorded: Value, asked: Value) -> (Value, Value) {
+        let parse = |json| serde_json::from_value::<Resources>(json).unwrap();
+        let change = change(&parse(recorded), &parse(asked));
+        (serde_json::to_value(change.write).unwrap(), serde_json::to_value(change.record).unwrap())
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_written() {
+        let recorded = json!({"pids": {"limit": 5}, "memory": {"limit": 100}, "cpu": {"shares": 512}});
+        let (write, record) = changed(recorded, json!({"pids": {"limit": 9}}));
+        assert_eq!(write, json!({"pids": {"limit": 9}}));
+        assert_eq!(record, json!({"pids": {"limit": 9}, "memory": {"limit": 100}, "cpu": {"shares": 512}}));
+    }
+
+    #[test]
+    fn memory_and_swap_are_counted_together() {
+        let recorded = json!({"memory": {"limit": 100, "swap": 300}});
+        let both = json!({"memory": {"limit": 200, "swap": 300}});
+        assert_eq!(changed(recorded.clone(), json!({"memory": {"limit": 200}})), (both.clone(), both));
+        let lifted = json!({"memory": {"limit": -1}});
+        assert_eq!(changed(recorded, lifted.clone()), (lifted.clone(), lifted.clone()));
+        let limits = cgroup::resources::plan_update(&serde_json::from_value(lifted).unwrap()).unwrap();
+        let writes: Vec<_> = limits.writes.iter().map(|write| (&*write.file, &*write.value)).collect();
+        assert_eq!(writes, [("memory.swap.max", "max"), ("memory.max", "max")]);
+    }
+
+    #[test]
+    fn a_period_keeps_its_quota_and_a_quota_its_period() {
+        let recorded = json!({"cpu": {"quota": 5000, "period": 50000, "shares": 2}});
+        let (write, _) = changed(recorded.clone(), json!({"cpu": {"period": 10000}}));
+        assert_eq!(write, json!({"cpu": {"quota": 5000, "period": 10000}}));
+        let (write, record) = changed(recorded, json!({"cpu": {"quota": -1, "period": 0}}));
+        assert_eq!(write, json!({"cpu": {"quota": -1, "period": 50000}}));
+        assert_eq!(record, json!({"cpu": {"quota": -1, "period": 50000, "shares": 2}}));
+    }
+
+    #[test]
+    fn an_idle_cgroup_takes_no_weight_and_gets_it_back_afterwards() {
+        let recorded = json!({"cpu": {"shares": 512}});
+        let (write, record) = changed(recorded, json!({"cpu": {"idle": 1}}));
+        assert_eq!(write, json!({"cpu": {"idle": 1}}));
+        let (write, _) = changed(record, json!({"cpu": {"idle": 0}}));
+        assert_eq!(write, json!({"cpu": {"idle": 0, "shares": 512}}));
+    }
+
+    #[test]
+    fn the_same_device_rules_change_nothing() {
+        let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
+        assert_eq!(changed(rules.clone(), rules.clone()), (json!({}), rules.clone()));
+        let others = json!({"devices": [{"allow": true, "access": "rwm"}]});
+        assert_eq!(changed(rules, others.clone()), (others.clone(), others));
+    }
+
+    #[test]
+    fn a_device_has_one_rate() {
+        let rate = |rate: u64| json!({"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": rate}]}});
+        assert_eq!(changed(rate(1), rate(2)), (rate(2), rate(2)));
+    }
+}

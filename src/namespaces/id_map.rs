@@ -1,0 +1,124 @@
+//! Writing the id maps of a new user namespace, from its parent.
+//!
+//! With CAP_SETUID over the parent namespace the maps are written directly. An ordinary user may write only a map of the
+//! own id, after giving up setgroups; for more there are newuidmap and newgidmap, which check /etc/subuid and
+//! /etc/subgid. user_namespaces(7), newuidmap(1)
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+
+use nix::unistd::Pid;
+
+use crate::error::{Context, Error, Result};
+use crate::host::Host;
+use crate::spec::config::IdMapping;
+
+/// Writes both maps of the user namespace that `pid` is in.
+///
+/// # Errors
+/// EPERM where a mapping is not the caller's to give; newuidmap missing or refusing.
+pub fn write(host: &Host, pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
+    if host.privileged {
+        return write_directly(pid, uids, gids);
+    }
+    if own_only(uids, host.uid) {
+        write_file(pid, "uid_map", uids)?
+    } else {
+        through("newuidmap", pid, uids)?
+    }
+    if own_only(gids, host.gid) {
+        let path = format!("/proc/{pid}/setgroups");
+        fs::write(&path, "deny").or_cannot("write", &path)?;
+        write_file(pid, "gid_map", gids)
+    } else {
+        through("newgidmap", pid, gids)
+    }
+}
+
+/// Writes both maps of the user namespace that `pid` is in, with CAP_SETUID and CAP_SETGID over the one around it.
+///
+/// # Errors
+/// EPERM without them; EINVAL for overlapping ranges.
+pub fn write_directly(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
+    write_file(pid, "uid_map", uids)?;
+    write_file(pid, "gid_map", gids)
+}
+
+/// Whether a map holds only the caller's own id: the only one an ordinary user may write.
+pub fn own_only(mappings: &[IdMapping], own: u32) -> bool {
+    matches!(mappings, [IdMapping { host_id, size: 1, .. }] if *host_id == own)
+}
+
+fn write_file(pid: Pid, file: &'static str, mappings: &[IdMapping]) -> Result<()> {
+    let path = format!("/proc/{pid}/{file}");
+    // One write: the kernel takes a map once, whole.
+    fs::write(&path, text(mappings)).or_cannot("write id map", &path)
+}
+
+fn text(mappings: &[IdMapping]) -> String {
+    mappings.iter().fold(String::new(), |mut text, IdMapping { container_id, host_id, size }| {
+        // Writing to a string cannot fail.
+        writeln!(text, "{container_id} {host_id} {size}").unwrap_or_default();
+        text
+    })
+}
+
+fn through(program: &'static str, pid: Pid, mappings: &[IdMapping]) -> Result<()> {
+    const HINT: &str = "more ids than the own one need the package uidmap, and a line for this user in /etc/subuid and \
+                        /etc/subgid";
+    let mut command = Command::new(program);
+    command.arg(pid.to_string());
+    for mapping in mappings {
+        command.args([mapping.container_id, mapping.host_id, mapping.size].map(|number| number.to_string()));
+    }
+    let output = command.output().or_cannot("run", program).map_err(|error| error.hint(HINT))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(Error::said("map ids with", program, said).hint(HINT))
+}
+
+/// The ids that /etc/subuid or /etc/subgid (`file`) gives a user, by name or number: first id and count.
+pub fn subordinate(file: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(file).ok()?;
+    find_subordinate(&text, name, uid)
+}
+
+fn find_subordinate(text: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next()?;
+        let (first, count) = (fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?);
+        (owner == name || owner.parse() == Ok(uid)).then_some((first, count))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_id_may_be_written() {
+        let own = IdMapping { container_id: 0, host_id: 1000, size: 1 };
+        assert!(own_only(&[own], 1000));
+        assert!(!own_only(&[own], 1001));
+        assert!(!own_only(&[IdMapping { size: 2, ..own }], 1000));
+        assert!(!own_only(&[own, own], 1000));
+    }
+
+    #[test]
+    fn map_text() {
+        let mapping = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        assert_eq!(text(&[mapping(0, 1000, 1), mapping(1, 100_000, 65536)]), "0 1000 1\n1 100000 65536\n");
+    }
+
+    #[test]
+    fn subordinate_ids_by_name_or_number() {
+        let text = "root:1:2\nu:300000:65536\n1001:5:6\nbroken\n";
+        assert_eq!(find_subordinate(text, "u", 1), Some((300_000, 65_536)));
+        assert_eq!(find_subordinate(text, "v", 1001), Some((5, 6)));
+        assert_eq!(find_subordinate(text, "nobody", 65534), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! Who the process runs as: ids, groups, umask, capabilities.
+//!
+//! Ids are numbers and are never looked up: a name in the image's own passwd file is the image's to choose
+//! (CVE-2016-3697).
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde::Serialize;
+
+use crate::error::{Context, Result};
+use crate::security::capabilities::{self, Capabilities};
+use crate::spec::config::Process;
+use crate::sys::capability::keep_on_setuid;
+
+/// Who the process runs as, inside its user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups: exactly these.
+    pub groups: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// The five capability sets.
+    pub capabilities: Capabilities,
+    /// Whether no exec may gain privileges.
+    pub no_new_privileges: bool,
+}
+
+/// Plans the identity of a process.
+pub fn plan(process: &Process, warnings: &mut Vec<String>) -> Identity {
+    Identity {
+        uid: process.user.uid,
+        gid: process.user.gid,
+        groups: process.user.additional_gids.clone(),
+        umask: process.user.umask.unwrap_or(0o022),
+        capabilities: capabilities::plan(&process.capabilities, warnings),
+        no_new_privileges: process.no_new_privileges,
+    }
+}
+
+/// Becomes `identity`: the bounding set first, which needs CAP_SETPCAP; then groups and ids, keeping the permitted set
+/// across the change; then the planned sets.
+///
+/// # Errors
+/// EPERM for ids that the user namespace does not map or the caller may not take; EINVAL for unmapped ones.
+pub fn become_identity(identity: &Identity) -> Result<()> {
+    const UNMAPPED: &str = "the id is not mapped in the container's user namespace";
+    capabilities::bound(&identity.capabilities).or_cannot("drop from the bounding set", "capabilities")?;
+    keep_on_setuid(true).or_cannot("keep", "capabilities")?;
+    set_groups(&identity.groups)?;
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    setresgid(gid, gid, gid).or_cannot("become group", gid).map_err(|error| error.hint(UNMAPPED))?;
+    setresuid(uid, uid, uid).or_cannot("become user", uid).map_err(|error| error.hint(UNMAPPED))?;
+    keep_on_setuid(false).or_cannot("drop", "capabilities")?;
+    capabilities::apply(&identity.capabilities).or_cannot("set", "capabilities")?;
+    umask(Mode::from_bits_truncate(identity.umask));
+    Ok(())
+}
+
+/// Where a user namespace denies setgroups (an ordinary user's map of the own id), no groups can be given; to have none
+/// beside those of the caller is all there is.
+fn set_groups(groups: &[u32]) -> Result<()> {
+    let gids: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match setgroups(&gids) {
+        Err(Errno::EPERM) if groups.is_empty() => Ok(()),
+        answer => answer
+            .or_cannot("set", "supplementary groups")
+            .map_err(|error| error.hint("in a user namespace with the own id only, additionalGids cannot be given")),
+    }
+}

@@ -1,0 +1,69 @@
+//! `/proc` of the host: who a process is, beyond its pid.
+//!
+//! A pid alone is no identity: it is used again. With the time the process started (clock ticks since boot, field 22 of
+//! its stat file) it is, for as long as the machine is up. proc(5)
+
+use std::fs::File;
+use std::io::Read;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// What tells a live process from another one that got its pid later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Clock ticks since boot at which it started.
+    pub start_time: u64,
+    /// Its state letter: `R`, `S`, `Z`, …
+    pub state: u8,
+}
+
+impl Stat {
+    /// Whether the process has ended and is only waiting to be reaped.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Reads `/proc/PID/stat`.
+///
+/// # Errors
+/// ENOENT or ESRCH when there is no such process; EPROTO for a file that does not read as one.
+pub fn stat(pid: Pid) -> Result<Stat, Errno> {
+    // Longer than any line that the kernel writes there, so that one read is all.
+    let mut text = [0; 1024];
+    let failed = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text)).map_err(failed)?;
+    parse(&text[..length]).ok_or(Errno::EPROTO)
+}
+
+/// The command name may hold anything, spaces and parentheses too: fields are counted from its last parenthesis.
+fn parse(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(text.get(end + 2..)?).ok()?;
+    let state = *fields.as_bytes().first()?;
+    let start_time = fields.split(' ').nth(19)?.parse().ok()?;
+    Some(Stat { start_time, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_command_name_changes_nothing() {
+        let line = b"42 (a) R 1 (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(parse(line), Some(Stat { start_time: 777, state: b'S' }));
+    }
+
+    #[test]
+    fn this_process_is_alive() {
+        let own = stat(Pid::this()).unwrap();
+        assert!(!own.is_dead() && own.start_time > 0);
+    }
+
+    #[test]
+    fn no_such_process() {
+        assert_eq!(stat(Pid::from_raw(i32::MAX)).unwrap_err(), Errno::ENOENT);
+    }
+}

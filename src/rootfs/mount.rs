@@ -1,0 +1,324 @@
+//! Making one mount: a detached mount first, complete with its attributes, then one move onto a descriptor of its place.
+//!
+//! Nothing is visible half-made, and no path is looked up twice. Where the kernel lacks the mount API by descriptor
+//! (before 5.2, or 5.12 for attributes), its first ENOSYS leads to [`by_path`], which does the same by mount(2). fsopen(2),
+//! open_tree(2), mount_setattr(2), move_mount(2)
+
+use std::borrow::Cow;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use rustix::fs::{CWD, FileType, fstat, fstatfs};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::by_path;
+use super::options::{Attributes, Options};
+use super::plan::{Mount, What};
+use crate::error::{Context, Error, Result};
+use crate::path::{Links, Root, errno};
+use crate::sys::mount::{MountAttr, mount_setattr};
+
+/// How `/sys/fs/cgroup` inside the container comes about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupView {
+    /// Whether the container has a cgroup namespace.
+    pub namespaced: bool,
+    /// The host's directory that a container without one, or without the right to mount, sees instead.
+    pub host_path: Option<PathBuf>,
+}
+
+/// Makes one mount inside `root`. `handed` is the detached copy of its source, where the host side made it.
+///
+/// # Errors
+/// The deed, the place and the kernel's answer, with the filesystem's own words where it gave some.
+pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &CgroupView) -> Result<()> {
+    match &mount.what {
+        What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options),
+        What::Filesystem { kind, source } => filesystem(root, kind, source, mount),
+        What::Cgroup => cgroup_view(root, mount, cgroup),
+    }
+}
+
+fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()> {
+    // Where procfs and sysfs stand decides what labels and sysctls are written to: no link may lead there.
+    let links = if matches!(kind, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
+    let covered_mode = if kind == "tmpfs" { covered_mode(root, mount)? } else { None };
+    let target = root.make_dirs(&mount.destination, 0o755, links).map_err(|error| match error.errno() {
+        Some(Errno::ELOOP) => error.hint(format!(
+            "{kind} must be mounted on ordinary directory: the image must not have a symbolic link there"
+        )),
+        _ => error,
+    })?;
+    let named = || format!("{kind} on {}", root.name(&mount.destination));
+    let mut options = Cow::Borrowed(&mount.options);
+    if let Some(mode) = covered_mode {
+        options.to_mut().data.push(("mode".to_owned(), Some(format!("{mode:o}"))));
+    }
+    if mount.options.copy_up {
+        // Written to first: its attributes, `ro` among them, come after.
+        options.to_mut().attributes = Attributes::default();
+    }
+    let detached = match new_filesystem(kind, source, &options) {
+        Ok(detached) => detached,
+        Err(Refusal { answer, words }) => return Err(refused(kind, named(), answer, &words)),
+    };
+    if mount.options.copy_up {
+        super::overlay::copy_up(target.as_fd(), detached.as_fd(), &root.name(&mount.destination))?;
+        if !mount.options.attributes.is_empty() {
+            set(detached.as_fd(), mount.options.attributes, 0, false).or_cannot("set attributes of", named())?;
+        }
+    }
+    place(detached.as_fd(), target.as_fd()).or_cannot("mount", named())?;
+    finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named())
+}
+
+/// A tmpfs whose options give no mode has that of the directory it covers. Where there is none, the kernel's own default
+/// (1777) is left to it.
+fn covered_mode(root: &Root, mount: &Mount) -> Result<Option<u32>> {
+    if mount.options.data.iter().any(|(key, _)| key == "mode") {
+        return Ok(None);
+    }
+    match root.resolve(&mount.destination, Links::Follow) {
+        Ok(directory) => {
+            let stat = fstat(&directory).or_cannot("look at", root.name(&mount.destination))?;
+            Ok(Some(stat.st_mode & 0o7777))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn refused(kind: &str, named: String, answer: Errno, words: &str) -> Error {
+    let error = Error::kernel("mount", named, answer);
+    match (kind, answer) {
+        _ if !words.is_empty() => error.hint(words.to_owned()),
+        ("proc", Errno::EPERM) => {
+            error.hint("a container in a user namespace may mount proc only with a pid namespace of its own, on a host whose own /proc is not masked")
+        }
+        ("sysfs", Errno::EPERM) => {
+            error.hint("a container in a user namespace may mount sysfs only with a network namespace of its own; bind /sys instead")
+        }
+        (_, Errno::ENODEV) => error.hint("this kernel has no such filesystem"),
+        _ => error,
+    }
+}
+
+/// Why a new filesystem was not made.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The kernel's answer.
+    pub answer: Errno,
+    /// What the filesystem said beside.
+    pub words: String,
+}
+
+/// A new, detached mount of a filesystem, with the attributes of `options` that apply to the mount itself.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn new_filesystem(kind: &str, source: &str, options: &Options) -> std::result::Result<OwnedFd, Refusal> {
+    let silent = |answer| Refusal { answer, words: String::new() };
+    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(rustix::io::Errno::NOSYS) => return by_path::new_filesystem(kind, source, options).map_err(silent),
+        context => context.map_err(|answer| silent(errno(answer)))?,
+    };
+    configure(context.as_fd(), source, options)
+        .and_then(|()| {
+            let attributes = MountAttrFlags::from_bits_retain(options.attributes.set as u32);
+            fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        })
+        .map_err(|answer| Refusal { answer: errno(answer), words: words(context.as_fd()) })
+}
+
+fn configure(context: BorrowedFd<'_>, source: &str, options: &Options) -> rustix::io::Result<()> {
+    if !source.is_empty() {
+        fsconfig_set_string(context, "source", source)?;
+    }
+    for (key, value) in &options.data {
+        match value {
+            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
+            None => fsconfig_set_flag(context, key.as_str())?,
+        }
+    }
+    fsconfig_create(context)
+}
+
+/// What the filesystem said beside its errno: lines of the context's log, each behind a level letter. fsopen(2)
+fn words(context: BorrowedFd<'_>) -> String {
+    let mut said = Vec::new();
+    let mut line = [0u8; 512];
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut line) {
+        let text = String::from_utf8_lossy(&line[..length]);
+        said.push(text.get(2..).unwrap_or(&text).trim_end().to_owned());
+    }
+    said.join("; ")
+}
+
+/// A detached copy of `source`, which is bound to `on`.
+///
+/// # Errors
+/// The source missing, mounts below it that are locked.
+pub fn clone_source(source: &Path, options: &Options, on: impl fmt::Display) -> Result<OwnedFd> {
+    let named = format_args!("{} on {on}", source.display());
+    // `bind` in the type alone takes what is mounted below along, as in runc.
+    let recursive = options.bind != Some(false);
+    clone_tree(CWD, source, recursive).or_cannot("bind", named).map_err(|error| match error.errno() {
+        Some(Errno::ENOENT) => error.hint("the source does not exist"),
+        Some(Errno::EINVAL) => {
+            error.hint("in a user namespace, mounts below the source must be bound with it: use rbind")
+        }
+        _ => error,
+    })
+}
+
+/// Binds `source` of the host to `destination` inside.
+///
+/// # Errors
+/// The source missing, the place not to be had, attributes that are locked.
+fn bind(root: &Root, source: &Path, handed: Option<OwnedFd>, destination: &Path, options: &Options) -> Result<()> {
+    let named = || format!("{} on {}", source.display(), root.name(destination));
+    let tree = match handed {
+        Some(tree) => tree,
+        None => clone_source(source, options, root.name(destination))?,
+    };
+    let kind = FileType::from_raw_mode(fstat(&tree).or_cannot("bind", named())?.st_mode);
+    let target = match kind {
+        FileType::Directory => root.make_dirs(destination, 0o755, Links::Follow)?,
+        _ => root.make_file(destination)?,
+    };
+    not_over_proc(target.as_fd(), tree.as_fd(), destination)?;
+    attributes(tree.as_fd(), options).or_cannot("set attributes of", named()).map_err(locked)?;
+    place(tree.as_fd(), target.as_fd()).or_cannot("bind", named())
+}
+
+/// A bind to a place that a link of the image led onto a procfs would fake what is written there (CVE-2019-16884,
+/// CVE-2025-52881): which filesystem the place is on is asked of the descriptor, not of the path.
+fn not_over_proc(target: BorrowedFd<'_>, tree: BorrowedFd<'_>, destination: &Path) -> Result<()> {
+    let on_proc = |fd| fstatfs(fd).map(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC).unwrap_or(false);
+    if !destination.starts_with("/proc") && on_proc(target) && !on_proc(tree) {
+        let why = "a symbolic link leads there onto procfs, which nothing may be mounted over";
+        return Err(Error::said("bind on", destination.display().to_string(), why));
+    }
+    Ok(())
+}
+
+fn locked(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::EPERM) => error.hint(
+            "the host locked an attribute of this mount (ro, nodev, nosuid, noexec, atime): name it in the options too",
+        ),
+        _ => error,
+    }
+}
+
+/// A detached copy of the mount at `path`, with what is mounted below it when `recursive`.
+///
+/// # Errors
+/// ENOENT, EINVAL for an unbindable mount or one with locked mounts below, EPERM.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> std::result::Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    match open_tree(dir, path, flags) {
+        Err(rustix::io::Errno::NOSYS) => by_path::clone_tree(dir, path, recursive),
+        answer => answer.map_err(errno),
+    }
+}
+
+/// Moves a detached mount onto the place `target`.
+///
+/// # Errors
+/// What move_mount(2) answers.
+pub fn place(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    match move_mount(mount, "", target, "", flags) {
+        Err(rustix::io::Errno::NOSYS) => by_path::place(mount, target),
+        answer => answer.map_err(errno),
+    }
+}
+
+/// Attributes of a bind and then what every mount gets; nothing is called when nothing is asked for.
+fn attributes(mount: BorrowedFd<'_>, options: &Options) -> std::result::Result<(), Errno> {
+    if !options.attributes.is_empty() {
+        set(mount, options.attributes, 0, false)?;
+    }
+    finish(mount, options)
+}
+
+/// Recursive attributes and propagation.
+fn finish(mount: BorrowedFd<'_>, options: &Options) -> std::result::Result<(), Errno> {
+    if !options.recursive.is_empty() {
+        set(mount, options.recursive, 0, true)?;
+    }
+    for flags in &options.propagation {
+        let recursive = flags & MsFlags::MS_REC.bits() != 0;
+        set(mount, Attributes::default(), flags & !MsFlags::MS_REC.bits(), recursive)?;
+    }
+    Ok(())
+}
+
+/// mount_setattr on a mount's descriptor; by remounting where the kernel has no such call.
+fn set(
+    mount: BorrowedFd<'_>,
+    attributes: Attributes,
+    propagation: u64,
+    recursive: bool,
+) -> std::result::Result<(), Errno> {
+    let attr = MountAttr { set: attributes.set, clear: attributes.clear, propagation, userns: 0 };
+    match mount_setattr(mount, c"", recursive, &attr) {
+        Err(Errno::ENOSYS) => by_path::change(mount, attributes, propagation, recursive),
+        answer => answer,
+    }
+}
+
+/// Makes the mount (or the tree) at `fd` read-only; `CWD` is that of the working directory, and all there is where `/proc`
+/// is not the host's any more.
+///
+/// # Errors
+/// What mount_setattr(2) answers.
+pub fn read_only(fd: BorrowedFd<'_>, recursive: bool) -> std::result::Result<(), Errno> {
+    let attributes = Attributes { set: crate::sys::mount::MOUNT_ATTR_RDONLY, clear: 0 };
+    set(fd, attributes, 0, recursive)
+}
+
+/// Changes the propagation of the mount at `fd`: `MS_SLAVE`, …, with `MS_REC` for everything below it. `CWD` as in
+/// [`read_only`].
+///
+/// # Errors
+/// What mount_setattr(2) answers.
+pub fn propagate(fd: BorrowedFd<'_>, flags: u64) -> std::result::Result<(), Errno> {
+    let recursive = flags & MsFlags::MS_REC.bits() != 0;
+    set(fd, Attributes::default(), flags & !MsFlags::MS_REC.bits(), recursive)
+}
+
+/// `/sys/fs/cgroup` inside: the container's own tree in a cgroup namespace, else the host's directory of it, so that
+/// nothing above it can be reached.
+fn cgroup_view(root: &Root, mount: &Mount, view: &CgroupView) -> Result<()> {
+    let named = || format!("cgroup2 on {}", root.name(&mount.destination));
+    let refusal = if view.namespaced {
+        match new_filesystem("cgroup2", "cgroup", &Options { data: Vec::new(), ..mount.options.clone() }) {
+            Ok(detached) => {
+                let target = root.make_dirs(&mount.destination, 0o755, Links::Refuse)?;
+                place(detached.as_fd(), target.as_fd()).or_cannot("mount", named())?;
+                return finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named());
+            }
+            Err(Refusal { answer, .. }) => answer,
+        }
+    } else {
+        Errno::EPERM
+    };
+    let Some(host_path) = &view.host_path else {
+        return Err(Error::kernel("mount", named(), refusal).hint("this host has no cgroup v2 tree"));
+    };
+    let options = Options { bind: Some(false), data: Vec::new(), ..mount.options.clone() };
+    bind(root, host_path, None, &mount.destination, &options)
+}

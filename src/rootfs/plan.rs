@@ -1,0 +1,368 @@
+//! From `root`, `mounts`, `linux.devices`, masked and read-only paths to an ordered list of what the child does.
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+use serde::Serialize;
+
+use super::devices::{self, Node};
+use super::idmapped::{self, Idmap};
+use super::options::{self, Options};
+use crate::error::{Error, Result};
+use crate::namespaces::{Kind, Namespaces, User};
+use crate::path::clean;
+use crate::spec::config::{Config, Mount as MountConfig};
+use crate::sys::mount::MOUNT_ATTR_RDONLY;
+
+/// The root filesystem of a container.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rootfs {
+    /// What stands at `/` before any mount.
+    pub base: Base,
+    /// Whether the host side opens the root directory for the child, as in [`Mount::handed`].
+    pub handed: bool,
+    /// Propagation of the mount tree the container starts from: `MS_SLAVE | MS_REC` unless configured.
+    pub propagation: u64,
+    /// Propagation of the root mount once it is the root, where configured.
+    pub root_propagation: Option<u64>,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Mounts that become read-only in the end, since something is still made in them.
+    pub read_only_last: Vec<PathBuf>,
+    /// Device nodes, in order.
+    pub devices: Vec<Node>,
+    /// Whether `/dev` is the container's own, so that default nodes and links are made in it.
+    pub own_dev: bool,
+    /// Whether the container has a terminal of its own at `/dev/console`.
+    pub terminal: bool,
+    /// Paths that read as empty.
+    pub masked: Vec<PathBuf>,
+    /// Paths that cannot be written.
+    pub readonly: Vec<PathBuf>,
+    /// Whether the root itself is read-only.
+    pub read_only_root: bool,
+    /// Whether there is a mount namespace to do all this in; without one the process is only put in its root.
+    pub isolated: bool,
+    /// pivot_root(2), or (`--no-pivot`) a move and chroot(2).
+    pub pivot: bool,
+}
+
+/// What stands at `/`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Base {
+    /// A directory of the host, as it is.
+    Directory(PathBuf),
+    /// A directory of the host under a copy-on-write overlay whose upper layer is in memory and ends with the container.
+    CopyOnWrite {
+        /// The directory.
+        lower: PathBuf,
+        /// An empty directory of the host to stage upon, in the container's own mount namespace.
+        stage: PathBuf,
+    },
+}
+
+/// One mount, its options parsed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mount {
+    /// Where, inside; absolute and without `..`.
+    pub destination: PathBuf,
+    /// What is mounted.
+    pub what: What,
+    /// Options.
+    pub options: Options,
+    /// The id mapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idmap: Option<Idmap>,
+    /// Whether the host side opens the source and hands it to the child: the child's root in a user namespace may have no
+    /// right to walk there, and never has the right to map ids.
+    pub handed: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// A new filesystem.
+    Filesystem {
+        /// Its type.
+        kind: String,
+        /// Its device, or a name to show.
+        source: String,
+    },
+    /// A file or directory of the host.
+    Bind(PathBuf),
+    /// The container's view of the cgroup tree.
+    Cgroup,
+}
+
+/// Files of procfs that may be bound over, since that is what LXCFS does and no security rests on them; everything else
+/// below `/proc` decides over labels, limits or the host (CVE-2019-16884).
+const PROC_OVERLAYS: [&str; 12] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+    "/proc/version",
+];
+
+/// What the mounts of a container are planned from, beside its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// The container's namespaces.
+    pub namespaces: &'a Namespaces,
+    /// Absolute: relative paths of the configuration start there.
+    pub bundle: &'a Path,
+    /// Whether ferry has CAP_SYS_ADMIN.
+    pub privileged: bool,
+}
+
+impl Around<'_> {
+    /// Whether the host side may reach what the child may not.
+    fn hands_over(&self) -> bool {
+        self.privileged && self.namespaces.user != User::Inherit && self.namespaces.has(Kind::Mount)
+    }
+}
+
+impl Rootfs {
+    /// Whether the host side opens anything for the child.
+    pub fn is_handed(&self) -> bool {
+        self.handed || self.mounts.iter().any(|mount| mount.handed)
+    }
+}
+
+/// Plans the root filesystem.
+///
+/// # Errors
+/// A field at fault.
+pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> {
+    let Around { namespaces, bundle, .. } = around;
+    let linux = &config.linux;
+    let root = config.root.clone().unwrap_or_default();
+    let (propagation, root_propagation) = propagation(&linux.rootfs_propagation)?;
+    let mut mounts: Vec<Mount> = config
+        .mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| plan_mount(mount, around, &format!("mounts[{index}]")))
+        .collect::<Result<_>>()?;
+    let read_only_last = read_only_last(&mut mounts);
+    let own_dev =
+        !mounts.iter().any(|mount| mount.destination == Path::new("/dev") && matches!(mount.what, What::Bind(_)));
+    let isolated = namespaces.has(Kind::Mount);
+    let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
+    Ok(Rootfs {
+        base: Base::Directory(bundle.join(&root.path)),
+        handed: around.hands_over(),
+        propagation,
+        root_propagation,
+        mounts,
+        read_only_last,
+        devices: if own_dev && isolated { devices::plan(&linux.devices)? } else { Vec::new() },
+        own_dev: own_dev && isolated,
+        terminal,
+        masked: each_once(&linux.masked_paths),
+        readonly: each_once(&linux.readonly_paths),
+        read_only_root: root.readonly,
+        isolated,
+        pivot,
+    })
+}
+
+/// Takes the read-only attribute from new filesystems that something is still made in, and answers their places.
+fn read_only_last(mounts: &mut [Mount]) -> Vec<PathBuf> {
+    let places: Vec<PathBuf> = mounts.iter().map(|mount| mount.destination.clone()).collect();
+    let mut last = Vec::new();
+    for (index, mount) in mounts.iter_mut().enumerate() {
+        let place = &mount.destination;
+        let used = place == Path::new("/dev")
+            || places[index + 1..].iter().any(|later| later != place && later.starts_with(place));
+        let new = matches!(mount.what, What::Filesystem { .. });
+        if new && used && mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0 {
+            mount.options.attributes.set &= !MOUNT_ATTR_RDONLY;
+            last.push(place.clone());
+        }
+    }
+    last
+}
+
+/// Covered twice, a path would cost a mount more and be no better covered.
+fn each_once(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut once: Vec<PathBuf> = Vec::with_capacity(paths.len());
+    for path in paths.iter().map(|path| clean(path)) {
+        if !once.contains(&path) {
+            once.push(path);
+        }
+    }
+    once
+}
+
+/// The propagation of the tree that the container starts from, and, where configured, of its root in the end.
+///
+/// The start is recursive whatever was asked for: a mount of the host that stayed shared below would be unmounted on the
+/// host together with the old root. Only `shared` leaves the tree as it is, since binds of the container are then to be
+/// peers of the host's mounts; and nothing can be bound out of an unbindable tree, so a root becomes so in the end.
+fn propagation(name: &str) -> Result<(u64, Option<u64>)> {
+    let start = |flag: MsFlags| (flag | MsFlags::MS_REC).bits();
+    if name.is_empty() {
+        // Mounts of the host reach the container, the container's never reach the host.
+        return Ok((start(MsFlags::MS_SLAVE), None));
+    }
+    let flags = options::propagation(name).ok_or_else(|| {
+        let why = format!("unknown propagation {name:?}; one of shared, slave, private, unbindable and their r-forms");
+        Error::config("linux.rootfsPropagation", why)
+    })?;
+    let has = |flag: MsFlags| flags & flag.bits() != 0;
+    let first = match () {
+        () if has(MsFlags::MS_SHARED) => flags,
+        () if has(MsFlags::MS_SLAVE) => start(MsFlags::MS_SLAVE),
+        () => start(MsFlags::MS_PRIVATE),
+    };
+    Ok((first, Some(flags)))
+}
+
+/// Plans one mount; `at` is its JSON path.
+///
+/// # Errors
+/// A bind without a source, a mount over what must not be mounted over, an id mapping that cannot be.
+pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<Mount> {
+    let options = options::parse(&mount.options);
+    let destination = clean(&mount.destination);
+    let what = if options.bind.is_some()
+        || mount.kind == "bind"
+        || mount.kind == "none" && !mount.source.as_os_str().is_empty()
+    {
+        if mount.source.as_os_str().is_empty() {
+            return Err(Error::config(format!("{at}.source"), "is missing, and a bind mount needs it"));
+        }
+        What::Bind(around.bundle.join(&mount.source))
+    } else if mount.kind == "cgroup" || mount.kind == "cgroup2" {
+        What::Cgroup
+    } else if mount.kind.is_empty() {
+        return Err(Error::config(format!("{at}.type"), "is missing, and the mount is no bind"));
+    } else {
+        What::Filesystem { kind: mount.kind.clone(), source: mount.source.display().to_string() }
+    };
+    over_proc(&destination, &what, at)?;
+    let idmap = idmapped::plan(mount, &what, &options, around.namespaces, around.privileged, at)?;
+    if options.copy_up && !matches!(&what, What::Filesystem { kind, .. } if kind == "tmpfs") {
+        return Err(Error::config(format!("{at}.options"), "tmpcopyup is only for tmpfs"));
+    }
+    let handed = idmap.is_some() || matches!(what, What::Bind(_)) && around.hands_over();
+    Ok(Mount { destination, what, options, idmap, handed })
+}
+
+fn over_proc(destination: &Path, what: &What, at: &str) -> Result<()> {
+    let Ok(below) = destination.strip_prefix("/proc") else { return Ok(()) };
+    let is_proc = matches!(what, What::Filesystem { kind, .. } if kind == "proc");
+    let bound_proc = matches!(what, What::Bind(source) if source == Path::new("/proc"));
+    let allowed = if below.as_os_str().is_empty() {
+        is_proc || bound_proc
+    } else {
+        PROC_OVERLAYS.iter().any(|path| destination == Path::new(path))
+    };
+    if allowed {
+        return Ok(());
+    }
+    let why = format!("{} must be procfs itself: nothing may be mounted over it", destination.display());
+    Err(Error::config(format!("{at}.destination"), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> MountConfig {
+        MountConfig {
+            kind: kind.into(),
+            source: source.into(),
+            destination: destination.into(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            ..MountConfig::default()
+        }
+    }
+
+    fn what(mount: &MountConfig) -> Result<What> {
+        let namespaces = Namespaces::default();
+        let around = Around { namespaces: &namespaces, bundle: Path::new("/bundle"), privileged: true };
+        plan_mount(mount, around, "mounts[0]").map(|mount| mount.what)
+    }
+
+    #[test]
+    fn the_host_side_opens_what_a_mapped_root_may_not_reach() {
+        let user = User::Make { uids: Vec::new(), gids: Vec::new() };
+        let mapped = Namespaces { make: vec![Kind::User, Kind::Mount], user, ..Namespaces::default() };
+        let plain = Namespaces { make: vec![Kind::Mount], ..Namespaces::default() };
+        let handed = |kind: &str, namespaces, privileged| {
+            let around = Around { namespaces, bundle: Path::new("/bundle"), privileged };
+            plan_mount(&mount(kind, "/source", "/d", &[]), around, "mounts[0]").unwrap().handed
+        };
+        assert!(handed("bind", &mapped, true));
+        assert!(!handed("bind", &mapped, false), "an ordinary user reaches no more than its child does");
+        assert!(!handed("bind", &plain, true));
+        assert!(!handed("tmpfs", &mapped, true));
+    }
+
+    #[test]
+    fn what_is_still_written_to_is_read_only_last() {
+        let namespaces = Namespaces::default();
+        let around = Around { namespaces: &namespaces, bundle: Path::new("/bundle"), privileged: true };
+        let mut mounts: Vec<Mount> = ["/dev", "/a", "/a/b", "/c"]
+            .map(|place| plan_mount(&mount("tmpfs", "tmpfs", place, &["ro"]), around, "").unwrap())
+            .into();
+        assert_eq!(read_only_last(&mut mounts), [Path::new("/dev"), Path::new("/a")]);
+        let left: Vec<bool> =
+            mounts.iter().map(|mount| mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0).collect();
+        assert_eq!(left, [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_path_is_covered_once() {
+        assert_eq!(each_once(&["/a".into(), "/b/../a".into(), "/b".into()]), [Path::new("/a"), Path::new("/b")]);
+    }
+
+    #[test]
+    fn kinds_of_mounts() {
+        let proc = What::Filesystem { kind: "proc".into(), source: "proc".into() };
+        assert_eq!(what(&mount("proc", "proc", "/proc", &[])), Ok(proc));
+        assert_eq!(what(&mount("bind", "data", "/d", &[])), Ok(What::Bind("/bundle/data".into())));
+        assert_eq!(what(&mount("", "/data", "d", &["rbind"])), Ok(What::Bind("/data".into())));
+        assert_eq!(what(&mount("cgroup", "cgroup", "/sys/fs/cgroup", &["ro"])), Ok(What::Cgroup));
+    }
+
+    #[test]
+    fn nothing_may_be_mounted_over_proc() {
+        for destination in ["/proc", "/proc/self/attr", "proc/../proc", "/proc/sys"] {
+            let error = what(&mount("bind", "/x", destination, &["bind"])).unwrap_err().to_string();
+            assert!(error.starts_with("mounts[0].destination: /proc"), "{error}");
+        }
+        assert!(what(&mount("tmpfs", "tmpfs", "/proc", &[])).is_err());
+        assert!(what(&mount("bind", "/lxcfs/meminfo", "/proc/meminfo", &["bind"])).is_ok());
+    }
+
+    #[test]
+    fn the_tree_is_cut_off_below_as_well() {
+        let bits = |flags: MsFlags| flags.bits();
+        let (slave, private) = (bits(MsFlags::MS_SLAVE | MsFlags::MS_REC), bits(MsFlags::MS_PRIVATE | MsFlags::MS_REC));
+        assert_eq!(propagation(""), Ok((slave, None)));
+        assert_eq!(propagation("slave"), Ok((slave, Some(bits(MsFlags::MS_SLAVE)))));
+        assert_eq!(propagation("private"), Ok((private, Some(bits(MsFlags::MS_PRIVATE)))));
+        assert_eq!(propagation("unbindable"), Ok((private, Some(bits(MsFlags::MS_UNBINDABLE)))));
+        assert_eq!(propagation("shared"), Ok((bits(MsFlags::MS_SHARED), Some(bits(MsFlags::MS_SHARED)))));
+        assert!(propagation("sharde").is_err());
+    }
+
+    #[test]
+    fn faults() {
+        let error = |mount| what(&mount).unwrap_err().to_string();
+        assert_eq!(error(mount("bind", "", "/x", &[])), "mounts[0].source: is missing, and a bind mount needs it");
+        assert_eq!(error(mount("", "", "/x", &[])), "mounts[0].type: is missing, and the mount is no bind");
+    }
+}

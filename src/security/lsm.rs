@@ -1,0 +1,164 @@
+//! The label of the process: its AppArmor profile or SELinux context, given for the exec that follows.
+//!
+//! It is written to `thread-self/attr/…/exec`, by the task itself and right before the exec: the kernel refuses a writer
+//! that has executed something since it opened the file. Between ferry and the program there is the stub, so the stub
+//! writes it; had ferry, it would be the stub that the profile is judged and used up on. The procfs is a private one that
+//! no mount of the container can stand in for (CVE-2019-16884). proc_pid_attr(5), config.md#linux-process
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen};
+use serde::Serialize;
+
+use crate::error::{Context, Error, Result};
+use crate::spec::config::Process;
+
+/// What is written, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Label {
+    /// Below the root of a procfs.
+    pub file: &'static str,
+    /// The text.
+    pub text: String,
+}
+
+/// A security module, as far as this host runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Module {
+    /// Not at all.
+    Absent,
+    /// With the file for the label of the next exec.
+    InForce(&'static str),
+}
+
+/// The security modules that label processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Modules {
+    /// AppArmor.
+    pub apparmor: Module,
+    /// SELinux.
+    pub selinux: Module,
+}
+
+/// The file that modules share, and the one that AppArmor has to itself since Linux 5.8.
+const SHARED: &str = "thread-self/attr/exec";
+const APPARMOR: &str = "thread-self/attr/apparmor/exec";
+
+/// Asks the kernel what is in force.
+pub fn probe() -> Modules {
+    let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    let own = Path::new("/proc").join(APPARMOR).exists();
+    Modules {
+        apparmor: match (apparmor, own) {
+            (false, _) => Module::Absent,
+            (true, true) => Module::InForce(APPARMOR),
+            (true, false) => Module::InForce(SHARED),
+        },
+        selinux: if Path::new("/sys/fs/selinux/enforce").exists() { Module::InForce(SHARED) } else { Module::Absent },
+    }
+}
+
+/// Plans the label of a process; `at` is its JSON path. Nothing is probed when no label is given.
+///
+/// # Errors
+/// A label for a module that is not in force: the process would run without it.
+pub fn plan(process: &Process, at: &str, probe: impl FnOnce() -> Modules) -> Result<Option<Label>> {
+    let (profile, context) = (&process.apparmor_profile, &process.selinux_label);
+    if profile.is_empty() && context.is_empty() {
+        return Ok(None);
+    }
+    let modules = probe();
+    if !context.is_empty() {
+        let file = in_force(modules.selinux, "SELinux", context, &format!("{at}.selinuxLabel"))?;
+        return Ok(Some(Label { file, text: context.clone() }));
+    }
+    if profile == "unconfined" && modules.apparmor == Module::Absent {
+        return Ok(None);
+    }
+    let file = in_force(modules.apparmor, "AppArmor", profile, &format!("{at}.apparmorProfile"))?;
+    Ok(Some(Label { file, text: format!("exec {profile}") }))
+}
+
+fn in_force(module: Module, name: &str, label: &str, at: &str) -> Result<&'static str> {
+    match module {
+        Module::InForce(file) => Ok(file),
+        Module::Absent => {
+            let why = format!("{label:?} cannot be applied: this host's kernel does not run {name}");
+            Err(Error::config(at, why).hint("leave it out where no label is wanted"))
+        }
+    }
+}
+
+/// A procfs of this process' pid namespace that is mounted nowhere; where that may not be mounted (a pid namespace that is
+/// not this user namespace's), a detached copy of the one at `/proc`, which must still be the host's.
+///
+/// # Errors
+/// EPERM in a user namespace whose only procfs is masked.
+pub fn procfs() -> Result<OwnedFd> {
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let own = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    });
+    match own {
+        Err(rustix::io::Errno::PERM) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let copy = rustix::mount::open_tree(rustix::fs::CWD, "/proc", flags);
+            let copy = copy.or_cannot("make a private copy of", "/proc for the process' label")?;
+            let kind = rustix::fs::fstatfs(&copy).or_cannot("look at", "/proc")?.f_type;
+            if kind == rustix::fs::PROC_SUPER_MAGIC {
+                return Ok(copy);
+            }
+            Err(Error::said("label", "the process", "/proc is no procfs"))
+        }
+        own => own.or_cannot("mount", "a private procfs for the process' label"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Modules = Modules { apparmor: Module::Absent, selinux: Module::Absent };
+    const BOTH: Modules = Modules { apparmor: Module::InForce(APPARMOR), selinux: Module::InForce(SHARED) };
+
+    fn planned(profile: &str, context: &str, modules: Modules) -> Result<Option<Label>> {
+        let process = Process { apparmor_profile: profile.into(), selinux_label: context.into(), ..Process::default() };
+        plan(&process, "process", || modules)
+    }
+
+    #[test]
+    fn what_is_written_and_where() {
+        let label = |file, text: &str| Ok(Some(Label { file, text: text.into() }));
+        assert_eq!(planned("", "", NONE), Ok(None));
+        assert_eq!(planned("strict", "", BOTH), label(APPARMOR, "exec strict"));
+        assert_eq!(
+            planned("", "system_u:system_r:container_t:s0", BOTH),
+            label(SHARED, "system_u:system_r:container_t:s0")
+        );
+    }
+
+    #[test]
+    fn no_label_is_dropped_in_silence() {
+        let error = |profile, context| planned(profile, context, NONE).unwrap_err().to_string();
+        assert!(error("strict", "").starts_with("process.apparmorProfile: \"strict\" cannot be applied: this host"));
+        assert!(error("", "a:b:c").starts_with("process.selinuxLabel: \"a:b:c\" cannot be applied: this host"));
+        // To be confined by nothing is what is the case there.
+        assert_eq!(planned("unconfined", "", NONE), Ok(None));
+        assert!(planned("unconfined", "", BOTH).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_private_procfs_is_one_and_has_this_process() {
+        match procfs() {
+            Ok(procfs) => {
+                let kind = rustix::fs::fstatfs(&procfs).unwrap().f_type;
+                assert_eq!(kind, rustix::fs::PROC_SUPER_MAGIC);
+                rustix::fs::statat(&procfs, "thread-self/attr", rustix::fs::AtFlags::empty()).unwrap();
+            }
+            Err(error) => assert!(!crate::host::probe().privileged, "{error}"),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Descriptors by number: what is left open across an exec, and what was handed to ferry by its caller.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::answer;
+
+/// `CLOSE_RANGE_CLOEXEC`: linux/close_range.h.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+
+/// Marks every descriptor from `first` on as close-on-exec. close_range(2), CLOSE_RANGE_CLOEXEC since Linux 5.11.
+///
+/// # Errors
+/// ENOSYS or EINVAL on older kernels.
+pub fn cloexec_from(first: RawFd) -> Result<(), Errno> {
+    // SAFETY: plain integers. No descriptor is closed, so no owner of one is invalidated.
+    answer(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Closes every descriptor from `first` on but `kept`. Only for a process in which nothing that owned one of them is ever
+/// dropped or used again: a child that executes a program or exits. close_range(2), since Linux 5.9.
+///
+/// # Errors
+/// ENOSYS on older kernels.
+pub fn close_from(first: RawFd, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).filter(|number| *number >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for number in kept {
+        if from < number {
+            close_range(from, (number - 1).cast_unsigned())?;
+        }
+        from = number + 1;
+    }
+    close_range(from, libc::c_uint::MAX)
+}
+
+fn close_range(first: RawFd, last: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: plain integers. Owners of what is closed are never dropped, as `close_from` demands, so no number is closed
+    // twice; the allocator and the runtime hold no descriptors.
+    answer(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Whether a descriptor of this number is open.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag; an unopened number answers EBADF.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Takes ownership of a descriptor that recvmsg(2) has just made.
+pub fn received(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller hands over a number that SCM_RIGHTS delivered: the kernel made it for this process, and nothing
+    // else has wrapped it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Marks one descriptor as close-on-exec; one that is not open is no error.
+///
+/// # Errors
+/// None in practice; the kernel's answer is passed on.
+pub fn set_cloexec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: sets a flag of a descriptor; none is closed.
+    match Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }) {
+        Ok(_) | Err(Errno::EBADF) => Ok(()),
+        Err(answer) => Err(answer),
+    }
+}

@@ -1,0 +1,313 @@
+//! What one test has for itself: a bundle, its config.json as a value to edit, a private state directory, and the
+//! containers it starts, which are gone when it ends, however it ends.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use libtest_mimic::Failed;
+use serde_json::{Value, json};
+
+use super::output::{self, Lines, Output};
+use super::stage::Stage;
+use crate::rootfs_fixtures::bundle::Bundle;
+use crate::rootfs_fixtures::config;
+
+/// The environment variable that marks every process of a case, by its directory.
+pub const MARK: &str = "FERRY_TEST_CASE";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Case {
+    /// What all cases share.
+    pub stage: Arc<Stage>,
+    /// A directory that is removed at the end.
+    pub directory: PathBuf,
+    /// The bundle. Its config.json is written from `config` whenever the runtime is to read it.
+    pub bundle: Bundle,
+    /// To be edited.
+    pub config: Value,
+    /// The container's id.
+    pub id: String,
+    others: Vec<String>,
+    transcript: String,
+}
+
+impl Case {
+    /// A fresh bundle with the base configuration for whoever runs this.
+    pub fn new(stage: Arc<Stage>) -> Result<Self, Failed> {
+        let number = stage.next_case();
+        let directory = stage.directory.join(number.to_string());
+        let bundle = Bundle::make(&directory.join("bundle"), &stage.probe)?;
+        for path in [&directory, bundle.path(), &bundle.rootfs()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        }
+        let config = config::base(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let id = format!("ferry-test-{}-{number}", std::process::id());
+        Ok(Self { stage, directory, bundle, config, id, others: Vec::new(), transcript: String::new() })
+    }
+
+    /// The time limit of a wait.
+    pub fn patience(&self) -> Duration {
+        self.stage.patience
+    }
+
+    /// The runtime's private state directory.
+    pub fn state_root(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// What the runtime was asked, and its answers: printed when the test fails.
+    pub fn transcript(&self) -> &str {
+        &self.transcript
+    }
+
+    /// The command line `RUNTIME --root STATE ARGS…`, not yet run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.stage.runtime.path);
+        command.arg("--root").arg(self.state_root()).args(args).env(MARK, &self.directory).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the runtime to its end.
+    pub fn call(&mut self, args: &[&str]) -> Result<Output, Failed> {
+        let mut command = self.command(args);
+        self.finish(&mut command)
+    }
+
+    /// Runs a command to its end.
+    pub fn finish(&mut self, command: &mut Command) -> Result<Output, Failed> {
+        let answer = output::run(command, self.patience());
+        let words = command.get_args().skip(2).map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let told = match &answer {
+            Ok(end) => format!("exit {} {:.400}{:.1000}", end.code, end.stdout.trim(), end.stderr.trim()),
+            Err(why) => why.message().unwrap_or_default().to_owned(),
+        };
+        self.transcript += &format!("  $ {words}\n    {told}\n");
+        answer
+    }
+
+    /// Writes config.json as it now stands.
+    pub fn write_config(&self) -> Result<String, Failed> {
+        self.bundle.write_config(&self.config)?;
+        Ok(self.bundle.path().display().to_string())
+    }
+
+    /// Sets the program and its arguments.
+    pub fn args(&mut self, args: &[&str]) -> &mut Self {
+        self.config["process"]["args"] = json!(args);
+        self
+    }
+
+    /// `run` in the foreground.
+    pub fn run(&mut self) -> Result<Output, Failed> {
+        let (bundle, id) = (self.write_config()?, self.id.clone());
+        self.call(&["run", "--bundle", &bundle, &id])
+    }
+
+    /// Runs the probe and reads its report.
+    pub fn report(&mut self) -> Result<Value, Failed> {
+        self.run()?.success()?.json()
+    }
+
+    /// Runs one deed of the probe and reads what it says.
+    pub fn deed(&mut self, deed: &[&str]) -> Result<Value, Failed> {
+        self.args(&[&["/probe"], deed].concat()).run()?.success()?.json()
+    }
+
+    /// `create`, with the container's output as lines.
+    pub fn create(&mut self) -> Result<Lines, Failed> {
+        let (bundle, id) = (self.write_config()?, self.id.clone());
+        self.begin(&["create", "--bundle", &bundle, &id])
+    }
+
+    /// Runs a verb that returns and leaves a process behind; that one's output comes as lines.
+    pub fn begin(&mut self, args: &[&str]) -> Result<Lines, Failed> {
+        let (lines, pipe) = Lines::pipe(self.patience())?;
+        let errors = self.directory.join("errors");
+        let mut command = self.command(args);
+        let mut child = command.stdout(pipe).stderr(fs::File::create(&errors)?).spawn()?;
+        drop(command);
+        let status = output::wait(&mut child, self.patience())?;
+        let told = fs::read_to_string(&errors)?;
+        self.transcript += &format!("  $ {}\n    {status} {told}\n", args.join(" "));
+        if status.success() { Ok(lines) } else { Err(format!("{}: {status}, {told}", args.join(" ")).into()) }
+    }
+
+    /// `create` and `start`.
+    pub fn start(&mut self) -> Result<Lines, Failed> {
+        let lines = self.create()?;
+        let id = self.id.clone();
+        self.call(&["start", &id])?.success()?;
+        Ok(lines)
+    }
+
+    /// A container whose program waits until it is killed; returned once that program runs.
+    pub fn start_waiting(&mut self) -> Result<(), Failed> {
+        self.args(&["/probe", "sleep", "forever"]).start()?.until("ready").map(drop)
+    }
+
+    /// Starts the runtime and does not wait; its output comes as lines.
+    pub fn spawn(&mut self, args: &[&str]) -> Result<(Child, Lines), Failed> {
+        let (lines, pipe) = Lines::pipe(self.patience())?;
+        let child = self.command(args).stdout(pipe).spawn()?;
+        Ok((child, lines))
+    }
+
+    /// `exec` in the container, with flags before the id.
+    pub fn exec(&mut self, flags: &[&str], args: &[&str]) -> Result<Output, Failed> {
+        let id = self.id.clone();
+        self.call(&[&["exec"], flags, &[&id], args].concat())
+    }
+
+    /// `state`, parsed.
+    pub fn state(&mut self) -> Result<Value, Failed> {
+        let id = self.id.clone();
+        self.call(&["state", &id])?.success()?.json()
+    }
+
+    /// The container's first process, as the host numbers it.
+    pub fn pid(&mut self) -> Result<u32, Failed> {
+        let state = self.state()?;
+        state["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| "the state has no pid".into())
+    }
+
+    /// `kill` and then a wait for the end of the container's first process.
+    pub fn kill_and_wait(&mut self, signal: &str) -> Result<(), Failed> {
+        let (pid, id) = (self.pid()?, self.id.clone());
+        self.call(&["kill", &id, signal])?.success()?;
+        self.wait_for(pid)
+    }
+
+    /// Waits for a process's end.
+    pub fn wait_for(&self, pid: u32) -> Result<(), Failed> {
+        if output::wait_for_pid(pid, self.patience())? { Ok(()) } else { Err(format!("{pid} still runs").into()) }
+    }
+
+    /// Another container's id, cleaned up like the case's own.
+    pub fn other_id(&mut self) -> String {
+        let id = format!("{}-{}", self.id, self.others.len() + 2);
+        self.others.push(id.clone());
+        id
+    }
+
+    /// A path in the case's directory, as text.
+    pub fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// A new directory on the host, beside the bundle.
+    pub fn host_directory(&self, name: &str) -> Result<PathBuf, Failed> {
+        let path = self.directory.join(name);
+        fs::create_dir(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+
+    /// What is left of the case's containers on the host: processes, mounts and state, in words.
+    pub fn leftovers(&self) -> Result<Vec<String>, Failed> {
+        let processes = marked_processes(&self.directory).into_iter().map(|pid| format!("process {pid}"));
+        let mounts = mounts_below(&self.directory)?.into_iter().map(|mount| format!("mount {mount}"));
+        let state = names_in(&self.state_root()).into_iter().map(|name| format!("state {name}"));
+        let cgroups = self.cgroups().into_iter().map(|path| format!("cgroup {}", path.display()));
+        Ok(processes.chain(mounts).chain(state).chain(cgroups).collect())
+    }
+
+    /// cgroup directories named after the case's container and those below, anywhere in the trees; parents come first.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        find_named(Path::new("/sys/fs/cgroup"), &self.id, &mut found);
+        found
+    }
+
+    fn clean_up(&mut self) -> Result<(), Failed> {
+        let ids = [vec![self.id.clone()], std::mem::take(&mut self.others)].concat();
+        let state = self.state_root();
+        let mut outcome = Ok(());
+        for id in ids.iter().filter(|id| state.join(id).exists()) {
+            outcome = outcome.and(self.call(&["delete", "--force", id]).and_then(Output::success).map(drop));
+        }
+        // All of it is done, whatever came before; the first error is told.
+        outcome.and(self.clear()).and(remove_tree(&self.directory))
+    }
+
+    /// Ends and removes by hand what `delete --force` should have; an error where mounts are left.
+    pub fn clear(&self) -> Result<(), Failed> {
+        for pid in marked_processes(&self.directory) {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+            // It may have ended since.
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        marked_processes(&self.directory).into_iter().try_for_each(|pid| self.wait_for(pid))?;
+        self.cgroups().iter().rev().try_for_each(fs::remove_dir)?;
+        for name in names_in(&self.state_root()) {
+            remove_tree(&self.state_root().join(name))?;
+        }
+        let mounts = mounts_below(&self.directory)?;
+        if mounts.is_empty() { Ok(()) } else { Err(format!("mounts are left: {mounts:?}").into()) }
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if let Err(why) = self.clean_up() {
+            println!("{}: not cleaned up: {}", self.id, why.message().unwrap_or_default());
+        }
+    }
+}
+
+/// Removes a directory and what is in it.
+#[allow(clippy::disallowed_methods, reason = "a directory of the test's own, and no mounts are below it")]
+pub fn remove_tree(path: &Path) -> Result<(), Failed> {
+    Ok(fs::remove_dir_all(path)?)
+}
+
+/// Processes that have the case's mark in their environment or its directory among what they have mounted, by pid. Where it
+/// is mounted does not count: a mount of the test's own on the host is for a moment in every new mount namespace.
+pub fn marked_processes(directory: &Path) -> Vec<u32> {
+    let mark = format!("{MARK}={}\0", directory.display());
+    // As the file system counts that it is on, whose root need not be the host's: by its last two names.
+    let names: Vec<_> = directory.components().rev().take(2).map(|name| name.as_os_str().to_string_lossy()).collect();
+    let root = format!("/{}/{}/", names[1], names[0]);
+    let marked = |pid: &u32| {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let mounted = |line: &[u8]| {
+            let fields = line.split(|byte| *byte == b' ').enumerate();
+            fields.into_iter().any(|(index, field)| index != 4 && memory_contains(field, root.as_bytes()))
+        };
+        memory_contains(&read("environ"), mark.as_bytes())
+            || read("mountinfo").split(|byte| *byte == b'\n').any(mounted)
+    };
+    names_in(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).filter(marked).collect()
+}
+
+fn memory_contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+fn mounts_below(directory: &Path) -> Result<Vec<String>, Failed> {
+    let prefix = format!("{}/", directory.display());
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    Ok(points.filter(|point| point.starts_with(&prefix)).map(str::to_owned).collect())
+}
+
+/// Names in a directory; none if it is not there.
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn find_named(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if entry.path().to_string_lossy().contains(name) {
+                found.push(entry.path());
+            }
+            find_named(&entry.path(), name, found);
+        }
+    }
+}

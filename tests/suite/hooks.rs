@@ -1,0 +1,235 @@
+//! Hooks: when each kind runs, where, what it is told, and what its failure does.
+
+use std::fs;
+use std::path::Path;
+
+use libtest_mimic::Failed;
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::need::Need::{Peer, Root};
+use super::scenario::{Outcome, Scenario, scenario};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("all_six_kinds_run_in_order", &[Peer("runc", "1.1.5: poststart already at create")], order),
+    scenario("each_is_given_the_state_on_standard_input", &[], state),
+    scenario("namespaces_each_runs_in", &[Root], namespaces),
+    scenario("several_of_one_kind_run_in_their_order", &[], several),
+    scenario("arguments_and_environment", &[], arguments),
+    scenario("environment_is_only_the_hooks_own", &[], environment),
+    scenario("poststop_runs_at_delete", &[], poststop),
+    scenario("poststop_runs_at_forced_delete", &[], poststop_forced),
+    scenario("a_failing_prestart_hook_undoes_create", &[], failing_prestart),
+    scenario("a_failing_create_runtime_hook_undoes_create", &[], failing_create_runtime),
+    scenario("a_failing_create_container_hook_undoes_create", &[], failing_create_container),
+    scenario("a_failing_start_container_hook_keeps_the_program_from_running", &[], failing_start_container),
+    scenario("a_failing_poststop_hook_does_not_keep_the_container", &[], failing_poststop),
+    scenario("a_missing_hook_undoes_create", &[], missing),
+    scenario("a_hook_that_takes_too_long_is_ended", &[], timeout),
+    scenario("a_hook_has_no_descriptors_of_the_runtime", &[Peer("crun", "1.8.1 leaks some")], descriptors),
+];
+
+const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// A hook that notes itself in `log`. `startContainer` runs inside, so its program and log are the container's.
+fn hook(case: &Case, kind: &str, name: &str) -> Value {
+    if kind == "startContainer" {
+        return json!({"path": "/probe", "args": ["probe", "hook", name, "/home/log"]});
+    }
+    json!({"path": case.stage.probe, "args": ["probe", "hook", name, log_path(case)]})
+}
+
+fn log_path(case: &Case) -> std::path::PathBuf {
+    case.bundle.inside("home/log")
+}
+
+fn set_all(case: &mut Case) {
+    let table = KINDS.map(|kind| (kind.to_owned(), json!([hook(case, kind, kind)])));
+    case.config["hooks"] = Value::Object(table.into_iter().collect());
+}
+
+fn log(case: &Case) -> Result<Vec<Value>, Failed> {
+    let text = match fs::read_to_string(log_path(case)) {
+        Ok(text) => text,
+        Err(_) => return Ok(Vec::new()),
+    };
+    text.lines().map(|line| serde_json::from_str(line).map_err(Failed::from)).collect()
+}
+
+fn names(case: &Case) -> Result<Vec<String>, Failed> {
+    Ok(log(case)?.iter().filter_map(|line| line["hook"].as_str().map(str::to_owned)).collect())
+}
+
+fn order(case: &mut Case) -> Outcome {
+    set_all(case);
+    let id = case.id.clone();
+    case.args(&["/probe", "sleep", "forever"]);
+    let mut lines = case.create()?;
+    assert_eq!(names(case)?, KINDS[..3]);
+    case.call(&["start", &id])?.success()?;
+    lines.until("ready")?;
+    assert_eq!(names(case)?, KINDS[..5]);
+    case.kill_and_wait("KILL")?;
+    case.call(&["delete", &id])?.success()?;
+    assert_eq!(names(case)?, KINDS);
+    Ok(())
+}
+
+fn state(case: &mut Case) -> Outcome {
+    set_all(case);
+    case.config["annotations"] = json!({"org.example.port": "Kiel"});
+    case.args(&["/probe", "sleep", "forever"]);
+    let mut lines = case.create()?;
+    let (id, pid) = (case.id.clone(), case.pid()?);
+    case.call(&["start", &id])?.success()?;
+    lines.until("ready")?;
+    case.kill_and_wait("KILL")?;
+    case.call(&["delete", &id])?.success()?;
+    let statuses = ["creating", "creating", "creating", "created", "running", "stopped"];
+    for (line, status) in log(case)?.iter().zip(statuses) {
+        let (kind, state) = (&line["hook"], &line["state"]);
+        assert_eq!((&state["id"], &state["bundle"]), (&json!(id), &json!(case.bundle.path())), "{kind}");
+        assert_eq!(state["annotations"]["org.example.port"], "Kiel", "{kind}");
+        assert!(state["ociVersion"].is_string(), "{kind}");
+        let told = state["status"].as_str().unwrap_or_default();
+        // The specification says `creating` where peers say `created`, and the pid as the runtime sees it.
+        assert!(told == status || case.stage.runtime.name != "ferry", "{kind}: {told}");
+        if [0, 1, 4].contains(&KINDS.iter().position(|name| kind == name).unwrap_or(9)) {
+            assert_eq!(state["pid"], pid, "{kind}");
+        }
+    }
+    assert_eq!(log(case)?.len(), 6);
+    Ok(())
+}
+
+fn namespaces(case: &mut Case) -> Outcome {
+    set_all(case);
+    case.run()?.success()?;
+    let host = |name: &str| fs::read_link(Path::new("/proc/self/ns").join(name)).map(|link| json!(link));
+    for line in log(case)? {
+        let kind = line["hook"].as_str().unwrap_or_default().to_owned();
+        // createContainer runs before pivot_root, in the container's namespaces and on the host's files.
+        let inside = ["createContainer", "startContainer"].contains(&kind.as_str());
+        assert_eq!(line["seen"]["namespaces"]["mnt"] != host("mnt")?, inside, "{kind}");
+        assert_eq!(line["seen"]["namespaces"]["uts"] != host("uts")?, inside, "{kind}");
+    }
+    assert_eq!(names(case)?.len(), 6);
+    Ok(())
+}
+
+fn several(case: &mut Case) -> Outcome {
+    let rows = ["first", "second", "third"].map(|name| hook(case, "createRuntime", name));
+    case.config["hooks"] = json!({"createRuntime": rows});
+    case.run()?.success()?;
+    assert_eq!(names(case)?, ["first", "second", "third"]);
+    Ok(())
+}
+
+fn arguments(case: &mut Case) -> Outcome {
+    let mut row = hook(case, "createRuntime", "with environment");
+    row["env"] = json!(["PORT=Kiel"]);
+    case.config["hooks"] = json!({"createRuntime": [row]});
+    case.run()?.success()?;
+    let seen = log(case)?[0]["seen"].clone();
+    assert_eq!(seen["args"][0], "probe");
+    assert_eq!(seen["env"]["PORT"], "Kiel");
+    Ok(())
+}
+
+fn environment(case: &mut Case) -> Outcome {
+    let mut row = hook(case, "createRuntime", "x");
+    row["env"] = json!(["PORT=Kiel"]);
+    case.config["hooks"] = json!({"createRuntime": [row]});
+    case.run()?.success()?;
+    assert_eq!(log(case)?[0]["seen"]["env"], json!({"PORT": "Kiel"}));
+    Ok(())
+}
+
+fn with_poststop(case: &mut Case) -> Outcome {
+    case.config["hooks"] = json!({"poststop": [hook(case, "poststop", "poststop")]});
+    case.start_waiting()
+}
+
+fn poststop(case: &mut Case) -> Outcome {
+    with_poststop(case)?;
+    case.kill_and_wait("KILL")?;
+    assert_eq!(names(case)?, Vec::<String>::new());
+    let id = case.id.clone();
+    case.call(&["delete", &id])?.success()?;
+    assert_eq!(names(case)?, ["poststop"]);
+    Ok(())
+}
+
+fn poststop_forced(case: &mut Case) -> Outcome {
+    with_poststop(case)?;
+    let id = case.id.clone();
+    case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(names(case)?, ["poststop"]);
+    Ok(())
+}
+
+/// A hook of that kind that ends with 3: the verb fails, the hook is named, and nothing is left.
+fn undone(case: &mut Case, kind: &str) -> Outcome {
+    case.config["hooks"] = json!({kind: [{"path": case.stage.probe, "args": ["probe", "exit", "3"]}]});
+    let (bundle, id) = (case.args(&["/probe", "write", "/home/ran", "x"]).write_config()?, case.id.clone());
+    let end = case.call(&["create", "--bundle", &bundle, &id])?.failure()?;
+    assert!(end.stderr.contains("hook") || case.stage.runtime.name == "crun", "{}", end.stderr);
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    assert!(!case.bundle.inside("home/ran").exists());
+    Ok(())
+}
+
+fn failing_prestart(case: &mut Case) -> Outcome {
+    undone(case, "prestart")
+}
+
+fn failing_create_runtime(case: &mut Case) -> Outcome {
+    undone(case, "createRuntime")
+}
+
+fn failing_create_container(case: &mut Case) -> Outcome {
+    undone(case, "createContainer")
+}
+
+fn failing_start_container(case: &mut Case) -> Outcome {
+    case.config["hooks"] = json!({"startContainer": [{"path": "/probe", "args": ["probe", "exit", "3"]}]});
+    let end = case.args(&["/probe", "write", "/home/ran", "x"]).run()?;
+    assert_ne!(end.code, 0);
+    assert!(!case.bundle.inside("home/ran").exists());
+    Ok(())
+}
+
+fn failing_poststop(case: &mut Case) -> Outcome {
+    let failing = json!({"path": case.stage.probe, "args": ["probe", "exit", "3"]});
+    case.config["hooks"] = json!({"poststop": [failing, hook(case, "poststop", "second")]});
+    case.run()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn missing(case: &mut Case) -> Outcome {
+    case.config["hooks"] = json!({"createRuntime": [{"path": "/no/such/hook"}]});
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("/no/such/hook") || case.stage.runtime.name == "crun", "{}", end.stderr);
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn timeout(case: &mut Case) -> Outcome {
+    let slow = json!({"path": case.stage.probe, "args": ["probe", "sleep", "forever"], "timeout": 1});
+    case.config["hooks"] = json!({"createRuntime": [slow]});
+    case.run()?.failure()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn descriptors(case: &mut Case) -> Outcome {
+    set_all(case);
+    case.run()?.success()?;
+    for line in log(case)? {
+        let numbers = line["seen"]["descriptors"].as_object().cloned().unwrap_or_default();
+        let extra: Vec<_> = numbers.iter().filter(|(number, _)| !["0", "1", "2"].contains(&number.as_str())).collect();
+        assert!(extra.is_empty(), "{}: {extra:?}", line["hook"]);
+    }
+    Ok(())
+}

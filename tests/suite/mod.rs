@@ -1,0 +1,71 @@
+//! The list of scenarios, and how they are run: `stage` is what all share, `case` what one test has for itself.
+
+mod case;
+mod cgroup;
+mod dev;
+mod errors;
+mod exec;
+mod explain;
+mod faults;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod need;
+mod old_kernels;
+mod output;
+mod process;
+mod pseudo_terminal;
+mod reaper;
+mod rootfs;
+mod scenario;
+mod security;
+mod stage;
+mod terminal;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::Arguments;
+
+use scenario::Scenario;
+use stage::Stage;
+
+/// Scenarios by the noun they are about.
+const NOUNS: &[(&str, &[Scenario])] = &[
+    ("lifecycle", lifecycle::SCENARIOS),
+    ("exec", exec::SCENARIOS),
+    ("namespaces", namespaces::SCENARIOS),
+    ("mounts", mounts::SCENARIOS),
+    ("dev", dev::SCENARIOS),
+    ("process", process::SCENARIOS),
+    ("cgroup", cgroup::SCENARIOS),
+    ("security", security::SCENARIOS),
+    ("terminal", terminal::SCENARIOS),
+    ("hooks", hooks::SCENARIOS),
+    ("errors", errors::SCENARIOS),
+    ("rootfs", rootfs::SCENARIOS),
+    ("explain", explain::SCENARIOS),
+    ("faults", faults::SCENARIOS),
+    ("old_kernels", old_kernels::SCENARIOS),
+];
+
+/// Runs what the arguments ask for, and says last what was skipped and why.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(code) = reaper::run()? {
+        return Ok(code);
+    }
+    scenario::keep_panics_for_the_end();
+    let stage = Arc::new(if arguments.list { Stage::empty() } else { Stage::prepare()? });
+    let trials = NOUNS.iter().flat_map(|(noun, scenarios)| {
+        let stage = &stage;
+        scenarios.iter().map(move |scenario| scenario.trial(noun, stage))
+    });
+    let conclusion = libtest_mimic::run(arguments, trials.collect());
+    if !arguments.list {
+        stage.print_skipped();
+        stage.leave()?;
+    }
+    Ok(conclusion.exit_code())
+}

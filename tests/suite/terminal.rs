@@ -1,0 +1,182 @@
+//! Terminals: the one in the foreground, and the one a container manager is given.
+
+use std::fs::File;
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::output::{self, Lines};
+use super::pseudo_terminal::{ConsoleSocket, Terminal, resize};
+use super::scenario::{Outcome, Scenario, scenario};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("foreground_is_a_terminal", &[], foreground),
+    scenario("foreground_gives_the_exit_code", &[], exit_code),
+    scenario("foreground_has_the_windows_size_and_follows_it", &[], window),
+    scenario("control_c_reaches_the_program", &[], control_c),
+    scenario("typing_reaches_the_program", &[], typing),
+    scenario("the_callers_terminal_is_as_before", &[], restored),
+    scenario("console_socket_receives_the_terminal", &[], console_socket),
+    scenario("console_socket_of_a_created_container", &[], console_socket_create),
+    scenario("console_size_is_set", &[], console_size),
+    scenario("a_terminal_without_a_console_socket_is_refused_detached", &[], no_socket),
+    scenario(
+        "a_console_socket_without_a_terminal_is_refused",
+        &[super::need::Need::Peer("crun", "ignores it")],
+        no_terminal,
+    ),
+    scenario("a_console_socket_that_is_missing_is_refused", &[], missing_socket),
+    scenario("a_console_socket_with_a_long_path", &[super::need::Need::Ferry], long_path),
+];
+
+/// `run` in the foreground of a terminal.
+fn run(case: &mut Case, terminal: &Terminal, args: &[&str]) -> Result<std::process::Child, libtest_mimic::Failed> {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(args).write_config()?, case.id.clone());
+    terminal.spawn(&case.command(&["run", "--bundle", &bundle, &id]))
+}
+
+fn foreground(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe"])?;
+    let report: Value = serde_json::from_str(&terminal.lines(case.patience())?.until("is_terminal")?)?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    assert_eq!(report["terminal"]["is_terminal"], json!([true, true, true]));
+    assert_eq!(report["terminal"]["controlling"], true);
+    let name = report["terminal"]["name"].as_str().unwrap_or_default();
+    assert!(name.starts_with("/dev/pts/") || name == "/dev/console", "{name}");
+    assert_eq!((&report["sid"], &report["pgid"]), (&json!(1), &json!(1)));
+    let numbers: Vec<&String> = report["descriptors"].as_object().into_iter().flat_map(|table| table.keys()).collect();
+    assert_eq!(numbers, ["0", "1", "2"]);
+    Ok(())
+}
+
+fn exit_code(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe", "exit", "9"])?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 9);
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn window(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 33, 99)?;
+    let mut child = run(case, &terminal, &["/probe", "window-wait", "44", "88"])?;
+    let mut lines = terminal.lines(case.patience())?;
+    lines.until("window 33 99")?;
+    terminal.resize(44, 88)?;
+    lines.until("window 44 88")?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+fn control_c(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe", "interrupt-wait"])?;
+    let mut lines = terminal.lines(case.patience())?;
+    lines.until("ready")?;
+    terminal.type_in("\x03")?;
+    lines.until("interrupted")?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 42);
+    Ok(())
+}
+
+fn typing(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe", "answer"])?;
+    let mut lines = terminal.lines(case.patience())?;
+    lines.until("ready")?;
+    terminal.type_in("hard to port\n")?;
+    lines.until("answer: hard to port")?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+fn restored(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let before = terminal.modes()?;
+    let mut child = run(case, &terminal, &["/probe", "say", "done"])?;
+    // The screen is read as a person's terminal does, so that nothing waits for it.
+    terminal.lines(case.patience())?.until("done")?;
+    output::wait(&mut child, case.patience())?;
+    assert_eq!(terminal.modes()?, before);
+    Ok(())
+}
+
+fn console_socket(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "window-wait", "50", "60"]).write_config()?, case.id.clone());
+    let path = case.directory.join("console");
+    let socket = ConsoleSocket::bind(&path)?;
+    let path = path.display().to_string();
+    case.call(&["run", "--detach", "--console-socket", &path, "--bundle", &bundle, &id])?.success()?;
+    let master = socket.receive(case.patience())?;
+    resize(&case.stage.probe, &master, 50, 60)?;
+    Lines::new(master, case.patience()).until("window 50 60").map(drop)
+}
+
+fn console_socket_create(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "answer"]).write_config()?, case.id.clone());
+    let path = case.directory.join("console");
+    let socket = ConsoleSocket::bind(&path)?;
+    let path = path.display().to_string();
+    case.call(&["create", "--console-socket", &path, "--bundle", &bundle, &id])?.success()?;
+    let master = socket.receive(case.patience())?;
+    let mut keyboard = File::from(master.try_clone()?);
+    let mut lines = Lines::new(master, case.patience());
+    case.call(&["start", &id])?.success()?;
+    lines.until("ready")?;
+    keyboard.write_all(b"ahoy\n")?;
+    lines.until("answer: ahoy").map(drop)
+}
+
+fn console_size(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    case.config["process"]["consoleSize"] = json!({"height": 37, "width": 73});
+    let (bundle, id) = (case.args(&["/probe", "window-wait", "37", "73"]).write_config()?, case.id.clone());
+    let path = case.directory.join("console");
+    let socket = ConsoleSocket::bind(&path)?;
+    let path = path.display().to_string();
+    case.call(&["run", "--detach", "--console-socket", &path, "--bundle", &bundle, &id])?.success()?;
+    Lines::new(socket.receive(case.patience())?, case.patience()).until("window 37 73").map(drop)
+}
+
+fn no_socket(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    case.call(&["create", "--bundle", &bundle, &id])?.failure()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn no_terminal(case: &mut Case) -> Outcome {
+    let (bundle, id, path) = (case.write_config()?, case.id.clone(), case.directory.join("console"));
+    let _socket = ConsoleSocket::bind(&path)?;
+    let path = path.display().to_string();
+    case.call(&["create", "--console-socket", &path, "--bundle", &bundle, &id])?.failure().map(drop)
+}
+
+fn missing_socket(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id, path) = (case.write_config()?, case.id.clone(), case.path("nobody-listens"));
+    case.call(&["create", "--console-socket", &path, "--bundle", &bundle, &id])?.failure()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A socket's address holds 108 bytes; a manager's path may be longer.
+fn long_path(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "say", "ahoy"]).write_config()?, case.id.clone());
+    let short = case.directory.join("console");
+    let socket = ConsoleSocket::bind(&short)?;
+    let deep = case.directory.join("d".repeat(120));
+    std::fs::create_dir(&deep)?;
+    let path = deep.join("console");
+    std::fs::rename(&short, &path)?;
+    let path = path.display().to_string();
+    case.call(&["run", "--detach", "--console-socket", &path, "--bundle", &bundle, &id])?.success()?;
+    Lines::new(socket.receive(case.patience())?, case.patience()).until("ahoy").map(drop)
+}
