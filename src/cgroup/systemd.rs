@@ -26,6 +26,10 @@ pub struct Manager {
 }
 
 const NAME: &str = "org.freedesktop.systemd1";
+const BUS: &str = "org.freedesktop.DBus";
+
+/// Is there where systemd runs the host. sd_booted(3)
+const RUNS: &str = "/run/systemd/system";
 
 impl Manager {
     /// Connects to the system's systemd as root, to the user's own otherwise.
@@ -35,8 +39,7 @@ impl Manager {
     /// No bus, or no systemd on it.
     pub fn connect() -> Result<Self> {
         let mut bus = Bus::connect(&bus_address()?)?;
-        let owner = bus.call_bus("GetNameOwner", "s", Body::default().text(NAME))?.texts()?;
-        let systemd = owner.into_iter().next().ok_or_else(|| unexpected("GetNameOwner"))?;
+        let systemd = find(&mut bus)?;
         let rule = format!("type='signal',sender='{NAME}',interface='{NAME}.Manager',member='JobRemoved'");
         bus.call_bus("AddMatch", "s", Body::default().text(&rule))?;
         let mut manager = Self { bus, systemd };
@@ -107,6 +110,31 @@ impl Manager {
         let (path, interface) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
         self.bus.call(&Call { destination: NAME, path, interface, member, signature, body })?.texts()
     }
+}
+
+/// The bus's own name for systemd. One that is only just coming up (a session's first seconds) is waited for.
+fn find(bus: &mut Bus) -> Result<String> {
+    let error = match ask_for_owner(bus) {
+        Err(error) if error.to_string().contains("NameHasNoOwner") && std::fs::exists(RUNS).unwrap_or(false) => error,
+        answer => return answer,
+    };
+    let rule = format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{NAME}'");
+    bus.call_bus("AddMatch", "s", Body::default().text(&rule))?;
+    // Asked again, now that no change is missed any more.
+    if let Ok(owner) = ask_for_owner(bus) {
+        return Ok(owner);
+    }
+    // NameOwnerChanged(name, old owner, new owner)
+    let is_ours = |texts: &[String]| match texts {
+        [name, _, owner] if name == NAME && !owner.is_empty() => Some(owner.clone()),
+        _ => None,
+    };
+    bus.wait_for(BUS, "NameOwnerChanged", is_ours).map_err(|_| error)
+}
+
+fn ask_for_owner(bus: &mut Bus) -> Result<String> {
+    let owner = bus.call_bus("GetNameOwner", "s", Body::default().text(NAME))?.texts()?;
+    owner.into_iter().next().ok_or_else(|| unexpected("GetNameOwner"))
 }
 
 fn if_gone(error: Error) -> Result<()> {

@@ -32,6 +32,8 @@ pub struct Case {
     pub config: Value,
     /// The container's id.
     pub id: String,
+    /// Who makes the cgroup; empty: whoever the runtime takes by itself.
+    pub driver: &'static str,
     others: Vec<String>,
     transcript: String,
 }
@@ -47,7 +49,7 @@ impl Case {
         }
         let config = config::base(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let id = format!("ferry-test-{}-{number}", std::process::id());
-        Ok(Self { stage, directory, bundle, config, id, others: Vec::new(), transcript: String::new() })
+        Ok(Self { stage, directory, bundle, config, id, driver: "", others: Vec::new(), transcript: String::new() })
     }
 
     /// The time limit of a wait.
@@ -68,7 +70,14 @@ impl Case {
     /// The command line `RUNTIME --root STATE ARGS…`, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.stage.runtime.path);
-        command.arg("--root").arg(self.state_root()).args(args).env(MARK, &self.directory).stdin(Stdio::null());
+        let driver = (!self.driver.is_empty()).then(|| format!("--cgroup-manager={}", self.driver));
+        command
+            .arg("--root")
+            .arg(self.state_root())
+            .args(driver)
+            .args(args)
+            .env(MARK, &self.directory)
+            .stdin(Stdio::null());
         command
     }
 
@@ -148,6 +157,19 @@ impl Case {
     /// A container whose program waits until it is killed; returned once that program runs.
     pub fn start_waiting(&mut self) -> Result<(), Failed> {
         self.args(&["/probe", "sleep", "forever"]).start()?.until("ready").map(drop)
+    }
+
+    /// A second container, of the configuration as it now stands; its id, once the program in it says `ready`.
+    pub fn start_other(&mut self) -> Result<String, Failed> {
+        self.start_other_lines().map(|(id, _)| id)
+    }
+
+    /// As [`Case::start_other`], with its output from `ready` on.
+    pub fn start_other_lines(&mut self) -> Result<(String, Lines), Failed> {
+        let (bundle, id) = (self.write_config()?, self.other_id());
+        let mut lines = self.begin(&["run", "--detach", "--bundle", &bundle, &id])?;
+        lines.until("ready")?;
+        Ok((id, lines))
     }
 
     /// Starts the runtime and does not wait; its output comes as lines.

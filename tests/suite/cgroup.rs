@@ -45,7 +45,14 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// The container's directory in the v2 tree.
 fn directory(case: &mut Case) -> Result<PathBuf, Failed> {
-    let text = fs::read_to_string(format!("/proc/{}/cgroup", case.pid()?))?;
+    let id = case.id.clone();
+    directory_of(case, &id)
+}
+
+/// The directory of a container in the v2 tree.
+pub fn directory_of(case: &mut Case, id: &str) -> Result<PathBuf, Failed> {
+    let state = case.call(&["state", id])?.success()?.json()?;
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", state["pid"]))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or("it is in no v2 cgroup")?;
     let tree = case.stage.cgroup_v2.clone().ok_or("there is no v2 tree")?;
     Ok(tree.join(path.trim_start_matches('/')))

@@ -9,6 +9,7 @@ mod explain;
 mod faults;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod namespaces;
 mod need;
@@ -41,6 +42,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
+    ("limits", limits::SCENARIOS),
     ("security", security::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),

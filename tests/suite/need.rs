@@ -11,6 +11,12 @@ pub enum Need {
     OrdinaryUser,
     /// A cgroup v2 tree with these controllers; with none, the tree alone.
     CgroupV2(&'static [&'static str]),
+    /// These controllers where a container of this user is put: for an ordinary user, below a cgroup of its own.
+    Delegated(&'static [&'static str]),
+    /// A systemd that makes cgroups for this user.
+    Systemd,
+    /// A block device that a test may write over, named by `FERRY_TEST_DISK`.
+    Disk,
     /// ferry itself: no other runtime has this.
     Ferry,
     /// A program on this machine.
@@ -28,6 +34,9 @@ impl Need {
             Self::Root => (!root).then(|| "needs root".into()),
             Self::OrdinaryUser => root.then(|| "needs an ordinary user".into()),
             Self::CgroupV2(wanted) => missing_controllers(stage, wanted),
+            Self::Delegated(wanted) => missing_controllers(stage, wanted).or_else(|| not_delegated(stage, wanted)),
+            Self::Systemd => no_systemd(root),
+            Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
             Self::Peer(..) => None,
@@ -48,6 +57,31 @@ fn missing_controllers(stage: &Stage, wanted: &[&str]) -> Option<String> {
     let there = std::fs::read_to_string(tree.join("cgroup.controllers")).unwrap_or_default();
     let missing: Vec<_> = wanted.iter().filter(|name| !there.split_whitespace().any(|word| word == **name)).collect();
     (!missing.is_empty()).then(|| format!("needs cgroup v2 controllers: {missing:?}"))
+}
+
+/// Root may enable what there is; anybody else has what the cgroup around their own gives.
+fn not_delegated(stage: &Stage, wanted: &[&str]) -> Option<String> {
+    if nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let around = stage.cgroup_v2.as_ref()?.join(path).parent()?.to_owned();
+    let is_ours = nix::unistd::access(&around, nix::unistd::AccessFlags::W_OK).is_ok();
+    let there = std::fs::read_to_string(around.join("cgroup.controllers")).unwrap_or_default();
+    let missing: Vec<_> = wanted.iter().filter(|name| !there.split_whitespace().any(|word| word == **name)).collect();
+    (!is_ours || !missing.is_empty()).then(|| format!("needs {wanted:?} delegated in {}", around.display()))
+}
+
+fn no_systemd(root: bool) -> Option<String> {
+    let runs = std::path::Path::new("/run/systemd/system").exists();
+    let has_bus = root || std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
+    (!runs || !has_bus).then(|| "needs systemd, and a bus to it".into())
+}
+
+/// The scratch block device.
+pub fn disk() -> Option<std::path::PathBuf> {
+    std::env::var_os("FERRY_TEST_DISK").map(Into::into)
 }
 
 fn on_path(name: &str) -> bool {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{kernel, report, say};
+use crate::{kernel, load, report, say};
 
 /// Does the deed; the answer is the exit code.
 pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
@@ -41,6 +41,14 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "window-wait" => window_wait((parse(args, 0)?, parse(args, 1)?))?,
         "fill" => fill(parse(args, 0)?)?,
         "fork" => fork(parse(args, 0)?)?,
+        "burn" => load::burn()?,
+        "work" => load::work(parse(args, 0)?)?,
+        "hold" => load::hold(parse(args, 0)?)?,
+        "hold-same" => load::hold_same(parse(args, 0)?)?,
+        "cache" => load::cache(word(args, 0)?, parse(args, 1)?, parse(args, 2)?)?,
+        "direct" => load::direct(word(args, 0)?, word(args, 1)?, parse(args, 2)?)?,
+        "bomb" => load::bomb()?,
+        "relay" => load::relay()?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
         "overwrite-executables" => overwrite_executables(parse(args, 0)?)?,
         "set-window" => kernel::set_window(0, parse(args, 0)?, parse(args, 1)?)?,

@@ -90,6 +90,13 @@ pub fn fork() -> Result<i32> {
     check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
 }
 
+/// Has the kernel itself reap the children of this process.
+pub fn ignore_children() -> Result<()> {
+    // SAFETY: SIG_IGN is no function of ours that could be called.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes a character device.
 pub fn mknod(path: &str, major: u32, minor: u32) -> Result<()> {
     let path = std::ffi::CString::new(path)?;

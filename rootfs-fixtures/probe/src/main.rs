@@ -5,6 +5,7 @@
 
 mod deeds;
 mod kernel;
+mod load;
 mod report;
 
 use std::io::Write;
