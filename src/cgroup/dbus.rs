@@ -31,8 +31,12 @@ pub(super) enum Value {
     Flag(bool),
     /// `t`
     Number(u64),
+    /// `u`
+    Small(u32),
     /// `au`
     Ids(Vec<u32>),
+    /// `ay`
+    Bytes(Vec<u8>),
 }
 
 /// A property's name and value: `(sv)`.
@@ -130,9 +134,17 @@ impl Body {
                 self.align(8);
                 self.0.extend(number.to_le_bytes());
             }
+            Value::Small(number) => {
+                self.signature("u");
+                self.u32(*number);
+            }
             Value::Ids(ids) => {
                 self.signature("au");
                 self.array(4, |body| ids.iter().for_each(|id| body.u32(*id)));
+            }
+            Value::Bytes(bytes) => {
+                self.signature("ay");
+                self.array(1, |body| body.0.extend(bytes));
             }
         }
     }

@@ -10,6 +10,7 @@
 //! fs::create            Location, Limits  -> Cgroup         mkdir, enable controllers; clone into it after this
 //!   or systemd::start   Unit, pid, Limits -> its path       clone before this; then fs::open
 //! fs::apply             Cgroup, Limits                      write the files
+//! previous::read        Cgroup, Limits    -> Previous       what an update that fails goes back to
 //! devices::install      Cgroup, Limits.devices              a BPF program on the cgroup
 //! life::freeze, thaw, kill, wait_empty, procs, remove       the cgroup as a whole
 //! stats::read           Cgroup            -> Stats          what it uses
@@ -23,6 +24,9 @@ pub mod fs;
 pub mod life;
 pub mod location;
 pub mod missing;
+pub mod previous;
+pub mod properties;
+pub mod reclaim;
 pub mod resctrl;
 pub mod resources;
 pub mod stats;

@@ -16,6 +16,7 @@ use crate::host::outer_uid;
 
 use super::dbus::{Body, Bus, Call, Property, Value};
 use super::location::Unit;
+use super::properties::{self, Properties};
 use super::resources::Limits;
 
 /// systemd's manager, on the system's bus or the user's own.
@@ -48,15 +49,25 @@ impl Manager {
     }
 
     /// Starts the scope `unit` with `pid` in it and waits until the process has been moved. Answers the cgroup's path
-    /// from the v2 mount's root.
+    /// from the v2 mount's root. A unit of that name that has failed and was left over is forgotten first.
     ///
     /// # Errors
     ///
-    /// The unit exists already, the process is gone, or systemd refuses a limit.
-    pub fn start(&mut self, unit: &Unit, pid: Pid, limits: &Limits) -> Result<PathBuf> {
+    /// The unit exists and is in use, the process is gone, or systemd refuses a limit.
+    pub fn start(&mut self, unit: &Unit, pid: Pid, limits: &Limits, more: &Properties) -> Result<PathBuf> {
         let name = scope_name(unit)?;
-        let body = Body::default().text(&name).text("fail").properties(&scope(unit, pid, limits)).nothing();
-        self.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body, &name)?;
+        let mut properties = scope(unit, pid, limits);
+        properties.extend(more.0.iter().cloned());
+        let body = || Body::default().text(&name).text("fail").properties(&properties).nothing();
+        let start = |manager: &mut Self| manager.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body(), &name);
+        match start(self) {
+            Err(error) if error.to_string().contains("UnitExists") => {
+                // Only a unit that has failed is forgotten by this: one in use stays, and then the name is taken.
+                self.forget_failure(&name)?;
+                start(self).map_err(|again| again.hint(format!("`systemctl status {name}` shows what uses that name")))
+            }
+            answer => answer,
+        }?;
         let path = format!("/proc/{pid}/cgroup");
         let table = std::fs::read_to_string(&path).or_cannot("read", &path)?;
         let place = table.lines().find_map(|line| line.strip_prefix("0::"));
@@ -73,7 +84,7 @@ impl Manager {
     /// The unit is gone, or systemd refuses a limit.
     pub fn update(&mut self, unit: &Unit, limits: &Limits) -> Result<()> {
         let name = scope_name(unit)?;
-        let body = Body::default().text(&name).flag(true).properties(&limit_properties(limits));
+        let body = Body::default().text(&name).flag(true).properties(&properties::of_limits(limits));
         self.call("SetUnitProperties", "sba(sv)", body).map(drop)
     }
 
@@ -87,7 +98,11 @@ impl Manager {
         let name = scope_name(unit)?;
         let stopped = self.job("StopUnit", "ss", Body::default().text(&name).text("replace"), &name);
         stopped.or_else(if_gone)?;
-        self.call("ResetFailedUnit", "s", Body::default().text(&name)).map(drop).or_else(if_gone)
+        self.forget_failure(&name)
+    }
+
+    fn forget_failure(&mut self, name: &str) -> Result<()> {
+        self.call("ResetFailedUnit", "s", Body::default().text(name)).map(drop).or_else(if_gone)
     }
 
     /// Calls a method that answers with a job, and waits for the job's end.
@@ -188,54 +203,7 @@ fn scope(unit: &Unit, pid: Pid, limits: &Limits) -> Vec<Property> {
         // Else systemd would order the container into its own boot and shutdown.
         ("DefaultDependencies", Value::Flag(false)),
     ];
-    properties.extend(limit_properties(limits));
-    properties
-}
-
-/// Files that are a property with the same number.
-const SAME: &[(&str, &str)] = &[
-    ("pids.max", "TasksMax"),
-    ("memory.max", "MemoryMax"),
-    ("memory.low", "MemoryLow"),
-    ("memory.high", "MemoryHigh"),
-    ("memory.min", "MemoryMin"),
-    ("memory.swap.max", "MemorySwapMax"),
-    ("cpu.weight", "CPUWeight"),
-];
-
-fn limit_properties(limits: &Limits) -> Vec<Property> {
-    let mut properties = Vec::new();
-    for write in &limits.writes {
-        if let Some((_, property)) = SAME.iter().find(|(file, _)| *file == write.file) {
-            properties.extend(number(&write.value).map(|number| (*property, Value::Number(number))));
-        } else if write.file == "cpu.max" {
-            properties.extend(cpu_quota(&write.value));
-        }
-    }
-    properties
-}
-
-/// `max` is systemd's infinity.
-fn number(value: &str) -> Option<u64> {
-    if value == "max" { Some(u64::MAX) } else { value.parse().ok() }
-}
-
-/// systemd counts the quota by the second, and in steps of 10 ms: it is rounded up, so that never less is given than was
-/// asked for; the exact figure is written to the file afterwards.
-fn cpu_quota(value: &str) -> Vec<Property> {
-    let mut words = value.split(' ');
-    let quota = words.next().and_then(number);
-    let period = words.next().and_then(number);
-    let per_second = match quota {
-        None => return Vec::new(),
-        Some(u64::MAX) => u64::MAX,
-        Some(quota) => {
-            let per_second = quota.saturating_mul(1_000_000) / period.unwrap_or(100_000).max(1);
-            per_second.checked_next_multiple_of(10_000).unwrap_or(u64::MAX)
-        }
-    };
-    let mut properties = vec![("CPUQuotaPerSecUSec", Value::Number(per_second))];
-    properties.extend(period.map(|period| ("CPUQuotaPeriodUSec", Value::Number(period))));
+    properties.extend(properties::of_limits(limits));
     properties
 }
 
@@ -247,26 +215,6 @@ mod tests {
 
     fn limits(json: &str) -> Limits {
         plan_update(&serde_json::from_str(json).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn limits_as_properties() {
-        let limits = limits(
-            r#"{"pids": {"limit": 9}, "memory": {"limit": 100, "swap": 300, "reservation": 50},
-                "cpu": {"shares": 1024, "quota": 12345, "period": 50000, "cpus": "0"}, "unified": {"memory.high": "max"}}"#,
-        );
-        let expected = [
-            ("TasksMax", 9),
-            ("MemorySwapMax", 200),
-            ("MemoryMax", 100),
-            ("MemoryLow", 50),
-            ("CPUWeight", 100),
-            ("CPUQuotaPerSecUSec", 250_000),
-            ("CPUQuotaPeriodUSec", 50_000),
-            ("MemoryHigh", u64::MAX),
-        ];
-        assert_eq!(limit_properties(&limits), expected.map(|(name, number)| (name, Value::Number(number))));
-        assert_eq!(cpu_quota("max"), [("CPUQuotaPerSecUSec", Value::Number(u64::MAX))]);
     }
 
     #[test]
@@ -288,8 +236,8 @@ mod tests {
         let pid = Pid::from_raw(child.id() as i32);
         let unit = parse_unit("", &format!("test-{pid}")).unwrap();
         let asked = limits(r#"{"pids": {"limit": 20}, "memory": {"limit": 33554432}}"#);
-        let place = manager.start(&unit, pid, &asked);
-        let again = manager.start(&unit, pid, &asked);
+        let place = manager.start(&unit, pid, &asked, &Properties::default());
+        let again = manager.start(&unit, pid, &asked, &Properties::default());
         let updated = manager.update(&unit, &limits(r#"{"pids": {"limit": 30}}"#));
         let dir = crate::cgroup::location::find_tree().unwrap().unwrap().mount.join(place.as_ref().unwrap());
         let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! `ferry update`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
@@ -48,6 +49,13 @@ pub const VERB: Verb = Verb {
         text("memory", "SIZE", "At most so much memory, such as 64m; -1 for no limit"),
         text("memory-reservation", "SIZE", "Memory that is taken from it last when the host runs short"),
         text("memory-swap", "SIZE", "At most so much memory and swap together; -1 for no limit"),
+        text(
+            "memory-high",
+            "SIZE",
+            "Slow it down and take memory back above so much, and kill nothing; -1 for no limit",
+        ),
+        text("memory-min", "SIZE", "Memory that is never taken from it, even if others are killed for want of it"),
+        text("memory-reclaim", "SIZE", "Take so much memory back now, once the limits are in force"),
         text("pids-limit", "N", "At most so many tasks; -1 for no limit"),
         text("l3-cache-schema", "SCHEMA", "Intel RDT: the share of the L3 cache"),
         text("mem-bw-schema", "SCHEMA", "Intel RDT: the share of memory bandwidth"),
@@ -56,9 +64,11 @@ pub const VERB: Verb = Verb {
         (
             "DESCRIPTION",
             "Changes limits of a container that is created, running or paused. What no flag names stays as it is. A limit \
-             that cannot be enforced on this host is an error that names it.",
+             that cannot be enforced on this host is an error that names it, and then none is changed.\n\n--memory-reclaim \
+             is a deed and no limit: the kernel takes the container's coldest memory back, page cache first, the rest as \
+             far as there is swap. Less than was asked for is an error that says how much it was.",
         ),
-        ("EXIT STATUS", "0 when the limits are in force, 1 otherwise."),
+        ("EXIT STATUS", "0 when the limits are in force and the memory was taken back, 1 otherwise."),
         (
             "EXAMPLES",
             "    ferry update --memory 512m --pids-limit 200 web\n    \
@@ -76,7 +86,17 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     };
     warn_of_kernel_memory(&resources, &globals.setting.log);
     lifecycle::update::update(&globals.setting, &id, &resources)?;
+    if let Some(bytes) = reclaimed(matches)? {
+        lifecycle::update::reclaim(&globals.setting, &id, bytes)?;
+    }
     Ok(0)
+}
+
+/// How much memory to take back.
+fn reclaimed(matches: &ArgMatches) -> Result<Option<u64>> {
+    let flag = "memory-reclaim";
+    let bytes = |text| size::bytes(text).and_then(|bytes| u64::try_from(bytes).map_err(|why| why.to_string()));
+    given::text(matches, flag).map(|text| bytes(text).map_err(|why| given::invalid(flag, text, why))).transpose()
 }
 
 /// The limits of a file, or of standard input for `-`.
@@ -115,6 +135,7 @@ fn from_flags(matches: &ArgMatches) -> Result<Resources> {
             weight: whole(matches, "blkio-weight")?.filter(|&weight| weight != 0),
             ..BlockIo::default()
         },
+        unified: unified(matches)?,
         ..Resources::default()
     };
     // runc's callers may lower a limit below what is in use, unless the file says otherwise.
@@ -122,11 +143,25 @@ fn from_flags(matches: &ArgMatches) -> Result<Resources> {
     Ok(resources)
 }
 
+/// Limits that the specification has no fields for.
+fn unified(matches: &ArgMatches) -> Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for (flag, file) in [("memory-high", "memory.high"), ("memory-min", "memory.min")] {
+        if let Some(bytes) = limit(matches, flag)? {
+            files.insert(file.to_owned(), if bytes == -1 { "max".to_owned() } else { bytes.to_string() });
+        }
+    }
+    Ok(files)
+}
+
+/// Bytes of a flag; -1 is no limit.
+fn limit(matches: &ArgMatches, flag: &str) -> Result<Option<i64>> {
+    let text = given::text(matches, flag);
+    text.map(|text| size::limit(text).map_err(|why| given::invalid(flag, text, why))).transpose()
+}
+
 fn memory(matches: &ArgMatches) -> Result<Memory> {
-    let limit = |flag| {
-        let text = given::text(matches, flag);
-        text.map(|text| size::limit(text).map_err(|why| given::invalid(flag, text, why))).transpose()
-    };
+    let limit = |flag| limit(matches, flag);
     Ok(Memory {
         limit: limit("memory")?,
         reservation: limit("memory-reservation")?,
@@ -210,6 +245,18 @@ mod tests {
             ..Resources::default()
         };
         assert_eq!(parsed(line).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_the_specification_has_no_field_for_is_a_file() {
+        let files = parsed("--memory-high 64m --memory-min -1 c").unwrap().unified;
+        assert_eq!(
+            files,
+            [("memory.high".to_owned(), "67108864".to_owned()), ("memory.min".to_owned(), "max".to_owned())].into()
+        );
+        let reclaim = |line| reclaimed(&matches(&VERB, line).unwrap());
+        assert_eq!((reclaim("c").unwrap(), reclaim("--memory-reclaim 1m c").unwrap()), (None, Some(1 << 20)));
+        assert!(reclaim("--memory-reclaim -1 c").unwrap_err().to_string().contains("for --memory-reclaim"));
     }
 
     #[test]

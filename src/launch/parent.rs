@@ -174,9 +174,13 @@ impl Launch<'_> {
         }
         let limits = &self.plan.cgroup.limits;
         if let Place::Scope(unit) = &self.plan.cgroup.place {
-            systemd::Manager::connect()?.start(unit, child.pid, limits)?;
+            systemd::Manager::connect()?.start(unit, child.pid, limits, &self.plan.cgroup.properties)?;
             let scope = cgroup::location::of_process(child.pid)?;
             *cgroup = scope.map(|path| cgroup::fs::open(&path)).transpose()?;
+            if let Some(cgroup) = cgroup {
+                // systemd enables the controllers that it has properties for, and no others.
+                cgroup::fs::make_ready(cgroup, &cgroup::location::of_existing(&cgroup.path)?, limits)?;
+            }
             record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         }
         if self.plan.rootfs.is_handed() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cgroup::location::Place;
+use crate::cgroup::properties::Properties;
 use crate::cgroup::{self, Driver, Limits, resctrl};
 use crate::container::Id;
 use crate::error::{Error, Result};
@@ -93,6 +94,9 @@ pub struct CgroupPlan {
     /// What is written.
     #[serde(skip)]
     pub limits: Limits,
+    /// What systemd is told beyond that.
+    #[serde(skip)]
+    pub properties: Properties,
 }
 
 /// Everything about one process: the container's first, or one that joins it.
@@ -147,6 +151,11 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let limits = cgroup::resources::plan(&config.linux.resources)?;
     warnings.extend(limits.notes.iter().cloned());
     let place = cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str())?;
+    // Without a scope they mean nothing: engines set them whichever driver it is.
+    let properties = match &place {
+        Place::Scope(_) => cgroup::properties::of_annotations(&config.annotations)?,
+        Place::Directory(_) | Place::Nowhere => Properties::default(),
+    };
     Ok(Plan {
         id: id.clone(),
         oci_version: config.oci_version.clone(),
@@ -158,7 +167,7 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         net_devices: devices::plan(&config.linux.net_devices, namespaces.has(Kind::Network), host.privileged)?,
         sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
         rootfs,
-        cgroup: CgroupPlan { driver: options.cgroup_driver, place, limits },
+        cgroup: CgroupPlan { driver: options.cgroup_driver, place, limits, properties },
         resctrl: resctrl::plan(config.linux.intel_rdt.as_ref(), id.as_str())?,
         hooks: config.hooks.clone(),
         annotations: config.annotations.clone(),

@@ -2,13 +2,16 @@
 //!
 //! Only what was asked for is written, with what the record must add for it to make sense (a quota's period, the memory
 //! that a limit of memory and swap together counts): a limit that somebody else has set in the meantime stays. What can
-//! be known beforehand (values, controllers, files) is checked before the first write.
+//! be known beforehand (values, controllers, files) is checked before the first write; what only the kernel knows is found
+//! out by writing, and where it refuses, everything is put back as it was.
 
 use std::os::fd::AsFd;
 
 use serde_json::Value;
 
-use super::{Setting, live};
+use super::Setting;
+use super::live::{self, Live};
+use crate::cgroup::previous::Previous;
 use crate::cgroup::{self, Cgroup, Limits, location, systemd};
 use crate::container::store::Entry;
 use crate::error::{Error, Result};
@@ -35,15 +38,65 @@ pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
     }
     let cgroup = container.cgroup("update")?;
     check(&cgroup, &limits)?;
-    // Told first, because it can refuse, and because it would put its own idea of the limits back at its next reload.
-    if let Some(unit) = &container.record.unit {
-        systemd::Manager::connect()?.update(unit, &limits)?;
+    let update = Update { container: &container, cgroup: &cgroup, previous: Previous::read(&cgroup, &limits) };
+    update.carry_out(&limits, &change.record).map_err(|error| update.undo(&recorded, limits.devices.is_some(), error))
+}
+
+/// An update under way.
+struct Update<'a> {
+    container: &'a Live,
+    cgroup: &'a Cgroup,
+    previous: Previous,
+}
+
+impl Update<'_> {
+    fn carry_out(&self, limits: &Limits, record: &Resources) -> Result<()> {
+        // Told first, because it can refuse, and because it would put its own idea of the limits back at its next reload.
+        self.tell_systemd(limits)?;
+        cgroup::fs::apply(self.cgroup, limits)?;
+        if let Some(rules) = &limits.devices {
+            cgroup::devices::replace(self.cgroup.as_fd(), rules)?;
+        }
+        keep(&self.container.entry, record)
     }
-    cgroup::fs::apply(&cgroup, &limits)?;
-    if let Some(rules) = &limits.devices {
-        cgroup::devices::replace(cgroup.as_fd(), rules)?;
+
+    fn tell_systemd(&self, limits: &Limits) -> Result<()> {
+        match &self.container.record.unit {
+            Some(unit) => systemd::Manager::connect()?.update(unit, limits),
+            None => Ok(()),
+        }
     }
-    keep(&container.entry, &change.record)
+
+    /// Puts back what was changed; `error` stays the one to tell, with what could not be put back beside it.
+    fn undo(&self, recorded: &Resources, devices: bool, error: Error) -> Error {
+        let rules = || match cgroup::resources::plan(recorded)?.devices {
+            Some(rules) if devices => cgroup::devices::replace(self.cgroup.as_fd(), &rules).map(drop),
+            _ => Ok(()),
+        };
+        let undone = [self.tell_systemd(&self.previous.limits()), self.previous.restore(self.cgroup), rules()];
+        undone.into_iter().fold(error, |error, undone| match undone {
+            Ok(()) => error,
+            Err(second) => error.hint(format!("and then: {second}")),
+        })
+    }
+}
+
+/// Takes memory back from a container once, whatever its limits: page cache first, the rest as far as there is swap.
+///
+/// # Errors
+/// It does not run, or has no memory controller; less than `bytes` could be taken back, with how much it was.
+pub fn reclaim(setting: &Setting, id: &str, bytes: u64) -> Result<()> {
+    let container = live::open(setting, id)?;
+    if !container.has_process() {
+        return Err(Error::plain(format!("container not running: {id:?} is {}", container.status)));
+    }
+    let reclaimed = cgroup::reclaim::reclaim(&container.cgroup("take memory back from")?, bytes)?;
+    if reclaimed.whole {
+        return Ok(());
+    }
+    let object = format!("{bytes} bytes from container {id:?}");
+    Err(Error::said("take back", object, format!("no more than {} could be reclaimed", reclaimed.bytes))
+        .hint("the rest is in use, protected (memory.min, memory.low), or has no swap to go to"))
 }
 
 /// Everything that can be known before the first write.

@@ -23,6 +23,7 @@ mod scenario;
 mod security;
 mod stage;
 mod terminal;
+mod updates;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("process", process::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
     ("limits", limits::SCENARIOS),
+    ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),

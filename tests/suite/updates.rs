@@ -1,0 +1,156 @@
+//! `update` in the kernel's own hands: refused in the middle, and memory that is taken back.
+
+use std::fs;
+use std::process::Command;
+
+use libtest_mimic::Failed;
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::cgroup::directory_of;
+use super::limits::{give_disk, number, read};
+use super::need::Need::{CgroupV2, Delegated, Disk, Ferry, Root, Systemd};
+use super::scenario::{Outcome, Scenario, scenario};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("a_refused_update_changes_nothing", &[Delegated(ALL), Ferry], |case| refused(case, "cgroupfs")),
+    scenario("a_refused_update_changes_nothing_under_systemd", &[Delegated(ALL), Systemd, Ferry], |case| {
+        refused(case, "systemd")
+    }),
+    scenario("a_refused_update_leaves_the_devices_alone", &[Root, CgroupV2(ALL), Ferry], devices),
+    scenario("a_limit_below_the_usage_is_refused_when_asked", &[Delegated(ALL), Ferry], below_usage),
+    scenario("systemd_is_told_of_an_update", &[Root, CgroupV2(ALL), Systemd], systemd),
+    scenario("memory_is_taken_back", &[Root, CgroupV2(ALL), Disk, Ferry], reclaim),
+    scenario("memory_high_takes_back_what_is_above", &[Root, CgroupV2(ALL), Disk, Ferry], high),
+];
+
+const ALL: &[&str] = &["cpu", "cpuset", "memory", "pids"];
+
+/// The files an update below touches, as they stand.
+fn files(case: &mut Case) -> Result<Vec<String>, Failed> {
+    let id = case.id.clone();
+    let place = directory_of(case, &id)?;
+    ["pids.max", "memory.max", "memory.low", "cpu.weight", "cpu.max", "cpu.max.burst", "cpuset.cpus"]
+        .iter()
+        .map(|file| read(&place, file).map(|text| format!("{file} {text}")))
+        .collect()
+}
+
+fn update(case: &mut Case, resources: &Value) -> Result<super::output::Output, Failed> {
+    let (id, file) = (case.id.clone(), case.path("resources.json"));
+    fs::write(&file, resources.to_string())?;
+    case.call(&["update", "--resources", &file, &id])
+}
+
+/// What the runtime keeps of the limits.
+fn recorded(case: &Case) -> Result<Value, Failed> {
+    let text = fs::read_to_string(case.state_root().join(&case.id).join("config.json"))?;
+    Ok(serde_json::from_str::<Value>(&text)?["linux"]["resources"].clone())
+}
+
+const BEFORE: &str = r#"{"pids": {"limit": 100}, "memory": {"limit": 134217728, "reservation": 4194304},
+    "cpu": {"quota": 50000, "period": 100000, "burst": 10000, "shares": 1024}}"#;
+
+/// Everything that comes before the CPUs in the order of writing, and CPUs that no kernel has.
+fn impossible() -> Value {
+    json!({"pids": {"limit": 50}, "memory": {"limit": 67_108_864, "reservation": 8_388_608},
+        "cpu": {"quota": 5_000, "period": 10_000, "burst": 1_000, "shares": 512, "cpus": "0-99999"}})
+}
+
+fn refused(case: &mut Case, driver: &'static str) -> Outcome {
+    case.driver = driver;
+    case.config["linux"]["resources"] = serde_json::from_str(BEFORE)?;
+    case.start_waiting()?;
+    let (before, kept) = (files(case)?, recorded(case)?);
+    let end = update(case, &impossible())?.failure()?;
+    assert!(end.stderr.contains("cpu.cpus") && !end.stderr.contains("and then"), "{}", end.stderr);
+    assert_eq!((files(case)?, recorded(case)?), (before.clone(), kept));
+    // All of it would have been possible but for the CPUs.
+    let mut possible = impossible();
+    possible["cpu"]["cpus"] = json!("0");
+    update(case, &possible)?.success()?;
+    assert_ne!(files(case)?, before);
+    Ok(())
+}
+
+fn devices(case: &mut Case) -> Outcome {
+    let rule = |allow| json!([{"allow": allow, "type": "c", "major": 1, "minor": 11, "access": "r"}]);
+    case.config["linux"]["resources"] = json!({"devices": rule(false)});
+    case.config["linux"]["devices"] = json!([{"path": "/dev/log-of-the-kernel", "type": "c", "major": 1, "minor": 11}]);
+    case.start_waiting()?;
+    let mut asked = impossible();
+    asked["devices"] = rule(true);
+    update(case, &asked)?.failure()?;
+    let opened = case.exec(&[], &["/probe", "open", "/dev/log-of-the-kernel", "r"])?.success()?.json()?;
+    assert_eq!(opened["error"], libc::EPERM);
+    Ok(())
+}
+
+fn below_usage(case: &mut Case) -> Outcome {
+    case.config["linux"]["resources"] = serde_json::from_str(BEFORE)?;
+    case.args(&["/probe", "hold", "24"]).start()?.until("ready")?;
+    let before = files(case)?;
+    let limit = json!({"pids": {"limit": 7}, "memory": {"limit": 16 << 20, "checkBeforeUpdate": true}});
+    let end = update(case, &limit)?.failure()?;
+    assert!(end.stderr.contains("memory.limit") && end.stderr.contains("uses"), "{}", end.stderr);
+    assert_eq!(files(case)?, before);
+    assert_eq!(case.state()?["status"], "running");
+    Ok(())
+}
+
+fn systemd(case: &mut Case) -> Outcome {
+    case.driver = "systemd";
+    case.config["linux"]["resources"] = serde_json::from_str(BEFORE)?;
+    case.start_waiting()?;
+    let told = |case: &Case| -> Result<String, Failed> {
+        let unit = format!("ferry-{}.scope", case.id);
+        let properties = "TasksMax,MemoryMax,CPUQuotaPerSecUSec,AllowedCPUs,Delegate";
+        let output = Command::new("systemctl").args(["show", "-p", properties, &unit]).output()?;
+        let mut lines: Vec<String> = String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect();
+        lines.sort();
+        Ok(lines.join(" "))
+    };
+    assert_eq!(told(case)?, "AllowedCPUs= CPUQuotaPerSecUSec=500ms Delegate=yes MemoryMax=134217728 TasksMax=100");
+    update(case, &impossible())?.failure()?;
+    assert_eq!(told(case)?, "AllowedCPUs= CPUQuotaPerSecUSec=500ms Delegate=yes MemoryMax=134217728 TasksMax=100");
+    let new = json!({"pids": {"limit": 50}, "cpu": {"cpus": "0-1", "quota": -1}});
+    update(case, &new)?.success()?;
+    assert_eq!(told(case)?, "AllowedCPUs=0-1 CPUQuotaPerSecUSec=infinity Delegate=yes MemoryMax=134217728 TasksMax=50");
+    // What systemd was told survives its writing all files anew.
+    let before = files(case)?;
+    assert!(Command::new("systemctl").arg("daemon-reload").status()?.success());
+    assert_eq!(files(case)?, before);
+    Ok(())
+}
+
+fn cached(case: &mut Case) -> Result<std::path::PathBuf, Failed> {
+    case.config["linux"]["resources"] = json!({"memory": {"limit": -1}});
+    give_disk(case)?;
+    case.args(&["/probe", "cache", "/dev/scratch", "128", "32"]).start()?.until("ready")?;
+    let id = case.id.clone();
+    directory_of(case, &id)
+}
+
+fn reclaim(case: &mut Case) -> Outcome {
+    let place = cached(case)?;
+    let now = || read(&place, "memory.current").and_then(|text| Ok(text.parse::<u64>()?));
+    let (before, id) = (now()?, case.id.clone());
+    assert!(before >= 32 << 20, "{before}");
+    case.call(&["update", "--memory-reclaim", "16m", &id])?.success()?;
+    let after = now()?;
+    assert!(after <= before - (15 << 20), "{before} bytes before, {after} after");
+    let end = case.call(&["update", "--memory-reclaim", "1g", &id])?.failure()?;
+    assert!(end.stderr.contains("no more than ") && end.stderr.contains("could be reclaimed"), "{}", end.stderr);
+    assert_eq!(case.state()?["status"], "running");
+    Ok(())
+}
+
+fn high(case: &mut Case) -> Outcome {
+    let (place, id) = (cached(case)?, case.id.clone());
+    case.call(&["update", "--memory-high", "16m", "--memory-min", "1m", &id])?.success()?;
+    assert_eq!((read(&place, "memory.high")?, read(&place, "memory.min")?), ("16777216".into(), "1048576".into()));
+    assert!(number(&place, "memory.stat", "file")? <= 16 << 20);
+    case.call(&["update", "--memory-high", "-1", &id])?.success()?;
+    assert_eq!(read(&place, "memory.high")?, "max");
+    Ok(())
+}
