@@ -17,12 +17,15 @@ pub struct Host {
     /// Whether CAP_SYS_ADMIN is in force, here or in the user namespace ferry itself runs in: without it a container
     /// needs a user namespace of its own.
     pub privileged: bool,
+    /// The capabilities that ferry holds, as a mask, and so the most it can give outside of a new user namespace.
+    pub permitted: u64,
 }
 
 /// Asks the kernel.
 pub fn probe() -> Host {
-    let effective = capability::capget().map(|sets| sets.effective).unwrap_or(0);
-    Host { uid: geteuid().as_raw(), gid: getegid().as_raw(), privileged: effective & (1 << CAP_SYS_ADMIN) != 0 }
+    let (effective, permitted) = capability::capget().map_or((0, 0), |sets| (sets.effective, sets.permitted));
+    let privileged = effective & (1 << CAP_SYS_ADMIN) != 0;
+    Host { uid: geteuid().as_raw(), gid: getegid().as_raw(), privileged, permitted }
 }
 
 /// The user this process is outside of the user namespace it runs in: itself, where that is the host's. An engine of an

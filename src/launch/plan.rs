@@ -16,6 +16,7 @@ use crate::namespaces::{self, Kind, Namespaces, User};
 use crate::network::devices::{self, Device};
 use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
 use crate::rootfs::{self, Rootfs};
+use crate::security::capabilities;
 use crate::security::lsm::{self, Label, Module};
 use crate::security::seccomp::{self, Program};
 use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
@@ -148,6 +149,10 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         Some(process) => Some(plan_process(process, Some(config), "process", options, &mut warnings)?),
         None => None,
     };
+    // In a user namespace of its own the container's root has them all.
+    if let (User::Inherit, Some(process)) = (&namespaces.user, &process) {
+        warnings.extend(capabilities::withheld(&process.identity.capabilities, host.permitted));
+    }
     let limits = cgroup::resources::plan(&config.linux.resources)?;
     warnings.extend(limits.notes.iter().cloned());
     let place = cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str())?;

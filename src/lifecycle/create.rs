@@ -217,7 +217,8 @@ fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Recor
         cgroup_driver: plan.cgroup.driver,
         namespaces: kinds,
         no_new_keyring: options.no_new_keyring,
-        reads_config: !config.hooks.poststart.is_empty()
+        reads_config: config.process.is_none()
+            || !config.hooks.poststart.is_empty()
             || !config.hooks.poststop.is_empty()
             || config.linux.seccomp.as_ref().is_some_and(|profile| !profile.listener_path.as_os_str().is_empty()),
     }

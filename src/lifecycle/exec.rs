@@ -13,7 +13,7 @@ use super::create::{preserved, write_pid_file};
 use crate::cgroup::{self, Cgroup};
 use crate::container::record::Init;
 use crate::container::store::Entry;
-use crate::container::{Id, Record, Status, Store, status};
+use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
 use crate::launch::join::{self, Joining};
@@ -22,6 +22,7 @@ use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
 use crate::namespaces::Kind;
 use crate::process::{limits, scheduling};
+use crate::security::capabilities;
 use crate::spec::config::Process;
 use crate::spec::{Config, Document, check_process};
 use crate::sys::clone::{Cloned, Parent, clone3, setns};
@@ -89,11 +90,14 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     let config = entry.config()?;
     let mut warnings = Vec::new();
     let process = plan_process(options, &config, &mut warnings)?;
+    let host = host::probe();
+    if !record.namespaces.contains(&Kind::User) {
+        warnings.extend(capabilities::withheld(&process.identity.capabilities, host.permitted));
+    }
     warnings.iter().for_each(|warning| setting.log.warning(warning));
     if options.detach || options.console_socket.is_some() {
         super::create::console(process.terminal, options.console_socket.as_deref())?;
     }
-    let host = host::probe();
     let cgroup = open_cgroup(&record, options.cgroup.as_deref())?;
     limits::raise_own(&process.limits)?;
     if let Some(affinity) = &process.scheduling.affinity {
@@ -103,8 +107,10 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     let joined = (&record, &host, &process);
     let mut child = clone_joining(joined, &init, init_fd, cgroup.as_ref(), foreground)?;
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
-    let told =
-        grouped.and_then(|()| announce(&child, options)).and_then(|()| serve(setting, &mut child, &process, options));
+    let state = || State::new(&record, status::of(&entry, &record), config.annotations.clone(), String::new());
+    let told = grouped
+        .and_then(|()| announce(&child, options))
+        .and_then(|()| serve(setting, &mut child, &process, options, &state));
     if let Err(error) = told {
         return Err(match child.kill() {
             Ok(()) => error,
@@ -289,8 +295,14 @@ fn announce(child: &Child, options: &Options) -> Result<()> {
     }
 }
 
-/// Serves the child until its program is executed.
-fn serve(setting: &Setting, child: &mut Child, process: &ProcessPlan, options: &Options) -> Result<()> {
+/// Serves the child until its program is executed; `state` is the container's, for an agent.
+fn serve(
+    setting: &Setting,
+    child: &mut Child,
+    process: &ProcessPlan,
+    options: &Options,
+    state: &dyn Fn() -> State,
+) -> Result<()> {
     let name = process.command.args.first().map_or("", String::as_str);
     loop {
         match child.channel.receive()? {
@@ -302,7 +314,7 @@ fn serve(setting: &Setting, child: &mut Child, process: &ProcessPlan, options: &
             },
             Some((Message::Listener, Some(listener))) => {
                 if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
-                    let message = notify.message(child.pid.as_raw(), b"{}");
+                    let message = notify.message(child.pid.as_raw(), &serde_json::to_vec(&state()).unwrap_or_default());
                     send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
                 }
             }

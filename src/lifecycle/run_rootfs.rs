@@ -150,7 +150,7 @@ mod tests {
             read_only: true,
             ..Options::default()
         };
-        let config = config(&options, &Host { uid: 0, gid: 0, privileged: true }).unwrap();
+        let config = config(&options, &Host { uid: 0, gid: 0, privileged: true, permitted: u64::MAX }).unwrap();
         assert_eq!(config.root, Some(Root { path: "/srv/tree".into(), readonly: true }));
         assert_eq!(config.hostname, "x");
         assert_eq!(config.linux.resources.cpu.quota, Some(150_000));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn an_ordinary_user_gets_namespaces_of_the_container_own() {
         let options = Options { id: "x".into(), rootfs: "/".into(), ..Options::default() };
-        let config = config(&options, &Host { uid: 4_000_000, gid: 4_000_001, privileged: false }).unwrap();
+        let config = config(&options, &Host { uid: 4_000_000, gid: 4_000_001, privileged: false, permitted: 0 }).unwrap();
         for kind in ["user", "network", "pid", "mount"] {
             assert!(config.linux.namespaces.iter().any(|namespace| namespace.kind == kind), "{kind}");
         }

@@ -1,15 +1,16 @@
 //! `start`: opens the gate at which a created container waits, and learns whether its program was executed.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Setting, delete};
-use crate::container::{Id, State, Status, Store, status};
+use crate::container::store::Entry;
+use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{EXIT_FAILURE, Error, Result};
 use crate::launch::notify::Notify;
 use crate::launch::parent::send_descriptor;
-use crate::launch::protocol::Message;
+use crate::launch::protocol::{Channel, Message};
 use crate::launch::{execute, gate, hooks};
 use crate::security::seccomp;
 use crate::spec::Config;
@@ -33,6 +34,10 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
         status => return Err(Error::plain(format!("cannot start container {id}: it is {status}, not created"))),
     }
     let config = if record.reads_config { entry.config()? } else { Config::default() };
+    if record.reads_config && config.process.is_none() {
+        return Err(Error::config("process", "is missing, and there is nothing to start")
+            .hint("a container without a process can only be created"));
+    }
     // Before the program can speak there.
     let notify = Notify::listen(&entry, &setting.log)?;
     let gate = gate::open(&entry)?;
@@ -40,30 +45,10 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
     entry.remove_gate()?;
     let state = State::new(&record, Status::Running, config.annotations.clone(), String::new());
     let state = serde_json::to_vec(&state).unwrap_or_default();
-    loop {
-        match gate.receive()? {
-            None => break,
-            Some((Message::Warning(text), _)) => setting.log.warning(text),
-            Some((Message::Listener, Some(listener))) => {
-                let Some(profile) = &config.linux.seccomp else { continue };
-                if let Some(notify) = seccomp::compile(profile)?.and_then(|program| program.notify) {
-                    let message = notify.message(record.init.map_or(0, |init| init.pid), &state);
-                    send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
-                }
-            }
-            Some((Message::Failed(error), _)) => return Err(error.exit(EXIT_FAILURE)),
-            Some((Message::NotExecuted(stage, errno), _)) => {
-                let process = entry.config()?.process.unwrap_or_default();
-                let name = process.args.first().map_or("", String::as_str);
-                return Err(execute::failure(stage, errno, name).exit(EXIT_FAILURE));
-            }
-            Some((other, _)) => {
-                return Err(Error::said("follow", "the handshake", format!("{other:?} came out of turn")));
-            }
-        }
-    }
-    // A container whose poststart hook failed is not to run: it is taken down whole. runtime.md#lifecycle
-    hooks::run("poststart", &config.hooks.poststart, &state).map_err(|error| {
+    let executed = follow(setting, &gate, &entry, &record, &config, &state)?;
+    // A container of which a hook failed, or whose agent does not answer, is not to run: it is taken down whole.
+    // runtime.md#lifecycle
+    executed.and_then(|()| hooks::run("poststart", &config.hooks.poststart, &state)).map_err(|error| {
         match delete::clean_up(setting, &entry, Some(&record)) {
             Ok(()) => error,
             Err(second) => error.hint(format!("and then: {second}")),
@@ -77,4 +62,44 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
         notify.wait(pidfd.as_fd(), init.pid);
     }
     Ok(())
+}
+
+/// Reads what the container's process tells on its way to the program. The inner result is that of the steps before the
+/// program; an outer error is about the program itself, and leaves the container stopped.
+fn follow(
+    setting: &Setting,
+    gate: &Channel,
+    entry: &Entry,
+    record: &Record,
+    config: &Config,
+    state: &[u8],
+) -> Result<Result<()>> {
+    loop {
+        match gate.receive()? {
+            None => return Ok(Ok(())),
+            Some((Message::Warning(text), _)) => setting.log.warning(text),
+            Some((Message::Listener, Some(listener))) => {
+                if let Err(error) = tell_agent(record, config, state, listener.as_fd()) {
+                    return Ok(Err(error));
+                }
+            }
+            Some((Message::Failed(error), _)) => return Ok(Err(error.exit(EXIT_FAILURE))),
+            Some((Message::NotExecuted(stage, errno), _)) => {
+                let process = entry.config()?.process.unwrap_or_default();
+                let name = process.args.first().map_or("", String::as_str);
+                return Err(execute::failure(stage, errno, name).exit(EXIT_FAILURE));
+            }
+            Some((other, _)) => {
+                return Err(Error::said("follow", "the handshake", format!("{other:?} came out of turn")));
+            }
+        }
+    }
+}
+
+/// Passes the seccomp listener on.
+fn tell_agent(record: &Record, config: &Config, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
+    let Some(profile) = &config.linux.seccomp else { return Ok(()) };
+    let Some(notify) = seccomp::compile(profile)?.and_then(|program| program.notify) else { return Ok(()) };
+    let message = notify.message(record.init.map_or(0, |init| init.pid), state);
+    send_descriptor(&notify.listener_path, &message, listener)
 }

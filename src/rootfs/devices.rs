@@ -163,11 +163,21 @@ fn make_node(root: &Root, dir: BorrowedFd<'_>, name: &Path, node: &Node) -> Resu
             let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
             let same = FileType::from_raw_mode(there.st_mode) == kind
                 && (there.st_rdev == number || node.kind == NodeKind::Fifo);
-            if same { Ok(()) } else { bind_node(root, dir, name, node) }
+            match same {
+                true => Ok(()),
+                // What the image has in the place of a default device is covered; a device that was asked for is not to be
+                // where something else is. config-linux.md#devices
+                false if is_default(node) => bind_node(root, dir, name, node),
+                false => Err(Error::said("make device", root.name(&node.path), "another file is there already")),
+            }
         }
         Err(rustix::io::Errno::PERM) => bind_node(root, dir, name, node),
         Err(answer) => Err(cannot(answer)),
     }
+}
+
+fn is_default(node: &Node) -> bool {
+    DEFAULT.iter().any(|(name, ..)| node.path == Path::new("/dev").join(name))
 }
 
 /// Binds the host's node, checked by type and number, over a file of that name that is opened without following a link.

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 use rustix::fs::{CWD, FileType, fstat, fstatfs};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 
 use super::by_path;
@@ -42,7 +42,30 @@ pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &Cgroup
         What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options),
         What::Filesystem { kind, source } => filesystem(root, kind, source, mount),
         What::Cgroup => cgroup_view(root, mount, cgroup),
+        What::Remount => remount(root, mount),
     }
+}
+
+/// Changes what stands at a place already: the mount's attributes, and by options of the filesystem's own that filesystem,
+/// for everybody who has it mounted. A remount of a bind is about the mount alone, as in mount(8).
+fn remount(root: &Root, mount: &Mount) -> Result<()> {
+    let Options { attributes, data, bind, .. } = &mount.options;
+    let named = || root.name(&mount.destination);
+    let nothing = |error: Error| match error.errno() {
+        Some(Errno::EINVAL) => error.hint("remount is for a place where something is mounted"),
+        _ => locked(error),
+    };
+    let place = root.resolve(&mount.destination, Links::Follow).or_cannot("remount", named())?;
+    set(place.as_fd(), *attributes, 0, false).or_cannot("remount", named()).map_err(nothing)?;
+    if bind.is_none() && !data.is_empty() {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&place, "", flags).or_cannot("remount", named())?;
+        put(context.as_fd(), data)
+            .and_then(|()| fsconfig_reconfigure(context.as_fd()))
+            .or_cannot("remount", named())
+            .map_err(|error| error.hint(words(context.as_fd())))?;
+    }
+    finish(place.as_fd(), &mount.options).or_cannot("set attributes of", named())
 }
 
 fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()> {
@@ -139,13 +162,16 @@ fn configure(context: BorrowedFd<'_>, source: &str, options: &Options) -> rustix
     if !source.is_empty() {
         fsconfig_set_string(context, "source", source)?;
     }
-    for (key, value) in &options.data {
-        match value {
-            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
-            None => fsconfig_set_flag(context, key.as_str())?,
-        }
-    }
+    put(context, &options.data)?;
     fsconfig_create(context)
+}
+
+/// Hands over the filesystem's own options.
+fn put(context: BorrowedFd<'_>, data: &[(String, Option<String>)]) -> rustix::io::Result<()> {
+    data.iter().try_for_each(|(key, value)| match value {
+        Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str()),
+        None => fsconfig_set_flag(context, key.as_str()),
+    })
 }
 
 /// What the filesystem said beside its errno: lines of the context's log, each behind a level letter. fsopen(2)

@@ -54,6 +54,7 @@ impl Options {
                 Attribute(set, clear) => self.attributes.say(name, "relatime", set, clear),
                 Recursive(set, clear) => self.recursive.say(name, "rrelatime", set, clear),
                 CopyUp => self.copy_up,
+                Remount => self.remount,
                 Nothing | Propagation(_) | Superblock => false,
             };
             given.then(|| (*name).to_owned())
@@ -72,6 +73,8 @@ impl Options {
 pub struct Options {
     /// `Some(recursive)` for bind and rbind.
     pub bind: Option<bool>,
+    /// Whether what is mounted there already gets these options, and nothing is mounted.
+    pub remount: bool,
     /// Attributes of the mount.
     pub attributes: Attributes,
     /// Attributes of the mount and of all below it.
@@ -100,11 +103,12 @@ enum Effect {
         recursive: bool,
     },
     CopyUp,
+    Remount,
     /// A flag of the superblock, passed on by name.
     Superblock,
 }
 
-use Effect::{Attribute, Bind, CopyUp, Idmap, Nothing, Propagation, Recursive, Superblock};
+use Effect::{Attribute, Bind, CopyUp, Idmap, Nothing, Propagation, Recursive, Remount, Superblock};
 
 /// Every option of runtime-spec 1.3.0, config.md#linux-mount-options. An access-time mode clears its whole field, as
 /// mount_setattr(2) asks; relatime is zero in it.
@@ -139,7 +143,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("rdev", Recursive(0, NODEV)),
     ("rdiratime", Recursive(0, NODIRATIME)),
     ("relatime", Attribute(0, ATIME)),
-    ("remount", Nothing),
+    ("remount", Remount),
     ("rexec", Recursive(0, NOEXEC)),
     ("ridmap", Idmap { recursive: true }),
     ("rnoatime", Recursive(NOATIME, ATIME)),
@@ -192,6 +196,7 @@ pub fn parse(options: &[String]) -> Options {
             Ok(Propagation(flags)) => parsed.propagation.push(flags.bits()),
             Ok(Idmap { recursive }) => parsed.idmap = Some(recursive),
             Ok(CopyUp) => parsed.copy_up = true,
+            Ok(Remount) => parsed.remount = true,
             Ok(Superblock) => parsed.data.push((option.clone(), None)),
             Err(_) => parsed.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),

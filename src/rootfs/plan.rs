@@ -94,6 +94,8 @@ pub enum What {
     Bind(PathBuf),
     /// The container's view of the cgroup tree.
     Cgroup,
+    /// Nothing: what is mounted there already gets the options.
+    Remount,
 }
 
 /// Files of procfs that may be bound over, since that is what LXCFS does and no security rests on them; everything else
@@ -235,7 +237,9 @@ fn propagation(name: &str) -> Result<(u64, Option<u64>)> {
 pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<Mount> {
     let options = options::parse(&mount.options);
     let destination = clean(&mount.destination);
-    let what = if options.bind.is_some()
+    let what = if options.remount {
+        What::Remount
+    } else if options.bind.is_some()
         || mount.kind == "bind"
         || mount.kind == "none" && !mount.source.as_os_str().is_empty()
     {
@@ -261,6 +265,9 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
 
 fn over_proc(destination: &Path, what: &What, at: &str) -> Result<()> {
     let Ok(below) = destination.strip_prefix("/proc") else { return Ok(()) };
+    if *what == What::Remount {
+        return Ok(());
+    }
     let is_proc = matches!(what, What::Filesystem { kind, .. } if kind == "proc");
     let bound_proc = matches!(what, What::Bind(source) if source == Path::new("/proc"));
     let allowed = if below.as_os_str().is_empty() {

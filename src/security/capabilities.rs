@@ -54,6 +54,13 @@ pub fn plan(configured: &config::Capabilities, warnings: &mut Vec<String>) -> Ca
     planned
 }
 
+/// A warning for each capability that is to be had and that ferry, which holds `held`, cannot give.
+pub fn withheld(planned: &Capabilities, held: u64) -> impl Iterator<Item = String> {
+    let wanted = planned.permitted | planned.effective | planned.inheritable | planned.ambient;
+    let warning = |name| format!("capability {name} cannot be granted: ferry itself does not hold it");
+    names(wanted & !held).into_iter().map(warning)
+}
+
 /// The number of a capability by name (`CAP_CHOWN`, in any case).
 pub fn number(name: &str) -> Option<u8> {
     Capability::from_str(&name.to_ascii_uppercase()).ok().map(|capability| capability.index())
@@ -116,6 +123,16 @@ mod tests {
         assert_eq!(planned, Capabilities { bounding: 1, permitted: 1 << 5, ..Capabilities::default() });
         assert_eq!(warnings, ["unknown capability \"CAP_FLY\" ignored"]);
         assert_eq!(names(planned.permitted), ["CAP_KILL"]);
+    }
+
+    #[test]
+    fn what_ferry_does_not_hold_is_warned_about() {
+        let planned = Capabilities { bounding: 0b1000, permitted: 0b11, ambient: 0b110, ..Capabilities::default() };
+        let warned: Vec<_> = withheld(&planned, 0b10).collect();
+        assert_eq!(warned.len(), 2);
+        assert!(warned[0].starts_with("capability CAP_CHOWN cannot be granted"), "{warned:?}");
+        assert!(warned[1].starts_with("capability CAP_DAC_READ_SEARCH cannot be granted"), "{warned:?}");
+        assert_eq!(withheld(&planned, u64::MAX).count(), 0);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Config {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
     pub hooks: Hooks,
     /// Free metadata.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "super::annotations::read", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// What is Linux's own.
     #[serde(deserialize_with = "nullable")]

@@ -4,6 +4,7 @@
 //! that need no kernel; nothing later asks whether a field is there. Whoever finds a field at fault later names its JSON
 //! path, and [`Document::locate`] adds the line.
 
+mod annotations;
 mod check;
 pub mod config;
 pub mod resources;

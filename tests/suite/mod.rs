@@ -10,6 +10,7 @@ mod faults;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod need;
@@ -40,6 +41,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("exec", exec::SCENARIOS),
     ("namespaces", namespaces::SCENARIOS),
     ("mounts", mounts::SCENARIOS),
+    ("mount_options", mount_options::SCENARIOS),
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),

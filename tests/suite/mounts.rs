@@ -53,12 +53,12 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The last mount at `point`, which is the one that is seen.
-fn row<'a>(report: &'a Value, point: &str) -> Result<&'a Value, Failed> {
+pub(super) fn row<'a>(report: &'a Value, point: &str) -> Result<&'a Value, Failed> {
     let rows = report["mounts"].as_array().map(Vec::as_slice).unwrap_or_default();
     rows.iter().rfind(|row| row["point"] == point).ok_or_else(|| format!("nothing is mounted at {point}").into())
 }
 
-fn has(report: &Value, point: &str, option: &str) -> Result<bool, Failed> {
+pub(super) fn has(report: &Value, point: &str, option: &str) -> Result<bool, Failed> {
     Ok(row(report, point)?["options"].as_array().is_some_and(|options| options.contains(&option.into())))
 }
 

@@ -47,6 +47,7 @@ fn mount(mount: &Mount) -> Value {
     let (kind, source) = match &mount.what {
         What::Filesystem { kind, source } => (kind.as_str(), json!(source)),
         What::Bind(source) => ("bind", json!(source)),
+        What::Remount => ("remount", Value::Null),
         What::Cgroup => ("cgroup", Value::Null),
     };
     json!({ "destination": mount.destination, "type": kind, "source": source, "options": mount.options.words() })

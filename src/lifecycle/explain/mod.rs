@@ -58,7 +58,7 @@ mod tests {
         config.linux.sysctl.insert("net.ipv4.ip_forward".into(), "1".into());
         config.linux.seccomp = serde_json::from_str(r#"{"defaultAction": "SCMP_ACT_LOG"}"#).unwrap();
         config.hooks.poststop = serde_json::from_str(r#"[{"path": "/bin/over", "timeout": 3}]"#).unwrap();
-        let host = host::Host { uid: 0, gid: 0, privileged: true };
+        let host = host::Host { uid: 0, gid: 0, privileged: true, permitted: u64::MAX };
         let options = plan::Options { cgroup_driver: crate::cgroup::Driver::Systemd, ..plan::Options::default() };
         config.linux.cgroups_path = "system.slice:ferry:web".into();
         let id = Id::new("web").unwrap();

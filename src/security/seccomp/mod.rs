@@ -133,8 +133,11 @@ fn compile_for(native: Abi, profile: &Seccomp) -> Result<Option<Program>> {
 
 /// A listener that nobody collects would hang the first call it catches, so a path is required with it.
 fn notify(profile: &Seccomp, notifies: bool, warnings: &mut Vec<String>) -> Result<Option<Notify>> {
+    if profile.listener_path.as_os_str().is_empty() && !profile.listener_metadata.is_empty() {
+        return Err(refused("listenerMetadata", "is for the agent at listenerPath, which is missing"));
+    }
     if !notifies {
-        if !profile.listener_path.as_os_str().is_empty() || !profile.listener_metadata.is_empty() {
+        if !profile.listener_path.as_os_str().is_empty() {
             warnings.push("linux.seccomp.listenerPath: ignored: no rule has SCMP_ACT_NOTIFY".to_owned());
         }
         return Ok(None);
