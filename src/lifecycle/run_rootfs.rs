@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn an_ordinary_user_gets_namespaces_of_the_container_own() {
         let options = Options { id: "x".into(), rootfs: "/".into(), ..Options::default() };
-        let config = config(&options, &Host { uid: 4_000_000, gid: 4_000_001, privileged: false, permitted: 0 }).unwrap();
+        let config =
+            config(&options, &Host { uid: 4_000_000, gid: 4_000_001, privileged: false, permitted: 0 }).unwrap();
         for kind in ["user", "network", "pid", "mount"] {
             assert!(config.linux.namespaces.iter().any(|namespace| namespace.kind == kind), "{kind}");
         }

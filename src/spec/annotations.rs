@@ -54,7 +54,10 @@ mod tests {
     #[test]
     fn a_map_of_strings_to_strings() {
         assert_eq!(of("null"), Ok(BTreeMap::new()));
-        assert_eq!(of(r#"{"a": "", "b": "x"}"#).unwrap(), BTreeMap::from([("a".into(), "".into()), ("b".into(), "x".into())]));
+        assert_eq!(
+            of(r#"{"a": "", "b": "x"}"#).unwrap(),
+            BTreeMap::from([("a".into(), "".into()), ("b".into(), "x".into())])
+        );
         for text in [r#"{"a": 1}"#, r#"{"a": null}"#, r#"{"a": ["b"]}"#, r#"["a"]"#, r#""a""#] {
             assert!(of(text).is_err(), "{text}");
         }

@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// A hook that notes itself in `log`. `startContainer` runs inside, so its program and log are the container's.
-fn hook(case: &Case, kind: &str, name: &str) -> Value {
+pub(super) fn hook(case: &Case, kind: &str, name: &str) -> Value {
     if kind == "startContainer" {
         return json!({"path": "/probe", "args": ["probe", "hook", name, "/home/log"]});
     }
@@ -43,12 +43,12 @@ fn log_path(case: &Case) -> std::path::PathBuf {
     case.bundle.inside("home/log")
 }
 
-fn set_all(case: &mut Case) {
+pub(super) fn set_all(case: &mut Case) {
     let table = KINDS.map(|kind| (kind.to_owned(), json!([hook(case, kind, kind)])));
     case.config["hooks"] = Value::Object(table.into_iter().collect());
 }
 
-fn log(case: &Case) -> Result<Vec<Value>, Failed> {
+pub(super) fn log(case: &Case) -> Result<Vec<Value>, Failed> {
     let text = match fs::read_to_string(log_path(case)) {
         Ok(text) => text,
         Err(_) => return Ok(Vec::new()),
@@ -56,7 +56,7 @@ fn log(case: &Case) -> Result<Vec<Value>, Failed> {
     text.lines().map(|line| serde_json::from_str(line).map_err(Failed::from)).collect()
 }
 
-fn names(case: &Case) -> Result<Vec<String>, Failed> {
+pub(super) fn names(case: &Case) -> Result<Vec<String>, Failed> {
     Ok(log(case)?.iter().filter_map(|line| line["hook"].as_str().map(str::to_owned)).collect())
 }
 
@@ -94,6 +94,9 @@ fn state(case: &mut Case) -> Outcome {
         let told = state["status"].as_str().unwrap_or_default();
         // The specification says `creating` where peers say `created`, and the pid as the runtime sees it.
         assert!(told == status || case.stage.runtime.name != "ferry", "{kind}: {told}");
+        if ["createContainer", "startContainer"].contains(&kind.as_str().unwrap_or_default()) {
+            assert_eq!(state["pid"], 1, "{kind}: as the container counts");
+        }
         if [0, 1, 4].contains(&KINDS.iter().position(|name| kind == name).unwrap_or(9)) {
             assert_eq!(state["pid"], pid, "{kind}");
         }

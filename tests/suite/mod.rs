@@ -2,11 +2,13 @@
 
 mod case;
 mod cgroup;
+mod create;
 mod dev;
 mod errors;
 mod exec;
 mod explain;
 mod faults;
+mod hook_failures;
 mod hooks;
 mod lifecycle;
 mod limits;
@@ -23,6 +25,7 @@ mod rootfs;
 mod scenario;
 mod security;
 mod stage;
+mod state;
 mod terminal;
 mod updates;
 
@@ -38,6 +41,8 @@ use stage::Stage;
 /// Scenarios by the noun they are about.
 const NOUNS: &[(&str, &[Scenario])] = &[
     ("lifecycle", lifecycle::SCENARIOS),
+    ("create", create::SCENARIOS),
+    ("state", state::SCENARIOS),
     ("exec", exec::SCENARIOS),
     ("namespaces", namespaces::SCENARIOS),
     ("mounts", mounts::SCENARIOS),
@@ -50,6 +55,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("security", security::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
+    ("hook_failures", hook_failures::SCENARIOS),
     ("errors", errors::SCENARIOS),
     ("rootfs", rootfs::SCENARIOS),
     ("explain", explain::SCENARIOS),

@@ -287,9 +287,7 @@ fn idmap_of_container(case: &mut Case) -> Outcome {
     let (source, _mounts) = tree(case, "source", "")?;
     user_namespace(&mut case.config, (100_000, 100_000), 1000);
     case.bundle.give_to(100_000)?;
-    for (option, expected) in
-        [("nosuid", [65534, 65534]), ("idmap", [3, 65534]), ("ridmap", [3, 3])]
-    {
+    for (option, expected) in [("nosuid", [65534, 65534]), ("idmap", [3, 65534]), ("ridmap", [3, 3])] {
         let seen = owners(case, &source, bind(&source, "/mnt", &["rbind", option]))?;
         assert_eq!(seen, expected.map(|uid| json!(uid)), "{option}");
     }

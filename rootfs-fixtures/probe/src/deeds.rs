@@ -202,7 +202,9 @@ fn hook(name: &str, log: &str) -> Result<()> {
     let mut state = String::new();
     std::io::stdin().read_to_string(&mut state)?;
     let state: Value = serde_json::from_str(&state).unwrap_or(Value::String(state));
-    let line = json!({"hook": name, "state": state, "seen": report::report(Value::Null)});
+    // What the container's process is executing by now, where this hook sees it.
+    let program = fs::read_link(format!("/proc/{}/exe", state["pid"])).ok();
+    let line = json!({"hook": name, "state": state, "program": program, "seen": report::report(Value::Null)});
     // One write call, so that lines of hooks never mix.
     OpenOptions::new().append(true).create(true).open(log)?.write_all(format!("{line}\n").as_bytes())
 }
