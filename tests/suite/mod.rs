@@ -23,6 +23,7 @@ mod pseudo_terminal;
 mod reaper;
 mod rootfs;
 mod scenario;
+mod seccomp_agent;
 mod security;
 mod stage;
 mod state;
@@ -53,6 +54,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("limits", limits::SCENARIOS),
     ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
+    ("seccomp_agent", seccomp_agent::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),

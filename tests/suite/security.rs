@@ -49,7 +49,7 @@ pub fn filter(name: &str, action: &str, errno: Value) -> Value {
     profile(json!({"names": [name], "action": action, "errnoRet": errno}))
 }
 
-fn profile(rule: Value) -> Value {
+pub(super) fn profile(rule: Value) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule]})
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{kernel, load, report, say};
+use crate::{agent, kernel, load, report, say};
 
 /// Does the deed; the answer is the exit code.
 pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
@@ -49,6 +49,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "direct" => load::direct(word(args, 0)?, word(args, 1)?, parse(args, 2)?)?,
         "bomb" => load::bomb()?,
         "relay" => load::relay()?,
+        "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
         "overwrite-executables" => overwrite_executables(parse(args, 0)?)?,
         "set-window" => kernel::set_window(0, parse(args, 0)?, parse(args, 1)?)?,

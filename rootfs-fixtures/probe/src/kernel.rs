@@ -1,6 +1,7 @@
 //! The raw calls, each as a function that answers a value or the kernel's error.
 
 use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Calls the kernel by number with up to six arguments; the answer as the kernel gave it.
 pub fn syscall(number: i64, args: &[u64]) -> Result<i64> {
@@ -90,11 +91,57 @@ pub fn fork() -> Result<i32> {
     check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
 }
 
+<<<<<<< HEAD
 /// Has the kernel itself reap the children of this process.
 pub fn ignore_children() -> Result<()> {
     // SAFETY: SIG_IGN is no function of ours that could be called.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     if before == libc::SIG_ERR { Err(Error::last_os_error()) } else { Ok(()) }
+=======
+/// The first message of a stream socket: its bytes and how many descriptors came with them, the first of which is kept.
+pub fn receive(socket: &impl AsRawFd) -> Result<(Vec<u8>, usize, Option<OwnedFd>)> {
+    let mut bytes = vec![0u8; 64 * 1024];
+    let mut control = [0u64; 32];
+    let mut slice = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: a msghdr of zeros is one that names nothing.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: `message` names one whole buffer for bytes and one for control, and all of them outlive the call.
+    let length = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) } as i64)?;
+    bytes.truncate(length as usize);
+    // SAFETY: the kernel filled `message`, whose control buffer is still there.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
+    // SAFETY: not null, it is a whole header inside `control`, which is aligned for it.
+    let Some(header) = (unsafe { header.as_ref() }) else { return Ok((bytes, 0, None)) };
+    if header.cmsg_type != libc::SCM_RIGHTS {
+        return Ok((bytes, 0, None));
+    }
+    let count = (header.cmsg_len as usize - size_of::<libc::cmsghdr>()) / size_of::<i32>();
+    // SAFETY: the kernel wrote at least one descriptor behind the header, and nothing else owns it.
+    let first = unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()) };
+    Ok((bytes, count, Some(first)))
+}
+
+/// Waits for a system call that a filter asks about: who called it, and its number. seccomp_unotify(2)
+pub fn next_notification(listener: &impl AsRawFd) -> Result<libc::seccomp_notif> {
+    const SECCOMP_IOCTL_NOTIF_RECV: u64 = 0xc050_2100;
+    // SAFETY: the kernel wants all zeros, which is a value of it.
+    let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills one seccomp_notif, which outlives the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, &mut notification) }.into())?;
+    Ok(notification)
+}
+
+/// Answers that call with an error.
+pub fn answer_notification(listener: &impl AsRawFd, id: u64, error: i32) -> Result<()> {
+    const SECCOMP_IOCTL_NOTIF_SEND: u64 = 0xc018_2101;
+    let mut answer = libc::seccomp_notif_resp { id, val: 0, error: -error, flags: 0 };
+    // SAFETY: the kernel reads one seccomp_notif_resp, which outlives the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &mut answer) }.into()).map(drop)
+>>>>>>> cc2f296 (Hold the seccomp agent's protocol to the specification with an agent that answers)
 }
 
 /// Makes a character device.

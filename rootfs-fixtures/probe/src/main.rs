@@ -3,6 +3,7 @@
 //! It is static, so it is a whole root filesystem by itself. A test is then a change to config.json and one look through
 //! these eyes. Without arguments it prints the report (see `report`); with arguments, it does a deed (see `deeds`).
 
+mod agent;
 mod deeds;
 mod kernel;
 mod load;
