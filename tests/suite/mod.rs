@@ -16,6 +16,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod need;
+mod net_devices;
 mod old_kernels;
 mod output;
 mod process;
@@ -46,6 +47,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("state", state::SCENARIOS),
     ("exec", exec::SCENARIOS),
     ("namespaces", namespaces::SCENARIOS),
+    ("net_devices", net_devices::SCENARIOS),
     ("mounts", mounts::SCENARIOS),
     ("mount_options", mount_options::SCENARIOS),
     ("dev", dev::SCENARIOS),
