@@ -99,7 +99,7 @@ pub fn apply(planned: &Capabilities) -> Result<(), Errno> {
     let held = capability::capget()?.permitted;
     let permitted = planned.permitted & held;
     let effective = planned.effective & permitted;
-    let inheritable = planned.inheritable & (held | planned.bounding);
+    let inheritable = planned.inheritable & held;
     capability::capset(&Sets { effective, permitted, inheritable })?;
     // After an earlier exec the ambient set may hold something; the planned one starts from nothing.
     capability::clear_ambient()?;

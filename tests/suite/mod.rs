@@ -24,6 +24,7 @@ mod pseudo_terminal;
 mod reaper;
 mod rootfs;
 mod scenario;
+mod scheduling;
 mod seccomp_agent;
 mod security;
 mod stage;
@@ -52,6 +53,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("mount_options", mount_options::SCENARIOS),
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
+    ("scheduling", scheduling::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("updates", updates::SCENARIOS),

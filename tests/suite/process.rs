@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Peer, Root};
+use super::need::Need::{Ferry, Peer, Root, Tool};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config::{self, CAPABILITIES_MASK};
@@ -46,6 +46,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("nice_level", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], nice),
     scenario("io_priority", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], io_priority),
     scenario("cpu_affinity_of_exec", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], exec_affinity),
+    scenario("capabilities_that_ferry_lacks_are_left_out_with_a_warning", &[Root, Ferry, Tool("setpriv")], withheld),
+    scenario("sockets_of_a_service_manager", &[], socket_activation),
+    scenario("console_size_without_a_terminal_is_ignored", &[], console_size),
+    scenario("an_rlimit_without_a_type_is_refused", &[], rlimit_type),
+    scenario("every_rlimit_can_be_set_and_read", &[], every_rlimit),
     scenario("sysctl", &[], sysctl),
     scenario("sysctl_outside_the_containers_namespaces_is_refused", &[], host_sysctl),
 ];
@@ -331,5 +336,71 @@ fn host_sysctl(case: &mut Case) -> Outcome {
     case.config["linux"]["sysctl"] = json!({"vm.swappiness": "3"});
     case.run()?.failure()?;
     assert_eq!(std::fs::read_to_string("/proc/sys/vm/swappiness")?, before);
+    Ok(())
+}
+
+/// The runtime itself has no CAP_SYS_TIME, and so cannot give it, in none of the sets.
+fn withheld(case: &mut Case) -> Outcome {
+    config::capabilities(&mut case.config, &["CAP_KILL", "CAP_SYS_TIME"]);
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let inner = case.command(&["--log-format", "json", "run", "--bundle", &bundle, &id]);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-sys_time", "--inh-caps=-all"]).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(std::process::Stdio::null());
+    let end = case.finish(&mut command)?.success()?;
+    let report = end.json()?;
+    assert_eq!(report["capabilities"]["permitted"], "0000000000000020");
+    let warned = |line: &&str| line.contains("\"warning\"") && line.contains("CAP_SYS_TIME");
+    assert_eq!(end.stderr.lines().filter(warned).count(), 1, "{}", end.stderr);
+    assert!(!end.stderr.contains("CAP_KILL"), "{}", end.stderr);
+    Ok(())
+}
+
+/// As systemd passes them: descriptors from 3 on, and their number in the environment. sd_listen_fds(3)
+fn socket_activation(case: &mut Case) -> Outcome {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let mut inner = case.command(&["run", "--bundle", &bundle, &id]);
+    inner.env("LISTEN_FDS", "2").env("LISTEN_PID", "1");
+    let mut command = output::inheriting(&inner, &case.directory, 3)?;
+    let report = case.finish(&mut command)?.success()?.json()?;
+    assert_eq!(output::inherited(&report), ["3", "4"]);
+    assert_eq!((&report["env"]["LISTEN_FDS"], &report["env"]["LISTEN_PID"]), (&json!("2"), &json!("1")));
+    assert_eq!(report["pid"], 1);
+    let without = case.report()?;
+    assert!(without["env"]["LISTEN_FDS"].is_null() && output::inherited(&without).is_empty());
+    Ok(())
+}
+
+fn console_size(case: &mut Case) -> Outcome {
+    case.config["process"]["consoleSize"] = json!({"height": 7, "width": 9});
+    let report = case.report()?;
+    assert_eq!(report["terminal"]["is_terminal"], json!([false, false, false]));
+    Ok(())
+}
+
+fn rlimit_type(case: &mut Case) -> Outcome {
+    case.config["process"]["rlimits"] = json!([{"soft": 1, "hard": 1}]);
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("process.rlimits[0].type") || case.stage.runtime.name != "ferry", "{}", end.stderr);
+    Ok(())
+}
+
+/// Each is lowered from where it is, which no user needs a right for.
+fn every_rlimit(case: &mut Case) -> Outcome {
+    let before = case.report()?["rlimits"].clone();
+    let lower = |limit: &Value| limit["hard"].as_u64().unwrap_or_default().min(1 << 40).saturating_sub(1);
+    let rows: Vec<Value> = before
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, limit)| json!({"type": name, "soft": lower(limit), "hard": lower(limit)}))
+        .collect();
+    assert_eq!(rows.len(), 16);
+    case.config["process"]["rlimits"] = json!(rows);
+    let after = case.report()?["rlimits"].clone();
+    for row in rows {
+        let name = row["type"].as_str().unwrap_or_default();
+        assert_eq!((&after[name]["soft"], &after[name]["hard"]), (&row["soft"], &row["hard"]), "{name}");
+    }
     Ok(())
 }

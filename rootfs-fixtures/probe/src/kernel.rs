@@ -20,6 +20,28 @@ pub fn rlimit(resource: u32) -> Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
+/// `struct sched_attr`, version 0: sched_setattr(2).
+#[repr(C)]
+#[derive(Default)]
+pub struct SchedAttr {
+    size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// This thread's scheduling policy.
+pub fn sched_attr() -> Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    // SAFETY: the kernel fills at most the size it is told of one SchedAttr, which outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size_of::<SchedAttr>(), 0) })?;
+    Ok(attr)
+}
+
 /// The session keyring's description (`type;uid;gid;perm;name`), see keyctl(2).
 pub fn session_keyring() -> Result<String> {
     const KEYCTL_DESCRIBE: u64 = 6;

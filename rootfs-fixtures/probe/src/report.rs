@@ -60,6 +60,10 @@ pub fn report(descriptors: Value) -> Value {
         "oom_score_adj": number("/proc/self/oom_score_adj"),
         "personality": kernel::syscall(libc::SYS_personality, &[0xffff_ffff]).ok(),
         "scheduler": kernel::syscall(libc::SYS_sched_getscheduler, &[0]).ok(),
+        "sched_attr": kernel::sched_attr().ok().map(|attr| json!({
+            "policy": attr.policy, "flags": attr.flags, "nice": attr.nice, "priority": attr.priority,
+            "runtime": attr.runtime, "deadline": attr.deadline, "period": attr.period,
+        })),
         // The raw call answers 20 - nice, so that it is never negative.
         "nice": kernel::syscall(libc::SYS_getpriority, &[0, 0]).ok().map(|answer| 20 - answer),
         "cpus": status.get("Cpus_allowed_list"),
