@@ -14,8 +14,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("has_more_than_the_specification_asks", &[], more),
 ];
 
-/// The properties of schema/state-schema.json: name, whether it must be there, and what its value is.
-const PROPERTIES: &[(&str, bool, fn(&Value) -> bool)] = &[
+/// A property's name, whether it must be there, and whether a value is one of it.
+type Property = (&'static str, bool, fn(&Value) -> bool);
+
+/// The properties of schema/state-schema.json.
+const PROPERTIES: &[Property] = &[
     ("ociVersion", true, is_version),
     ("id", true, Value::is_string),
     ("status", true, |value| {

@@ -113,13 +113,13 @@ pub fn fork() -> Result<i32> {
     check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
 }
 
-<<<<<<< HEAD
 /// Has the kernel itself reap the children of this process.
 pub fn ignore_children() -> Result<()> {
     // SAFETY: SIG_IGN is no function of ours that could be called.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     if before == libc::SIG_ERR { Err(Error::last_os_error()) } else { Ok(()) }
-=======
+}
+
 /// The first message of a stream socket: its bytes and how many descriptors came with them, the first of which is kept.
 pub fn receive(socket: &impl AsRawFd) -> Result<(Vec<u8>, usize, Option<OwnedFd>)> {
     let mut bytes = vec![0u8; 64 * 1024];
@@ -141,7 +141,7 @@ pub fn receive(socket: &impl AsRawFd) -> Result<(Vec<u8>, usize, Option<OwnedFd>
     if header.cmsg_type != libc::SCM_RIGHTS {
         return Ok((bytes, 0, None));
     }
-    let count = (header.cmsg_len as usize - size_of::<libc::cmsghdr>()) / size_of::<i32>();
+    let count = (header.cmsg_len - size_of::<libc::cmsghdr>()) / size_of::<i32>();
     // SAFETY: the kernel wrote at least one descriptor behind the header, and nothing else owns it.
     let first = unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()) };
     Ok((bytes, count, Some(first)))
@@ -163,7 +163,6 @@ pub fn answer_notification(listener: &impl AsRawFd, id: u64, error: i32) -> Resu
     let mut answer = libc::seccomp_notif_resp { id, val: 0, error: -error, flags: 0 };
     // SAFETY: the kernel reads one seccomp_notif_resp, which outlives the call.
     check(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &mut answer) }.into()).map(drop)
->>>>>>> cc2f296 (Hold the seccomp agent's protocol to the specification with an agent that answers)
 }
 
 /// Makes a character device.
