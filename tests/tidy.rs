@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+#[path = "tidy/ledger.rs"]
+mod ledger;
 #[path = "tidy/rows.rs"]
 mod rows;
 #[path = "tidy/source.rs"]

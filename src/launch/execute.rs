@@ -18,6 +18,7 @@ use super::plan::ProcessPlan;
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Result};
 use crate::process::{command, identity, limits, scheduling};
+use crate::security::capabilities;
 use crate::sys::{fd, seccomp, stub};
 
 /// Becomes `process` and executes `program`; `procfs` is there when the process has a label. What fails is for the caller
@@ -40,6 +41,9 @@ pub fn execute(
     // What needs descriptors, memory or a file is made before the limits on them are in force.
     let last_act = process.identity.no_new_privileges && last.is_none();
     let in_stub = process.seccomp.as_ref().filter(|filter| last_act && filter.notify.is_none());
+    // One that lets the last steps through is installed here, where no process of the container can attach: the stub shares
+    // its rights, and with CAP_SYS_PTRACE they suffice to keep it from installing anything.
+    let in_stub = in_stub.filter(|filter| !filter.lets_through(LAST_CALLS));
     let (bytes, flags) = in_stub.map_or((Vec::new(), 0), |filter| (filter.to_bytes(), filter.flags));
     let label = process.label.as_ref().zip(procfs).map(|(label, procfs)| stub::Label {
         procfs: procfs.as_raw_fd(),
@@ -62,16 +66,17 @@ pub fn execute(
     if !process.identity.no_new_privileges {
         install_filter(process, report)?;
     }
-    identity::become_identity(&process.identity)?;
+    identity::become_identity(&process.identity, last.is_none())?;
     if process.identity.no_new_privileges {
         set_no_new_privs().or_cannot("set", "no_new_privs")?;
-        if in_stub.is_none() {
+        if in_stub.is_none() && !last_act {
             install_filter(process, report)?;
         }
     }
     close_others(process.preserve_fds)?;
     if let Some(last) = last {
         last()?;
+        capabilities::hide().or_cannot("drop", "capabilities")?;
     }
     restore_signals()?;
     // The stub itself closes both before the program is there.
@@ -79,8 +84,22 @@ pub fn execute(
     if let (Some(_), Some(procfs)) = (label, procfs) {
         fcntl(procfs, FcntlArg::F_SETFD(FdFlag::empty())).or_cannot("keep", "the private procfs")?;
     }
+    if last_act && in_stub.is_none() {
+        install_filter(process, report)?;
+    }
     fexecve(sealed.as_fd(), &args, &env).or_cannot("execute", "the stub")
 }
+
+/// What is still called under a filter that is installed before the stub is executed: by ferry, and by the stub.
+const LAST_CALLS: &[i64] = &[
+    libc::SYS_execveat,
+    libc::SYS_fcntl,
+    libc::SYS_openat,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_execve,
+    libc::SYS_exit_group,
+];
 
 fn install_filter(process: &ProcessPlan, report: &Channel) -> Result<()> {
     match &process.seccomp {

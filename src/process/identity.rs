@@ -43,11 +43,11 @@ pub fn plan(process: &Process, warnings: &mut Vec<String>) -> Identity {
 }
 
 /// Becomes `identity`: the bounding set first, which needs CAP_SETPCAP; then groups and ids, keeping the permitted set
-/// across the change; then the planned sets.
+/// across the change; then the planned sets, `hidden` as [`capabilities::apply`] says.
 ///
 /// # Errors
 /// EPERM for ids that the user namespace does not map or the caller may not take; EINVAL for unmapped ones.
-pub fn become_identity(identity: &Identity) -> Result<()> {
+pub fn become_identity(identity: &Identity, hidden: bool) -> Result<()> {
     const UNMAPPED: &str = "the id is not mapped in the container's user namespace";
     capabilities::bound(&identity.capabilities).or_cannot("drop from the bounding set", "capabilities")?;
     keep_on_setuid(true).or_cannot("keep", "capabilities")?;
@@ -56,7 +56,7 @@ pub fn become_identity(identity: &Identity) -> Result<()> {
     setresgid(gid, gid, gid).or_cannot("become group", gid).map_err(|error| error.hint(UNMAPPED))?;
     setresuid(uid, uid, uid).or_cannot("become user", uid).map_err(|error| error.hint(UNMAPPED))?;
     keep_on_setuid(false).or_cannot("drop", "capabilities")?;
-    capabilities::apply(&identity.capabilities).or_cannot("set", "capabilities")?;
+    capabilities::apply(&identity.capabilities, hidden).or_cannot("set", "capabilities")?;
     umask(Mode::from_bits_truncate(identity.umask));
     Ok(())
 }

@@ -90,21 +90,36 @@ pub fn bound(planned: &Capabilities) -> Result<(), Errno> {
     Ok(())
 }
 
+/// CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: with them a file without any read permission can be read all the same.
+const READ_ANYTHING: u64 = 1 << 1 | 1 << 2;
+
 /// Sets the remaining four, after the change of user. Capabilities that this kernel lacks, or that ferry itself does not
 /// hold, cannot be given and are left out, as the kernel would refuse the whole set.
 ///
+/// With `hidden`, those that read anything are not in force until the next exec, which does not ask what is in force: a
+/// program that may not be read by who executes it cannot be looked into by others (see `sys::stub`).
+///
 /// # Errors
 /// What capset(2) and prctl(2) answer.
-pub fn apply(planned: &Capabilities) -> Result<(), Errno> {
+pub fn apply(planned: &Capabilities, hidden: bool) -> Result<(), Errno> {
     let held = capability::capget()?.permitted;
     let permitted = planned.permitted & held;
-    let effective = planned.effective & permitted;
+    let effective = planned.effective & permitted & if hidden { !READ_ANYTHING } else { u64::MAX };
     let inheritable = planned.inheritable & held;
     capability::capset(&Sets { effective, permitted, inheritable })?;
     // After an earlier exec the ambient set may hold something; the planned one starts from nothing.
     capability::clear_ambient()?;
     let ambient = planned.ambient & permitted & inheritable;
     (0..64).filter(|number| ambient & 1 << number != 0).try_for_each(capability::raise_ambient)
+}
+
+/// Takes what reads anything out of force until the next exec.
+///
+/// # Errors
+/// What capget(2) and capset(2) answer.
+pub fn hide() -> Result<(), Errno> {
+    let sets = capability::capget()?;
+    capability::capset(&Sets { effective: sets.effective & !READ_ANYTHING, ..sets })
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
@@ -90,7 +92,8 @@ fn in_force(module: Module, name: &str, label: &str, at: &str) -> Result<&'stati
     }
 }
 
-/// A procfs of this process' pid namespace that is mounted nowhere; where that may not be mounted (a pid namespace that is
+/// A procfs of this process' pid namespace that is mounted nowhere, and holds processes only where the kernel can (Linux
+/// 5.8): whoever got hold of it would find nothing that masked and read-only paths keep from him. Where that may not be mounted (a pid namespace that is
 /// not this user namespace's), a detached copy of the one at `/proc`, which must still be the host's.
 ///
 /// # Errors
@@ -99,6 +102,10 @@ pub fn procfs() -> Result<OwnedFd> {
     let attributes =
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let own = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
+        match fsconfig_set_string(&context, "subset", "pid") {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => (),
+            Err(answer) => return Err(answer),
+        }
         fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     });

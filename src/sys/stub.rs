@@ -19,7 +19,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 
 /// Where the stub failed: the first word of its report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub fn sealed(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_fla
     let mut file = File::from(memory);
     file.write_all(&image(report, label, filter, filter_flags))
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    // Executed by whoever may not read it, a program is one that nobody can attach to or look into (would_dump in
+    // fs/exec.c): the filter that it is to install, and the private procfs in its hands, are out of the container's reach.
+    fchmod(&file, Mode::from_raw_mode(0o111)).map_err(errno)?;
     fcntl_add_seals(file.as_fd(), SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
         .map_err(errno)?;
     Ok(file.into())

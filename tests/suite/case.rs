@@ -67,6 +67,11 @@ impl Case {
         &self.transcript
     }
 
+    /// Begins the transcript anew, where there is no end to what is asked.
+    pub fn forget_transcript(&mut self) {
+        self.transcript.clear();
+    }
+
     /// The command line `RUNTIME --root STATE ARGS…`, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.stage.runtime.path);
@@ -224,7 +229,7 @@ impl Case {
     /// A new directory on the host, beside the bundle.
     pub fn host_directory(&self, name: &str) -> Result<PathBuf, Failed> {
         let path = self.directory.join(name);
-        fs::create_dir(&path)?;
+        fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(path)
     }

@@ -1,5 +1,6 @@
 //! The list of scenarios, and how they are run: `stage` is what all share, `case` what one test has for itself.
 
+mod attacks;
 mod case;
 mod cgroup;
 mod create;
@@ -59,6 +60,10 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
     ("seccomp_agent", seccomp_agent::SCENARIOS),
+    ("attacks", attacks::image::SCENARIOS),
+    ("attacks", attacks::processes::SCENARIOS),
+    ("attacks", attacks::races::SCENARIOS),
+    ("attacks", attacks::input::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),

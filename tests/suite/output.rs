@@ -150,6 +150,11 @@ impl Lines {
         Ok((Self::new(read.into(), limit), write.into()))
     }
 
+    /// Sets the time limit of the waits that follow.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// The next line that contains `text`; an error at the limit or the end.
     pub fn until(&mut self, text: &str) -> Result<String, Failed> {
         let end = Instant::now() + self.limit;

@@ -1,14 +1,11 @@
-//! What a container may not do: system calls, hidden and read-only paths, and the host's own programs.
+//! What a container may not do: system calls, hidden and read-only paths. What was once done all the same is in `attacks`.
 
 use std::fs;
-use std::io::Read;
-use std::path::Path;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Peer, Root};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
@@ -26,20 +23,9 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("masked_file_is_empty", &[], masked_file),
     scenario("masked_directory_is_empty", &[], masked_directory),
     scenario("masked_path_that_is_missing", &[], masked_missing),
-    scenario(
-        "masked_with_a_null_device_that_is_a_link",
-        &[Root, Peer("runc", "1.1.5: loses the output")],
-        masked_null_link,
-    ),
     scenario("read_only_path_cannot_be_written", &[], read_only_path),
     scenario("read_only_path_that_is_missing", &[], read_only_missing),
     scenario("proc_sys_is_read_only_by_the_base_configuration", &[], proc_sys),
-    scenario("the_runtime_is_not_overwritten_through_its_own_process", &[], own_executable),
-    scenario("the_runtime_is_not_overwritten_through_exec", &[Peer("crun", "cannot run a script")], exec_executable),
-    scenario("cwd_through_a_descriptor_of_the_host_is_refused", &[], descriptor_cwd),
-    scenario("exec_cwd_through_a_descriptor_of_the_host_is_refused", &[], exec_descriptor_cwd),
-    scenario("proc_that_is_a_link_in_the_image_is_refused", &[], proc_link),
-    scenario("mount_over_proc_that_is_not_proc_is_refused", &[Peer("crun", "1.8.1 allows it")], fake_proc),
     scenario("the_host_is_not_among_the_processes", &[], host_processes),
     scenario("devices_cannot_be_made_without_the_capability", &[], no_mknod),
 ];
@@ -178,20 +164,6 @@ fn masked_missing(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-/// CVE-2025-31133. Without a tmpfs on /dev the image's own /dev/null would be what a masked file is covered with.
-fn masked_null_link(case: &mut Case) -> Outcome {
-    for destination in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev"] {
-        config::without_mount(&mut case.config, destination);
-    }
-    case.bundle.file("home/target", "the link's target")?;
-    case.bundle.file("home/secret", "treasure")?;
-    case.bundle.link("dev/null", "/home/target")?;
-    config::add(&mut case.config, "/linux/maskedPaths", json!("/home/secret"));
-    let end = case.args(&["/probe", "read", "/home/secret"]).run()?;
-    assert!(end.code != 0 || end.json()? == json!({"ok": ""}), "{}", end.stdout);
-    Ok(())
-}
-
 fn read_only_path(case: &mut Case) -> Outcome {
     case.bundle.file("home/chart", "coast")?;
     case.bundle.directory("home/hold")?;
@@ -213,78 +185,6 @@ fn proc_sys(case: &mut Case) -> Outcome {
     assert_eq!(case.deed(&["write", "/proc/sys/kernel/domainname", "x"])?["error"], libc::EROFS);
     assert_eq!(case.deed(&["read", "/proc/keys"])?["ok"], "");
     Ok(())
-}
-
-/// A sum over a file's bytes that a change of any of them alters (FNV-1a).
-fn hash(path: &Path) -> Result<u64, Failed> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
-}
-
-/// CVE-2019-5736. The program is the runtime itself, seen through the descriptor the kernel keeps of it; whatever becomes
-/// of that container, a second one then writes to what it can reach.
-fn own_executable(case: &mut Case) -> Outcome {
-    let runtime = case.stage.runtime.path.clone();
-    let before = hash(&runtime)?;
-    let end = case.args(&["/proc/self/exe", "--version"]).run()?;
-    assert_eq!(hash(&runtime)?, before);
-    drop(end);
-    Ok(())
-}
-
-fn exec_executable(case: &mut Case) -> Outcome {
-    let runtime = case.stage.runtime.path.clone();
-    let before = hash(&runtime)?;
-    case.bundle.program("home/script", "#!/proc/self/exe\n")?;
-    let mut lines = case.args(&["/probe", "overwrite-executables", "1.5"]).start()?;
-    lines.until("ready")?;
-    for _ in 0..20 {
-        // It may fail or print a usage text: all that counts is the file.
-        case.exec(&[], &["/home/script"])?;
-        case.exec(&[], &["/probe", "exit", "0"])?;
-    }
-    let told: Value = serde_json::from_str(&lines.until("written")?)?;
-    assert_eq!((&told["written"], hash(&runtime)?), (&json!(0), before), "{told}");
-    Ok(())
-}
-
-/// CVE-2024-21626. A number that leads to a directory of the container itself does no harm; one of the host's does.
-fn descriptor_cwd(case: &mut Case) -> Outcome {
-    for number in 3..24 {
-        case.config["process"]["cwd"] = format!("/proc/self/fd/{number}").into();
-        let end = case.args(&["/probe", "list", "../../../../../.."]).run()?;
-        assert!(!end.stdout.contains("ok") || !end.stdout.contains("\"home\""), "{number}: {}", end.stdout);
-        assert!(end.code != 0, "{number}: {}", end.stdout);
-    }
-    Ok(())
-}
-
-fn exec_descriptor_cwd(case: &mut Case) -> Outcome {
-    case.start_waiting()?;
-    for number in 3..24 {
-        let end = case.exec(&["--cwd", &format!("/proc/self/fd/{number}")], &["/probe", "list", "."])?;
-        assert!(end.code != 0, "{number}: {}", end.stdout);
-    }
-    Ok(())
-}
-
-/// CVE-2019-19921.
-fn proc_link(case: &mut Case) -> Outcome {
-    fs::remove_dir(case.bundle.inside("proc"))?;
-    case.bundle.directory("home/elsewhere")?;
-    case.bundle.link("proc", "/home/elsewhere")?;
-    case.run()?.failure()?;
-    assert_eq!(fs::read_dir(case.bundle.inside("home/elsewhere"))?.count(), 0);
-    Ok(())
-}
-
-/// CVE-2019-16884.
-fn fake_proc(case: &mut Case) -> Outcome {
-    let fake = case.host_directory("fake")?;
-    config::without_mount(&mut case.config, "/proc");
-    config::add(&mut case.config, "/mounts", config::bind(&fake, "/proc", &["bind"]));
-    case.run()?.failure().map(drop)
 }
 
 fn host_processes(case: &mut Case) -> Outcome {

@@ -16,6 +16,11 @@ use libtest_mimic::Completion;
 /// emulated may need a multiple, `FERRY_TEST_PATIENCE` seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Whether what is repeated is to be repeated as often as it should: `FERRY_LONG`.
+pub fn is_long() -> bool {
+    std::env::var_os("FERRY_LONG").is_some()
+}
+
 /// The runtime under test.
 #[derive(Debug, Default)]
 pub struct Runtime {

@@ -46,18 +46,20 @@ fn row(document: &str, line: &str) -> Result<Row, String> {
     Ok(Row { id: id.to_owned(), kind, tests })
 }
 
-/// The scenarios of a file in `tests/suite`, as `noun::name`: the first argument of each `scenario(`.
-fn scenarios(source: &Source) -> Vec<String> {
+/// The scenarios of a file in `tests/suite`, as `noun::name`: the first argument of each `scenario(`. Files of a folder share
+/// its noun.
+pub fn scenarios(source: &Source) -> Vec<String> {
     let Some(noun) = source.file.strip_prefix("tests/suite/").and_then(|file| file.strip_suffix(".rs")) else {
         return Vec::new();
     };
+    let noun = noun.split('/').next().unwrap_or(noun);
     let calls = words(&source.code, "scenario").filter_map(|at| source.text[at..].strip_prefix("scenario("));
     let names = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
     names.map(|name| format!("{noun}::{name}")).collect()
 }
 
 /// The unit tests of a file of `src`, by their path without the crate.
-fn unit_tests(source: &Source) -> Vec<String> {
+pub fn unit_tests(source: &Source) -> Vec<String> {
     if !source.in_src() {
         return Vec::new();
     }
@@ -138,6 +140,7 @@ fn finds_tests_by_name_and_not_in_comments() {
     let suite =
         "scenario(\"one\", &[], f),\nscenario(\n  \"two\", g),\n// scenario(\"three\")\npub const fn scenario(name: x)";
     assert_eq!(scenarios(&Source::new("tests/suite/mounts.rs", suite)), ["mounts::one", "mounts::two"]);
+    assert_eq!(scenarios(&Source::new("tests/suite/attacks/races.rs", "scenario(\"one\", f)")), ["attacks::one"]);
     let unit = "#[test]\nfn early() {}\nmod tests {\n// #[test]\n#[test]\nfn late() -> io::Result<()> {}\n}";
     let names = |file| unit_tests(&Source::new(file, unit));
     assert_eq!(names("src/spec/mod.rs"), ["spec::early", "spec::tests::late"]);

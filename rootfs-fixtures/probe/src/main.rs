@@ -4,6 +4,7 @@
 //! these eyes. Without arguments it prints the report (see `report`); with arguments, it does a deed (see `deeds`).
 
 mod agent;
+mod attacks;
 mod deeds;
 mod kernel;
 mod load;

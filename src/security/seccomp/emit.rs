@@ -12,18 +12,18 @@ use crate::error::{Error, Result};
 use crate::sys::seccomp::{Instruction, MAX_INSTRUCTIONS};
 
 // Class | size or operation | mode or source. include/uapi/linux/bpf_common.h
-const LOAD: u16 = 0x20;
-const AND: u16 = 0x54;
-const JUMP: u16 = 0x05;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER: u16 = 0x25;
-const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
-const JUMP_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
+pub(super) const LOAD: u16 = 0x20;
+pub(super) const AND: u16 = 0x54;
+pub(super) const JUMP: u16 = 0x05;
+pub(super) const JUMP_EQUAL: u16 = 0x15;
+pub(super) const JUMP_GREATER: u16 = 0x25;
+pub(super) const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
+pub(super) const JUMP_ANY_BIT: u16 = 0x45;
+pub(super) const RETURN: u16 = 0x06;
 
 // Offsets in struct seccomp_data; the arguments follow the instruction pointer.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 /// Where a jump goes.

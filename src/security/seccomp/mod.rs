@@ -48,6 +48,7 @@ mod rules;
 mod syscalls;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod vocabulary;
 
 use std::path::PathBuf;
