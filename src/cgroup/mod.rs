@@ -16,6 +16,7 @@
 //! stats::read           Cgroup            -> Stats          what it uses
 //! ```
 
+pub mod balance;
 mod dbus;
 mod device_program;
 pub mod devices;

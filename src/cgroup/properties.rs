@@ -140,7 +140,8 @@ const SETTABLE: &[(&str, Kind)] = &[
     ("TimeoutStopUSec", Kind::Number),
 ];
 
-const PREFIX: &str = "org.systemd.property.";
+/// What the annotations begin with.
+pub const PREFIX: &str = "org.systemd.property.";
 
 /// The properties that a container's annotations ask for.
 ///

@@ -246,6 +246,27 @@ pub fn read(cgroup: &Cgroup) -> Result<Stats> {
     })
 }
 
+/// What memory.min and memory.low promise the cgroup: the larger of the two, in bytes.
+///
+/// # Errors
+///
+/// They cannot be read.
+pub fn promised(cgroup: &Cgroup) -> Result<u64> {
+    let source = Source(cgroup);
+    Ok(source.number("memory.min")?.max(source.number("memory.low")?).unwrap_or(0))
+}
+
+/// How much more of the cgroup may go to swap by its own limit, in bytes; none without swap accounting.
+///
+/// # Errors
+///
+/// The limit cannot be read.
+pub fn swap_left(cgroup: &Cgroup) -> Result<u64> {
+    let source = Source(cgroup);
+    let (limit, used) = (source.number("memory.swap.max")?, source.number("memory.swap.current")?);
+    Ok(limit.unwrap_or(0).saturating_sub(used.unwrap_or(0)))
+}
+
 /// The file through which the kernel tells of processes it has killed for want of memory, held open: poll(2) for
 /// `POLLPRI` wakes when it changes.
 #[derive(Debug)]

@@ -55,13 +55,20 @@ pub const PRESERVE_FDS: Flag = Flag {
     help: "Pass N descriptors on, beside standard input, output, error and those of $LISTEN_FDS",
     ..Flag::SWITCH
 };
+/// `--ksm`, which `create` and `run` share.
+pub const KSM: Flag = Flag {
+    long: "ksm",
+    help: "Let the kernel merge the container's memory with equal memory of others, as the annotation dev.ferry.ksm does; \
+           others can then find out what it holds by timing",
+    ..Flag::SWITCH
+};
 
 /// The row of `create`.
 pub const VERB: Verb = Verb {
     name: "create",
     about: "Make a container from a bundle, without starting its program",
     arguments: Arguments::ID,
-    flags: &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+    flags: &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, KSM],
     details: &[
         (
             "DESCRIPTION",
@@ -91,6 +98,7 @@ pub fn options(matches: &ArgMatches) -> Result<Options> {
         no_pivot: given::switch(matches, "no-pivot"),
         no_new_keyring: given::switch(matches, "no-new-keyring"),
         preserve_fds: given::number(matches, "preserve-fds")?.unwrap_or(0),
+        merge_memory: given::switch(matches, "ksm"),
     })
 }
 
@@ -110,7 +118,7 @@ mod tests {
     #[test]
     fn what_engines_send_becomes_options() {
         let line = "--bundle /b --pid-file /p --console-socket /c -no-pivot --no-new-keyring --preserve-fds 3 \
-                    --pidfd-socket=/f web";
+                    --pidfd-socket=/f --ksm web";
         let expected = Options {
             id: "web".to_owned(),
             bundle: "/b".into(),
@@ -120,6 +128,7 @@ mod tests {
             no_pivot: true,
             no_new_keyring: true,
             preserve_fds: 3,
+            merge_memory: true,
         };
         assert_eq!(options(&matches(&VERB, line).unwrap()).unwrap(), expected);
     }

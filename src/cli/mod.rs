@@ -17,6 +17,7 @@ use crate::log::Log;
 use crate::spec::template::OCI_VERSION;
 
 pub mod argv;
+mod balance;
 mod create;
 mod delete;
 mod doctor;
@@ -41,6 +42,7 @@ mod size;
 mod spec;
 mod start;
 mod state;
+mod stats;
 mod suggest;
 mod update;
 mod user;
@@ -51,7 +53,7 @@ pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
-pub static VERBS: [Verb; 17] = [
+pub static VERBS: [Verb; 19] = [
     run::VERB,
     create::VERB,
     start::VERB,
@@ -64,6 +66,8 @@ pub static VERBS: [Verb; 17] = [
     resume::VERB,
     update::VERB,
     events::VERB,
+    stats::VERB,
+    balance::VERB,
     delete::VERB,
     spec::VERB,
     features::VERB,

@@ -5,7 +5,9 @@ use std::io::{IsTerminal, stdin, stdout};
 
 use clap::ArgMatches;
 
-use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
+use super::create::{
+    self, BUNDLE, CONSOLE_SOCKET, KSM, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
+};
 use super::globals::Globals;
 use super::run_rootfs::{self, Caller};
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
@@ -38,6 +40,7 @@ pub const VERB: Verb = Verb {
         NO_PIVOT,
         NO_NEW_KEYRING,
         PRESERVE_FDS,
+        KSM,
         Flag {
             long: "rootfs",
             value: Value::Path("DIR"),
@@ -146,7 +149,7 @@ pub const VERB: Verb = Verb {
 };
 
 /// Flags that say how a bundle is run; the rest of the table, but for `--detach`, is `--rootfs`'s.
-const BUNDLE_ONLY: [&str; 9] = [
+const BUNDLE_ONLY: [&str; 10] = [
     "bundle",
     "console-socket",
     "pidfd-socket",
@@ -156,6 +159,7 @@ const BUNDLE_ONLY: [&str; 9] = [
     "no-pivot",
     "no-new-keyring",
     "preserve-fds",
+    "ksm",
 ];
 
 /// The two things that can be run.

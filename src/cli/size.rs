@@ -30,6 +30,16 @@ pub fn limit(given: &str) -> Result<i64, String> {
     if given == "-1" { Ok(-1) } else { bytes(given) }
 }
 
+/// Bytes as a person reads them, in three digits or so: `12.3M`.
+pub fn text(bytes: u64) -> String {
+    let (mut number, mut unit) = (bytes as f64, 0);
+    while number >= 1023.95 && unit < 5 {
+        (number, unit) = (number / 1024.0, unit + 1);
+    }
+    let letter = ["B", "K", "M", "G", "T", "P"][unit];
+    if unit == 0 { format!("{bytes}B") } else { format!("{number:.1}{letter}") }
+}
+
 /// The power of 1024 of a unit.
 fn exponent(unit: &str) -> Option<u32> {
     let mut letters = unit.chars();
@@ -52,6 +62,14 @@ fn exponent(unit: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_told_in_few_digits() {
+        for (bytes, told) in [(0, "0B"), (1023, "1023B"), (1536, "1.5K"), (64 << 20, "64.0M"), (1 << 40, "1.0T")] {
+            assert_eq!(text(bytes), told);
+        }
+        assert_eq!(text(u64::MAX), "16384.0P");
+    }
 
     #[test]
     fn units_are_powers_of_1024_in_every_spelling() {

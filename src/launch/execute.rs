@@ -17,7 +17,7 @@ use rustix::fs::{fstat, makedev};
 use super::plan::ProcessPlan;
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Result};
-use crate::process::{command, identity, limits, scheduling};
+use crate::process::{command, identity, limits, memory_merge, scheduling};
 use crate::security::capabilities;
 use crate::sys::{fd, seccomp, stub};
 
@@ -56,6 +56,9 @@ pub fn execute(
     let mut args = vec![CString::new(program.as_os_str().as_bytes()).unwrap_or_default()];
     args.extend(command::c_strings(&process.command.args));
     let env = command::c_strings(&env);
+    if process.merge_memory {
+        memory_merge::apply()?;
+    }
     // Policies need capabilities that the next steps take away.
     scheduling::apply(&process.scheduling)?;
     own_streams(process.identity.uid)?;

@@ -117,6 +117,8 @@ pub struct ProcessPlan {
     /// The terminal's size.
     #[serde(skip)]
     pub console_size: Option<ConsoleSize>,
+    /// Whether its memory may be merged with that of others.
+    pub merge_memory: bool,
     /// Adjustment of the OOM killer's score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
@@ -203,7 +205,9 @@ pub fn plan_process(
         Some(profile) => seccomp::compile(profile)?,
         None => None,
     };
+    let annotations = config.map(|config| &config.annotations);
     Ok(ProcessPlan {
+        merge_memory: annotations.map_or(Ok(false), |asked| process::memory_merge::plan(asked, warnings))?,
         command,
         identity: process::identity::plan(process, warnings),
         limits: process::limits::plan(&process.rlimits, &format!("{at}.rlimits"))?,

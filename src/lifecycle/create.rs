@@ -17,6 +17,7 @@ use crate::launch::notify::{self, Notify};
 use crate::launch::parent::{self, Child, Launch, Reached, state_json};
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::{self, Kind, User};
+use crate::process::memory_merge;
 use crate::rootfs::Base;
 use crate::spec::{self, Config};
 
@@ -39,6 +40,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Descriptors passed on.
     pub preserve_fds: u32,
+    /// Memory is merged with that of others, whatever the configuration says.
+    pub merge_memory: bool,
 }
 
 /// How long processes that were killed may take to be gone.
@@ -126,6 +129,9 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     let stage = source.copy_on_write.then(|| setting.root.join(id.as_str()).join("root"));
     let awaited =
         notify::is_awaited() && notify::configure(&mut source.config, &setting.root.join(id.as_str()).join("notify"));
+    if options.merge_memory {
+        ask_to_merge(&mut source)?;
+    }
     let plan_options = plan::Options {
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
@@ -163,6 +169,20 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     };
     let console_socket = options.console_socket.clone();
     Ok(Begun { entry, plan, record, child, notify: listener, host, cgroup, gated, console_socket })
+}
+
+/// As if the configuration had asked, so that `exec` and `state` read it in the copy that is kept.
+fn ask_to_merge(source: &mut Source) -> Result<()> {
+    let (key, yes) = (memory_merge::ANNOTATION, "true");
+    source.config.annotations.insert(key.into(), yes.into());
+    let unreadable = |why: serde_json::Error| Error::said("add to config.json", key, why.to_string());
+    let mut json: serde_json::Value = serde_json::from_slice(&source.text).map_err(unreadable)?;
+    if json["annotations"].is_null() {
+        json["annotations"] = serde_json::json!({});
+    }
+    json["annotations"][key] = yes.into();
+    source.text = serde_json::to_vec(&json).map_err(unreadable)?;
+    Ok(())
 }
 
 fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], copy_on_write: bool) -> Result<()> {

@@ -15,6 +15,7 @@ use super::Setting;
 use super::live::{self, Live};
 use crate::cgroup::{self, Cgroup, stats::MemoryEvents};
 use crate::error::{Context, Error, Result};
+use crate::process::memory_merge;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +31,8 @@ pub enum Event {
 /// # Errors
 /// The container does not run, or has no cgroup that would count.
 pub fn stats(setting: &Setting, id: &str) -> Result<Value> {
-    usage(&running(setting, id)?.cgroup("count the usage of")?)
+    let container = running(setting, id)?;
+    usage(&container.cgroup("count the usage of")?, is_merged(&container)?)
 }
 
 /// Calls `each` with every event until the container is gone: usage whenever `interval` is over, for the first time after
@@ -47,6 +49,7 @@ pub fn follow(
     let container = running(setting, id)?;
     let cgroup = container.cgroup("count the usage of")?;
     let Some(end) = end_of(&container)? else { return Ok(()) };
+    let merged = is_merged(&container)?;
     let mut memory = MemoryEvents::open(&cgroup)?;
     let mut next = Instant::now() + interval;
     loop {
@@ -59,7 +62,7 @@ pub fn follow(
             return Ok(());
         }
         if Instant::now() >= next {
-            each(Event::Stats(usage(&cgroup)?))?;
+            each(Event::Stats(usage(&cgroup, merged)?))?;
             // Counted from now: a reader that was slow is not owed the lines it missed.
             next = Instant::now() + interval;
         }
@@ -74,9 +77,20 @@ fn running(setting: &Setting, id: &str) -> Result<Live> {
     Err(Error::plain(format!("container with id {id} is not running: it is {}", container.status)))
 }
 
-fn usage(cgroup: &Cgroup) -> Result<Value> {
-    let stats = cgroup::stats::read(cgroup)?;
-    serde_json::to_value(stats).map_err(|why| Error::said("write the usage as", "JSON", why.to_string()))
+/// Whether the container asked to have its memory merged with that of others.
+pub(super) fn is_merged(container: &Live) -> Result<bool> {
+    Ok(container.entry.config()?.annotations.get(memory_merge::ANNOTATION).is_some_and(|asked| asked == "true"))
+}
+
+/// What merging saved is an addition to runc's shape, where it was asked for: `memory.ksm`.
+fn usage(cgroup: &Cgroup, merged: bool) -> Result<Value> {
+    let unwritten = |why: serde_json::Error| Error::said("write the usage as", "JSON", why.to_string());
+    let mut usage = serde_json::to_value(cgroup::stats::read(cgroup)?).map_err(unwritten)?;
+    if merged {
+        let saved = memory_merge::merged(&cgroup::life::procs(cgroup)?);
+        usage["memory"]["ksm"] = serde_json::to_value(saved).map_err(unwritten)?;
+    }
+    Ok(usage)
 }
 
 /// What becomes readable when the container's first process ends. `None`: it has ended already.

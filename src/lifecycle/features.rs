@@ -6,8 +6,9 @@
 use serde_json::{Value, json};
 
 use super::Setting;
+use crate::cgroup::properties;
 use crate::error::Result;
-use crate::process::scheduling;
+use crate::process::{memory_merge, scheduling};
 use crate::rootfs::options;
 use crate::security::{capabilities, seccomp};
 use crate::spec::config::Hooks;
@@ -32,8 +33,8 @@ pub fn features(_setting: &Setting) -> Result<Value> {
             // The name by which engines ask any runtime.
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        // No annotation changes what ferry does. Empty says so; absent would say nothing.
-        "potentiallyUnsafeConfigAnnotations": [],
+        // A name that ends in a dot stands for all that begin with it.
+        "potentiallyUnsafeConfigAnnotations": [memory_merge::ANNOTATION, properties::PREFIX],
     }))
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cgroup::Driver;
 use crate::log::Log;
 
+pub mod balance;
 pub mod create;
 pub mod delete;
 pub mod doctor;
@@ -22,6 +23,7 @@ pub mod run;
 pub mod run_rootfs;
 pub mod start;
 pub mod state;
+pub mod stats;
 pub mod update;
 
 /// What holds for every verb of one run.

@@ -4,6 +4,7 @@
 pub mod command;
 pub mod identity;
 pub mod limits;
+pub mod memory_merge;
 pub mod scheduling;
 pub mod signal;
 pub mod sysctl;

@@ -8,6 +8,7 @@ pub mod capability;
 pub mod clone;
 pub mod fd;
 pub mod keyring;
+pub mod memory;
 pub mod mount;
 pub mod sched;
 pub mod seccomp;

@@ -1,6 +1,7 @@
 //! The list of scenarios, and how they are run: `stage` is what all share, `case` what one test has for itself.
 
 mod attacks;
+mod balance;
 mod case;
 mod cgroup;
 mod create;
@@ -30,6 +31,7 @@ mod seccomp_agent;
 mod security;
 mod stage;
 mod state;
+mod stats;
 mod terminal;
 mod updates;
 
@@ -57,6 +59,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("scheduling", scheduling::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
     ("limits", limits::SCENARIOS),
+    ("stats", stats::SCENARIOS),
+    ("balance", balance::SCENARIOS),
     ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
     ("seccomp_agent", seccomp_agent::SCENARIOS),

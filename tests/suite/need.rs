@@ -15,6 +15,10 @@ pub enum Need {
     Delegated(&'static [&'static str]),
     /// A systemd that makes cgroups for this user.
     Systemd,
+    /// A kernel that merges memory for a process and what it executes.
+    Ksm,
+    /// A machine that is merging memory: it is not a test's to have all of it begin.
+    KsmRuns,
     /// A block device that a test may write over, named by `FERRY_TEST_DISK`.
     Disk,
     /// ferry itself: no other runtime has this.
@@ -36,6 +40,11 @@ impl Need {
             Self::CgroupV2(wanted) => missing_controllers(stage, wanted),
             Self::Delegated(wanted) => missing_controllers(stage, wanted).or_else(|| not_delegated(stage, wanted)),
             Self::Systemd => no_systemd(root),
+            Self::Ksm => no_ksm(),
+            Self::KsmRuns => {
+                let runs = std::fs::read_to_string("/sys/kernel/mm/ksm/run").is_ok_and(|state| state.trim() == "1");
+                (!runs).then(|| "needs KSM to run".into())
+            }
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
@@ -77,6 +86,13 @@ fn no_systemd(root: bool) -> Option<String> {
     let runs = std::path::Path::new("/run/systemd/system").exists();
     let has_bus = root || std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
     (!runs || !has_bus).then(|| "needs systemd, and a bus to it".into())
+}
+
+fn no_ksm() -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|digits| digits.parse().ok()).collect();
+    let there = std::path::Path::new("/sys/kernel/mm/ksm/run").exists() && numbers >= vec![6, 7];
+    (!there).then(|| "needs Linux 6.7 with KSM".into())
 }
 
 /// The scratch block device.
