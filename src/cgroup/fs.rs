@@ -120,9 +120,20 @@ fn check_unused(dir: &OwnedFd, path: &Path) -> Result<()> {
     let events = file::read(dir.as_fd(), "cgroup.events").or_cannot("read the state of", path.display())?;
     let refuse = |why: &str| Err(Error::said("put the container into the cgroup", path.display().to_string(), why));
     match (file::value_of(&events, "populated"), file::value_of(&events, "frozen")) {
-        (Some("1"), _) => refuse("it is not empty: another container, or other processes, run in it"),
-        (_, Some("1")) => refuse("it is frozen"),
-        _ => Ok(()),
+        (Some("1"), _) => return refuse("it is not empty: another container, or other processes, run in it"),
+        (_, Some("1")) => return refuse("it is frozen"),
+        _ => {}
+    }
+    // What is empty may still be an inner node, or part of a threaded tree, which take no process.
+    let given =
+        file::read(dir.as_fd(), "cgroup.subtree_control").or_cannot("read the controllers of", path.display())?;
+    if !given.trim().is_empty() {
+        return refuse(&format!("it gives controllers to those below it ({}), and so takes no process", given.trim()))
+            .map_err(|error: Error| error.hint("give a linux.cgroupsPath below it"));
+    }
+    match file::read(dir.as_fd(), "cgroup.type").as_deref().map(str::trim_end) {
+        Ok("domain" | "domain threaded") | Err(_) => Ok(()),
+        Ok(kind) => refuse(&format!("its type is {kind:?}, which takes threads only")),
     }
 }
 

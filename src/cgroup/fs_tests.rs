@@ -42,6 +42,23 @@ fn an_existing_cgroup_must_be_empty_and_thawed() {
 }
 
 #[test]
+fn an_existing_cgroup_must_be_a_leaf() {
+    let Some(trial) = Trial::new("leaf") else { return };
+    let inner = trial.create("inner");
+    let offered = std::fs::read_to_string(inner.path.join("cgroup.controllers")).unwrap();
+    let Some(controller) = offered.split_whitespace().next() else {
+        return println!("skipped: leaf: this tree has no controllers below its root");
+    };
+    std::fs::write(inner.path.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    let error = create(&trial.below("inner"), &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("takes no process") && error.contains("below it"), "{error}");
+    let threaded = trial.create("threaded");
+    std::fs::write(threaded.path.join("cgroup.type"), "threaded").unwrap();
+    let error = create(&trial.below("threaded"), &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("threads only"), "{error}");
+}
+
+#[test]
 fn a_controller_of_v1_is_named_with_the_field_and_nothing_is_left() {
     let Some(trial) = Trial::new("hybrid") else { return };
     if !location::find_tree().unwrap().unwrap().hybrid {

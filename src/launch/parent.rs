@@ -207,6 +207,9 @@ impl Launch<'_> {
                 let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
                 self.log.debug(format_args!("device rules: {installed:?}"));
             }
+            if let Some(owner) = self.plan.cgroup.owner {
+                cgroup::fs::delegate(cgroup, rustix::fs::Uid::from_raw(owner))?;
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::rootfs::{self, Rootfs};
 use crate::security::capabilities;
 use crate::security::lsm::{self, Label, Module};
 use crate::security::seccomp::{self, Program};
-use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
+use crate::spec::config::{Config, ConsoleSize, Hooks, Mount, Process};
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +98,9 @@ pub struct CgroupPlan {
     /// What systemd is told beyond that.
     #[serde(skip)]
     pub properties: Properties,
+    /// The user of the host that may divide it further, where the container's is not already its owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
 }
 
 /// Everything about one process: the container's first, or one that joins it.
@@ -174,7 +177,13 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         net_devices: devices::plan(&config.linux.net_devices, namespaces.has(Kind::Network), host.privileged)?,
         sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
         rootfs,
-        cgroup: CgroupPlan { driver: options.cgroup_driver, place, limits, properties },
+        cgroup: CgroupPlan {
+            driver: options.cgroup_driver,
+            place,
+            limits,
+            properties,
+            owner: cgroup_owner(config, &namespaces, host),
+        },
         resctrl: resctrl::plan(config.linux.intel_rdt.as_ref(), id.as_str())?,
         hooks: config.hooks.clone(),
         annotations: config.annotations.clone(),
@@ -219,6 +228,31 @@ pub fn plan_process(
         seccomp,
         preserve_fds: options.preserve_fds + options.listen_fds,
     })
+}
+
+/// Who the container's user is on the host, if the cgroup is to be that user's: exactly where the container sees it as the
+/// root of a tree that it can write (runtime-spec, config-linux.md#cgroup-ownership). An ordinary user has nothing to give:
+/// the cgroup is theirs already.
+fn cgroup_owner(config: &Config, namespaces: &Namespaces, host: &Host) -> Option<u32> {
+    let writable = |mount: &Mount| {
+        mount.source == Path::new("cgroup")
+            && mount.destination == Path::new("/sys/fs/cgroup")
+            && !mount.options.iter().any(|option| option == "ro")
+    };
+    if !host.privileged || !namespaces.makes(Kind::Cgroup) || !config.mounts.iter().any(writable) {
+        return None;
+    }
+    let inside = config.process.as_ref()?.user.uid;
+    let outside = match &namespaces.user {
+        User::Inherit => inside,
+        User::Make { uids, .. } => uids.iter().find_map(|mapping| {
+            let offset = inside.checked_sub(mapping.container_id).filter(|offset| *offset < mapping.size)?;
+            mapping.host_id.checked_add(offset)
+        })?,
+        // Its map is somebody else's.
+        User::Join(_) => return None,
+    };
+    (outside != host.uid).then_some(outside)
 }
 
 /// Without CAP_SYS_ADMIN every namespace needs a user namespace around it.

@@ -103,7 +103,9 @@ impl Drop for Swap {
     fn drop(&mut self) {
         let off = Command::new("swapoff").arg(&self.0).status();
         let removed = std::fs::remove_file(&self.0);
-        println!("swap off: {off:?}, removed: {removed:?}");
+        if !off.as_ref().is_ok_and(std::process::ExitStatus::success) || removed.is_err() {
+            println!("{}: swap off: {off:?}, removed: {removed:?}", self.0.display());
+        }
     }
 }
 
