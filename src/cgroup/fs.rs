@@ -298,7 +298,25 @@ pub fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     for write in again {
         write_file(cgroup, write).map_err(|errno| not_written(cgroup, write, errno))?;
     }
-    Ok(())
+    limits.writes.iter().filter(|write| write.file == PARTITION).try_for_each(|write| check_partition(cgroup, write))
+}
+
+const PARTITION: &str = "cpuset.cpus.partition";
+
+/// The kernel takes any partition that is asked for, and says only in the file what became of it: `isolated invalid (why)`.
+fn check_partition(cgroup: &Cgroup, write: &Write) -> Result<()> {
+    let object = || format!("linux.resources.{} to {:?}", write.field, write.value);
+    let state = file::read(cgroup.as_fd(), PARTITION).or_cannot("read back", object())?;
+    match state.trim_end().split_once(" invalid") {
+        None => Ok(()),
+        Some((_, why)) => {
+            let why = why.trim().trim_start_matches('(').trim_end_matches(')');
+            let why = if why.is_empty() { "the kernel calls the partition invalid" } else { why };
+            Err(Error::said("set", object(), why.to_owned()).hint(
+                "its CPUs must be nobody else's, not all there are, and the cgroup above must be a partition or the root",
+            ))
+        }
+    }
 }
 
 fn write_file(cgroup: &Cgroup, write: &Write) -> Result<(), Errno> {

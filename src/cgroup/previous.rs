@@ -94,6 +94,8 @@ fn value_before(file: &str, text: &str, value: &str) -> String {
         "io.latency" => limits_before(key, line, &["target"]).replace("max", "0"),
         "io.weight" | "io.bfq.weight" if key.contains(':') => line.map_or_else(|| format!("{key} default"), Into::into),
         "io.weight" | "io.bfq.weight" => text.lines().next().unwrap_or("default 100").to_owned(),
+        // `isolated invalid (why)` is what became of asking for `isolated`.
+        "cpuset.cpus.partition" => text.split_whitespace().next().unwrap_or_default().to_owned(),
         "misc.max" | "dmem.max" | "dmem.min" | "dmem.low" => line.unwrap_or_default().to_owned(),
         _ => text.trim_end().to_owned(),
     }
@@ -140,6 +142,7 @@ mod tests {
                 "mlx4_0 hca_handle=9",
                 "mlx4_0 hca_handle=2 hca_object=max",
             ),
+            ("cpuset.cpus.partition", "isolated invalid (Parent is not a partition root)\n", "root", "isolated"),
             ("misc.max", "res_a max\nres_b 4\n", "res_b 5", "res_b 4"),
         ] {
             assert_eq!(value_before(file, text, value), before, "{file}: {value}");

@@ -27,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_cgroup_made_inside_is_removed_with_the_container", &[Root, CgroupV2(&[])], nested),
     scenario("two_containers_do_not_share_a_cgroup", &[Root, CgroupV2(&[])], two),
     scenario("ps_shows_exactly_the_containers_processes", &[Root, CgroupV2(&[])], ps),
+    scenario("the_cgroup_is_the_users_where_it_is_writable", &[Root, CgroupV2(&[])], owner),
     scenario("memory_limit", &[Root, CgroupV2(&["memory"])], memory),
     scenario("memory_swap_is_the_difference", &[Root, CgroupV2(&["memory"])], swap),
     scenario("too_much_memory_is_killed", &[Root, CgroupV2(&["memory"])], memory_kill),
@@ -197,6 +198,45 @@ fn ps(case: &mut Case) -> Outcome {
     pids.sort_unstable();
     expected.sort_unstable();
     assert_eq!(pids, expected);
+    Ok(())
+}
+
+/// Who owns the container's cgroup and files of it.
+fn owners(case: &mut Case) -> Result<[u32; 3], Failed> {
+    use std::os::unix::fs::MetadataExt;
+    let place = directory(case)?;
+    let owner = |path: PathBuf| fs::metadata(path).map(|data| data.uid());
+    Ok([owner(place.clone())?, owner(place.join("cgroup.procs"))?, owner(place.join("cgroup.freeze"))?])
+}
+
+fn owner(case: &mut Case) -> Outcome {
+    config::user_namespace(&mut case.config, (100_000, 100_000), 65536);
+    case.config["process"]["user"] = json!({"uid": 7, "gid": 7});
+    let plain = case.config.clone();
+    let tree = |options: &[&str]| config::mount("cgroup", "cgroup", "/sys/fs/cgroup", options);
+    let delete = |case: &mut Case| {
+        let id = case.id.clone();
+        case.call(&["delete", "--force", &id])?.success().map(drop)
+    };
+    config::add(&mut case.config, "/mounts", tree(&["nosuid"]));
+    case.start_waiting()?;
+    // The directory and what is safe to give away, but none of the limits nor the freezer.
+    assert_eq!(owners(case)?, [100_007, 100_007, 0]);
+    let inside = |path: &'static str| ["/probe", "mkdir", path];
+    assert!(case.exec(&[], &inside("/sys/fs/cgroup/inner"))?.success()?.json()?["error"].is_null());
+    delete(case)?;
+    for (mount, namespace) in [(Some(tree(&["ro"])), true), (Some(tree(&["nosuid"])), false), (None, true)] {
+        case.config = plain.clone();
+        if let Some(mount) = mount {
+            config::add(&mut case.config, "/mounts", mount);
+        }
+        if !namespace {
+            config::without_namespace(&mut case.config, "cgroup");
+        }
+        case.start_waiting()?;
+        assert_eq!(owners(case)?, [0, 0, 0], "namespace: {namespace}");
+        delete(case)?;
+    }
     Ok(())
 }
 

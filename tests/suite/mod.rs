@@ -32,6 +32,8 @@ mod security;
 mod stage;
 mod state;
 mod stats;
+mod swarm;
+mod systemd;
 mod terminal;
 mod updates;
 
@@ -61,6 +63,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("limits", limits::SCENARIOS),
     ("stats", stats::SCENARIOS),
     ("balance", balance::SCENARIOS),
+    ("systemd", systemd::SCENARIOS),
+    ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
     ("seccomp_agent", seccomp_agent::SCENARIOS),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::case::Case;
 use super::cgroup::directory_of;
-use super::limits::{give_disk, number, read};
+use super::limits::{alone, give_disk, number, read};
 use super::need::Need::{CgroupV2, Delegated, Disk, Ferry, Root, Systemd};
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_refused_update_leaves_the_devices_alone", &[Root, CgroupV2(ALL), Ferry], devices),
     scenario("a_limit_below_the_usage_is_refused_when_asked", &[Delegated(ALL), Ferry], below_usage),
     scenario("systemd_is_told_of_an_update", &[Root, CgroupV2(ALL), Systemd], systemd),
+    scenario("isolated_cpus_are_nobody_elses", &[Root, CgroupV2(ALL), Ferry], partition),
     scenario("memory_is_taken_back", &[Root, CgroupV2(ALL), Disk, Ferry], reclaim),
     scenario("memory_high_takes_back_what_is_above", &[Root, CgroupV2(ALL), Disk, Ferry], high),
 ];
@@ -120,6 +121,33 @@ fn systemd(case: &mut Case) -> Outcome {
     let before = files(case)?;
     assert!(Command::new("systemctl").arg("daemon-reload").status()?.success());
     assert_eq!(files(case)?, before);
+    Ok(())
+}
+
+fn partition(case: &mut Case) -> Outcome {
+    let _alone = alone();
+    let tree = case.stage.cgroup_v2.clone().ok_or("there is no v2 tree")?;
+    let others = || read(&tree, "cpuset.cpus.effective");
+    let all = others()?;
+    let (first, last) = all.split_once('-').ok_or("one CPU cannot be shared out")?;
+    case.config["linux"]["cgroupsPath"] = format!("/{}", case.id).into();
+    let asked = |cpus: &str| json!({"unified": {"cpuset.cpus": cpus, "cpuset.cpus.partition": "isolated"}});
+    // All CPUs would leave none to the others.
+    case.config["linux"]["resources"] = asked(&all);
+    let end = case.args(&["/probe", "sleep", "forever"]).run()?.failure()?;
+    assert!(end.stderr.contains("cpuset.cpus.partition") && end.stderr.contains("isolated"), "{}", end.stderr);
+    assert_eq!((case.leftovers()?, others()?), (Vec::<String>::new(), all.clone()));
+    case.config["linux"]["resources"] = asked(last);
+    case.start_waiting()?;
+    assert_eq!(case.exec(&[], &["/probe"])?.success()?.json()?["cpus"], last);
+    let left = others()?;
+    assert!(left.starts_with(first) && !left.contains(last), "{left}");
+    // An update to what cannot be leaves the partition as it is.
+    update(case, &asked(&all))?.failure()?;
+    assert_eq!(others()?, left);
+    let id = case.id.clone();
+    case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(others()?, all);
     Ok(())
 }
 

@@ -62,10 +62,25 @@ fn config(options: &Options) -> Result<String, String> {
     if options.without_devices {
         config = json::replaced(&config, &["linux", "resources"], "{}");
     }
+    if options.limits {
+        config = with_limits(&config)?;
+    }
     match &options.seccomp {
         Some(path) => with_seccomp(&config, &read(path)?),
         None => Ok(config),
     }
+}
+
+/// What `docker run -m 512m --cpus 1.5 --pids-limit 512` comes to.
+const LIMITS: &str = r#""memory": {"limit": 536870912, "reservation": 0, "swap": 1073741824},
+    "cpu": {"shares": 1024, "quota": 150000, "period": 100000}, "pids": {"limit": 512}, "blockIO": {}"#;
+
+fn with_limits(config: &str) -> Result<String, String> {
+    let resources =
+        json::find(config, &["linux", "resources"]).ok_or("config.json has no linux.resources for --limits")?;
+    let (head, tail) = config.split_at(resources.start + 1);
+    let comma = if tail.trim_start().starts_with('}') { "" } else { "," };
+    Ok(format!("{head}{LIMITS}{comma}{tail}"))
 }
 
 fn with_seccomp(config: &str, profile: &str) -> Result<String, String> {
@@ -100,6 +115,18 @@ mod tests {
         assert_eq!(found(&["process", "args"]), Some(r#"["/program"]"#));
         assert_eq!(found(&["process", "terminal"]), Some("false"));
         assert_eq!(found(&["root", "path"]), Some(r#""rootfs""#));
+    }
+
+    #[test]
+    fn limits_stand_beside_what_there_is() {
+        for config in [r#"{"linux": {"resources": {"devices": []}}}"#, r#"{"linux": {"resources": { }}}"#, CONFIG] {
+            let limited = with_limits(config).unwrap();
+            let found = |path: &[&str]| json::find(&limited, path).map(|place| limited[place].to_owned());
+            assert_eq!(found(&["linux", "resources", "pids", "limit"]).as_deref(), Some("512"), "{limited}");
+            let devices = ["linux", "resources", "devices"];
+            assert_eq!(found(&devices).is_some(), json::find(config, &devices).is_some(), "{limited}");
+        }
+        assert!(with_limits("{}").is_err());
     }
 
     #[test]

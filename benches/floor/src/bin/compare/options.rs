@@ -6,13 +6,14 @@ use crate::scenario::Scenario;
 
 /// What `--help` and a mistake print.
 pub const USAGE: &str = "usage: compare [-n ROUNDS] [--only SCENARIO]... [--config FILE] [--seccomp FILE] \
-[--without-devices] [--realtime] [--program FILE] [--json FILE]
+[--without-devices] [--limits] [--realtime] [--program FILE] [--json FILE]
 
   -n ROUNDS         rounds per scenario (default 100)
   --only SCENARIO   run, create+start+delete, create+start+wait+delete or exec; may be repeated (default all)
   --config FILE     another config.json; its args, terminal and root.path are replaced
   --seccomp FILE    adds a profile, the JSON object that linux.seccomp holds
   --without-devices leaves linux.resources out, and with it the device program
+  --limits          adds limits of memory, swap, CPU time and tasks, as an engine usually does; needs their controllers
   --realtime        SCHED_FIFO for everything measured, where the machine is not idle
   --program FILE    a static program to run in place of the smallest possible; ends with 0 without arguments
   --json FILE       where the figures go (default target/compare.json)
@@ -33,6 +34,8 @@ pub struct Options {
     pub seccomp: Option<PathBuf>,
     /// Leave linux.resources out.
     pub without_devices: bool,
+    /// Add the limits that engines usually set.
+    pub limits: bool,
     /// Run everything measured under SCHED_FIFO.
     pub realtime: bool,
     /// A program in place of the built-in one.
@@ -49,6 +52,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Options, Str
         config: None,
         seccomp: None,
         without_devices: false,
+        limits: false,
         realtime: false,
         program: None,
         json: PathBuf::from("target/compare.json"),
@@ -62,6 +66,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Options, Str
             "--config" => options.config = Some(value()?.into()),
             "--seccomp" => options.seccomp = Some(value()?.into()),
             "--without-devices" => options.without_devices = true,
+            "--limits" => options.limits = true,
             "--realtime" => options.realtime = true,
             "--program" => options.program = Some(value()?.into()),
             "--json" => options.json = value()?.into(),
