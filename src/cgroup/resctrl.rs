@@ -42,6 +42,14 @@ pub enum Origin {
     Existing,
 }
 
+impl Plan {
+    /// What is written to the schemata, in order: `made` says that the group is new.
+    fn lines(&self, made: bool) -> impl Iterator<Item = &String> {
+        let first: &[String] = if made { &self.compared } else { &[] };
+        first.iter().chain(&self.written)
+    }
+}
+
 /// What a container has in the resctrl filesystem, for its record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Groups {
@@ -133,9 +141,7 @@ pub fn apply(plan: &Plan, groups: &Groups, pid: Pid) -> Result<()> {
         }
         Origin::Own | Origin::Shared => make(group)?,
     };
-    if made {
-        plan.compared.iter().try_for_each(|line| write_schemata(group, line))?;
-    } else if !plan.compared.is_empty() {
+    if !made && !plan.compared.is_empty() {
         let path = group.join("schemata");
         let there = fs::read_to_string(&path).or_cannot("read", path.display())?;
         if let Some(line) = plan.compared.iter().find(|line| !holds(&there, line)) {
@@ -143,7 +149,7 @@ pub fn apply(plan: &Plan, groups: &Groups, pid: Pid) -> Result<()> {
             return Err(Error::config("linux.intelRdt.closID", why));
         }
     }
-    plan.written.iter().try_for_each(|line| write_schemata(group, line))?;
+    plan.lines(made).try_for_each(|line| write_schemata(group, line))?;
     for monitor in monitors {
         make(monitor)?;
     }
@@ -266,6 +272,22 @@ mod tests {
         assert_eq!(error(rdt("", "", &["L3:0=f", "a\nb"])), "linux.intelRdt.schemata[1]: must be one line");
         let bandwidth = IntelRdt { mem_bw_schema: "L3:0=f".into(), ..IntelRdt::default() };
         assert_eq!(error(bandwidth), "linux.intelRdt.memBwSchema: must start with MB:");
+        let bandwidth = IntelRdt { mem_bw_schema: "MB:0=1\nL3:0=f".into(), ..IntelRdt::default() };
+        assert_eq!(error(bandwidth), "linux.intelRdt.memBwSchema: must be one line");
+        assert_eq!(error(rdt("", "L3:0=f\nMB:0=1", &[])), "linux.intelRdt.l3CacheSchema: must be one line");
+    }
+
+    #[test]
+    fn schemata_are_written_in_their_order() {
+        let written = |rdt: &IntelRdt, made| planned(rdt).lines(made).cloned().collect::<Vec<_>>();
+        let mut all = rdt("gold", "L3:0=f", &["L2:0=1", "MB:0=30"]);
+        all.mem_bw_schema = "MB:0=20".into();
+        assert_eq!(written(&all, true), ["L3:0=f", "MB:0=20", "L2:0=1", "MB:0=30"]);
+        assert_eq!(written(&all, false), ["L2:0=1", "MB:0=30"]);
+        assert_eq!(written(&rdt("", "L3:0=f", &[]), true), ["L3:0=f"]);
+        let bandwidth = IntelRdt { mem_bw_schema: "MB:0=20".into(), ..IntelRdt::default() };
+        assert_eq!(written(&bandwidth, true), ["MB:0=20"]);
+        assert_eq!(written(&rdt("", "", &[]), true), [""; 0]);
     }
 
     #[test]
@@ -302,6 +324,13 @@ mod tests {
         let other = planned(&rdt("box", "L3:0=1", &[]));
         let there = super::groups(&other, &mount, |path| path.exists());
         assert!(apply(&other, &there, Pid::from_raw(7)).unwrap_err().to_string().contains("with other schemata than"));
+        // The default class is there whatever happens.
+        let default = planned(&rdt("/", "", &[]));
+        let groups_of_default = super::groups(&default, &mount, |path| path.exists());
+        apply(&default, &groups_of_default, Pid::from_raw(8)).unwrap();
+        assert_eq!(fs::read_to_string(mount.join("tasks")).unwrap(), "8");
+        assert!(groups_of_default.removed.is_empty() && !mount.join("schemata").exists());
+        rustix::fs::unlink(mount.join("tasks")).unwrap();
         // Of a real group the files go with the directory.
         ["schemata", "tasks"].iter().for_each(|file| {
             rustix::fs::unlinkat(rustix::fs::CWD, mount.join("box").join(file), rustix::fs::AtFlags::empty()).unwrap();
@@ -310,5 +339,27 @@ mod tests {
         remove(&groups).unwrap();
         assert!(!mount.join("box").exists());
         rustix::fs::unlinkat(rustix::fs::CWD, &mount, rustix::fs::AtFlags::REMOVEDIR).unwrap();
+    }
+
+    #[test]
+    fn a_monitoring_group_is_made_and_removed_or_is_an_error() {
+        let mount = std::env::temp_dir().join(format!("ferry-resctrl-mon-{}", std::process::id()));
+        fs::create_dir_all(mount.join("gold")).unwrap();
+        let mut plan = planned(&rdt("gold", "", &[]));
+        plan.monitor = Some("box".into());
+        let groups = groups(&plan, &mount, |path| path.exists());
+        // A real group has this directory from the beginning.
+        let error = apply(&plan, &groups, Pid::from_raw(7)).unwrap_err().to_string();
+        assert!(error.contains("mon_groups/box"), "{error}");
+        fs::create_dir(mount.join("gold/mon_groups")).unwrap();
+        apply(&plan, &groups, Pid::from_raw(7)).unwrap();
+        assert_eq!(fs::read_to_string(mount.join("gold/mon_groups/box/tasks")).unwrap(), "7");
+        rustix::fs::unlink(mount.join("gold/mon_groups/box/tasks")).unwrap();
+        remove(&groups).unwrap();
+        assert!(!mount.join("gold/mon_groups/box").exists() && mount.join("gold").exists());
+        rustix::fs::unlink(mount.join("gold/tasks")).unwrap();
+        for dir in ["gold/mon_groups", "gold", ""] {
+            rustix::fs::rmdir(mount.join(dir)).unwrap();
+        }
     }
 }

@@ -56,7 +56,7 @@ fn every_field_becomes_its_file() {
             &["io.bfq.weight=8:16 10 | io.weight=8:16 1"],
         ),
         (
-            r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 600}, {"major": 8, "minor": 1}],
+            r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 600}, {"major": 8, "minor": 1, "rate": 0}],
                 "throttleWriteBpsDevice": [{"major": 8, "minor": 0, "rate": 601}],
                 "throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 602}],
                 "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 603}]}}"#,
@@ -100,7 +100,11 @@ fn what_cannot_be_limited_is_refused_by_its_path() {
         (r#"{"cpu": {"realtimePeriod": 5}}"#, "cpu.realtimePeriod to 5", "real-time"),
         (r#"{"cpu": {"quota": 5, "burst": 6}}"#, "cpu.burst to 6", "more than cpu.quota"),
         (r#"{"blockIO": {"weight": 5}}"#, "blockIO.weight to 5", "10 to 1000"),
-        (r#"{"blockIO": {"weightDevice": [{"weight": 1001}]}}"#, "blockIO.weightDevice to 1001", "10 to 1000"),
+        (
+            r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 1001}]}}"#,
+            "blockIO.weightDevice to 1001",
+            "10 to 1000",
+        ),
         (r#"{"hugepageLimits": [{"pageSize": "../2MB"}]}"#, "hugepageLimits", "2MB"),
         (r#"{"hugepageLimits": [{"pageSize": "MB"}]}"#, "hugepageLimits", "2MB"),
         (r#"{"rdma": {"mlx5_1": {}}}"#, "rdma to mlx5_1", "hcaHandles"),
@@ -120,7 +124,7 @@ fn what_cannot_be_limited_is_refused_by_its_path() {
 #[test]
 fn what_is_only_a_hint_is_noted() {
     let json = r#"{"memory": {"swappiness": 0, "useHierarchy": false}, "blockIO": {"leafWeight": 10,
-        "weightDevice": [{"major": 8, "leafWeight": 300}]}}"#;
+        "weightDevice": [{"major": 8, "minor": 0, "leafWeight": 300}]}}"#;
     let limits = planned(json).unwrap();
     assert_eq!((limits.writes.len(), limits.notes.len(), limits.needs.len()), (0, 4, 0), "{:?}", limits.notes);
     assert!(limits.notes[0].starts_with("linux.resources.memory.swappiness is ignored"), "{:?}", limits.notes);

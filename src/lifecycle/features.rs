@@ -137,4 +137,110 @@ mod tests {
         let supported = strings(&linux["seccomp"]["supportedFlags"]);
         assert!(supported.iter().all(|flag| strings(&linux["seccomp"]["knownFlags"]).contains(flag)));
     }
+
+    /// What is told is what the parser of each field takes, and an engine that picks one is not refused.
+    #[test]
+    fn what_is_told_is_understood() {
+        let structure = structure();
+        let linux = &structure["linux"];
+        for name in strings(&linux["capabilities"]) {
+            assert!(capabilities::number(name).is_some(), "{name}");
+        }
+        let profile = |action: &str, field: &str, name: &str| {
+            let mut profile = json!({
+                "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent",
+                "syscalls": [{"names": ["getpgid"], "action": action}],
+            });
+            if !field.is_empty() {
+                profile[field] = json!([name]);
+            }
+            seccomp::compile(&serde_json::from_value(profile).unwrap()).map(Option::unwrap)
+        };
+        for action in strings(&linux["seccomp"]["actions"]) {
+            profile(action, "", "").unwrap();
+        }
+        for name in strings(&linux["seccomp"]["archs"]) {
+            profile("SCMP_ACT_ERRNO", "architectures", name).unwrap();
+        }
+        let set = |name| profile("SCMP_ACT_NOTIFY", "flags", name).unwrap().flags;
+        let none = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+        for name in strings(&linux["seccomp"]["knownFlags"]) {
+            // A process of one thread has nothing to synchronize.
+            assert!(set(name) != none || name == "SECCOMP_FILTER_FLAG_TSYNC", "{name} is taken, and not set");
+        }
+        for name in strings(&linux["seccomp"]["supportedFlags"]) {
+            assert!(crate::sys::seccomp::flags_available(set(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn memory_policies_that_are_told_are_understood() {
+        let structure = structure();
+        let policy = &structure["linux"]["memoryPolicy"];
+        let planned = |mode: &str, flags: &[&str]| {
+            let mut config = spec::Config::default();
+            config.linux.memory_policy =
+                serde_json::from_value(json!({"mode": mode, "nodes": "0", "flags": flags})).unwrap();
+            scheduling::plan(&spec::config::Process::default(), Some(&config), "process")
+                .unwrap()
+                .memory_policy
+                .unwrap()
+                .0
+        };
+        let modes: std::collections::BTreeSet<i32> =
+            strings(&policy["modes"]).iter().map(|mode| planned(mode, &[])).collect();
+        assert_eq!(modes.len(), strings(&policy["modes"]).len(), "each is one of its own");
+        for flag in strings(&policy["flags"]) {
+            assert_ne!(planned("MPOL_BIND", &[flag]), planned("MPOL_BIND", &[]), "{flag}");
+        }
+    }
+
+    /// None of them is passed on to the filesystem as an option of its own; those of every superblock are the kernel's.
+    #[test]
+    fn mount_options_that_are_told_are_understood() {
+        const OF_SUPERBLOCKS: [&str; 7] = ["async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"];
+        let structure = structure();
+        let told = strings(&structure["mountOptions"]);
+        assert_eq!(told.len(), 62);
+        for name in told {
+            let own: Vec<String> = options::parse(&[name.to_owned()]).data.into_iter().map(|(key, _)| key).collect();
+            assert!(own.is_empty() || own == [name] && OF_SUPERBLOCKS.contains(&name), "{name}: {own:?}");
+        }
+        for name in ["mode", "size", "uid", "newinstance", "lowerdir", "subset", "hidepid"] {
+            assert!(!strings(&structure["mountOptions"]).contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_are_in_order() {
+        let number = |field: &str| {
+            let structure = structure();
+            let version = structure[field].as_str().unwrap().to_owned();
+            version.split('.').map(|number| number.parse().unwrap()).collect::<Vec<u32>>()
+        };
+        assert!(number("ociVersionMin") <= number("ociVersionMax"));
+        assert_eq!(number("ociVersionMax"), [1, 3, 0]);
+    }
+
+    /// Null would say that it is not known; nothing would say it as well. An empty list says that there is none.
+    #[test]
+    fn nothing_is_null_and_only_what_there_is_none_of_is_empty() {
+        fn look(at: &str, value: &Value) {
+            match value {
+                Value::Null => panic!("{at} is null"),
+                Value::String(text) => assert!(!text.is_empty(), "{at} is empty"),
+                Value::Array(list) if at == ".potentiallyUnsafeConfigAnnotations" => assert!(list.is_empty()),
+                Value::Array(list) => {
+                    assert!(!list.is_empty(), "{at} is empty");
+                    list.iter().enumerate().for_each(|(index, item)| look(&format!("{at}[{index}]"), item));
+                }
+                Value::Object(map) => {
+                    assert!(!map.is_empty(), "{at} is empty");
+                    map.iter().for_each(|(name, item)| look(&format!("{at}.{name}"), item));
+                }
+                Value::Bool(_) | Value::Number(_) => (),
+            }
+        }
+        look("", &structure());
+    }
 }

@@ -183,11 +183,14 @@ fn read_only_last(mounts: &mut [Mount]) -> Vec<PathBuf> {
     let places: Vec<PathBuf> = mounts.iter().map(|mount| mount.destination.clone()).collect();
     let mut last = Vec::new();
     for (index, mount) in mounts.iter_mut().enumerate() {
+        let new = matches!(mount.what, What::Filesystem { .. });
+        if !new || mount.options.attributes.set & MOUNT_ATTR_RDONLY == 0 {
+            continue;
+        }
         let place = &mount.destination;
         let used = place == Path::new("/dev")
             || places[index + 1..].iter().any(|later| later != place && later.starts_with(place));
-        let new = matches!(mount.what, What::Filesystem { .. });
-        if new && used && mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0 {
+        if used {
             mount.options.attributes.set &= !MOUNT_ATTR_RDONLY;
             last.push(place.clone());
         }

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::config::{Config, Linux, Process};
+use super::resources::{Resources, WeightDevice};
 use crate::error::{Error, Result};
 
 /// Checks a parsed configuration.
@@ -125,6 +126,7 @@ fn linux(linux: &Linux) -> Result<()> {
             return Err(Error::config(at("path"), "must be an absolute path"));
         }
     }
+    resources(&linux.resources)?;
     for (name, paths) in [("maskedPaths", &linux.masked_paths), ("readonlyPaths", &linux.readonly_paths)] {
         for (index, path) in paths.iter().enumerate() {
             if !path.is_absolute() {
@@ -141,6 +143,18 @@ fn linux(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
+/// The other limits are checked by the table that writes them.
+fn resources(resources: &Resources) -> Result<()> {
+    let bare = |device: &WeightDevice| device.weight.is_none() && device.leaf_weight.is_none();
+    match resources.block_io.weight_device.iter().position(bare) {
+        Some(index) => Err(Error::config(
+            format!("linux.resources.blockIO.weightDevice[{index}]"),
+            "has neither weight nor leafWeight",
+        )),
+        None => Ok(()),
+    }
+}
+
 fn no_nul(at: &str, path: &Path) -> Result<()> {
     if path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(Error::config(at, "holds a NUL byte"));
@@ -151,7 +165,8 @@ fn no_nul(at: &str, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::config::{Mount, Namespace, Root};
+    use crate::spec::config::{Device, Hook, IdMapping, Mount, Namespace, Root};
+    use crate::spec::resources::{ThrottleDevice, WeightDevice};
 
     fn valid() -> Config {
         Config {
@@ -185,5 +200,61 @@ mod tests {
         let pid = Namespace { kind: "pid".into(), path: "".into() };
         let twice = fault(|c| c.linux.namespaces = vec![pid.clone(), pid]);
         assert_eq!(twice, "linux.namespaces[1].type: the pid namespace is listed twice");
+    }
+
+    #[test]
+    fn paths_that_must_be_absolute() {
+        let told = fault(|c| c.linux.masked_paths = vec!["/a".into(), "b".into()]);
+        assert_eq!(told, "linux.maskedPaths[1]: must be an absolute path");
+        let told = fault(|c| c.linux.readonly_paths = vec!["../a".into()]);
+        assert_eq!(told, "linux.readonlyPaths[0]: must be an absolute path");
+        for path in ["", "fuse", "./fuse"] {
+            let device = Device { path: path.into(), kind: "c".into(), ..Device::default() };
+            assert_eq!(fault(|c| c.linux.devices = vec![device]), "linux.devices[0].path: must be an absolute path");
+        }
+        for path in ["", "hook"] {
+            let hook = Hook { path: path.into(), ..Hook::default() };
+            let told = fault(|c| c.hooks.create_container = vec![hook]);
+            assert_eq!(told, "hooks.createContainer[0].path: must be an absolute path");
+        }
+    }
+
+    #[test]
+    fn a_hook_has_more_than_no_time() {
+        let hook = |timeout| Hook { path: "/x".into(), timeout: Some(timeout), ..Hook::default() };
+        for timeout in [0, -1] {
+            let told = fault(|c| c.hooks.poststop = vec![hook(1), hook(timeout)]);
+            assert_eq!(told, "hooks.poststop[1].timeout: must be greater than zero");
+        }
+    }
+
+    #[test]
+    fn the_root_has_a_path() {
+        assert_eq!(fault(|c| c.root = Some(Root::default())), "root.path: is empty");
+    }
+
+    #[test]
+    fn a_mount_has_both_mappings_or_none() {
+        let map = || vec![IdMapping { container_id: 0, host_id: 1, size: 1 }];
+        let mount = || Mount { destination: "/x".into(), ..Mount::default() };
+        for mount in [Mount { uid_mappings: map(), ..mount() }, Mount { gid_mappings: map(), ..mount() }] {
+            let told = fault(|c| c.mounts = vec![mount]);
+            assert_eq!(told, "mounts[0].uidMappings: uidMappings and gidMappings must be given together");
+        }
+    }
+
+    #[test]
+    fn a_device_with_a_weight_has_one() {
+        let of = |text: &str| serde_json::from_str::<WeightDevice>(text);
+        let told =
+            fault(|c| c.linux.resources.block_io.weight_device = vec![of(r#"{"major": 8, "minor": 0}"#).unwrap()]);
+        assert_eq!(told, "linux.resources.blockIO.weightDevice[0]: has neither weight nor leafWeight");
+        for text in [r#"{"major": 8, "weight": 10}"#, r#"{"minor": 8, "weight": 10}"#] {
+            assert!(of(text).unwrap_err().to_string().contains("missing field"), "{text}");
+        }
+        for text in [r#"{"major": 8, "minor": 0}"#, r#"{"minor": 0, "rate": 1}"#, r#"{"major": 8, "rate": 1}"#] {
+            let device: Result<ThrottleDevice, _> = serde_json::from_str(text);
+            assert!(device.unwrap_err().to_string().contains("missing field"), "{text}");
+        }
     }
 }

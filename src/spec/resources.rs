@@ -164,9 +164,9 @@ pub struct BlockIo {
     pub throttle_write_iops_device: Vec<ThrottleDevice>,
 }
 
-/// A weight of one device.
+/// A weight of one device. The numbers have to be there: 0:0 would be a device too.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
 pub struct WeightDevice {
     /// Device numbers.
     pub major: i64,
@@ -180,9 +180,8 @@ pub struct WeightDevice {
     pub leaf_weight: Option<u16>,
 }
 
-/// A rate of one device.
+/// A rate of one device. All of it has to be there: a rate of 0 would be no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
 pub struct ThrottleDevice {
     /// Device numbers.
     pub major: i64,

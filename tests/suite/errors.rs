@@ -49,7 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// `create` with a config.json of that text: it fails and leaves nothing.
-fn refused_text(case: &mut Case, text: &str) -> Result<Output, Failed> {
+pub(super) fn refused_text(case: &mut Case, text: &str) -> Result<Output, Failed> {
     fs::write(case.bundle.path().join("config.json"), text)?;
     let (bundle, id) = (case.bundle.path().display().to_string(), case.id.clone());
     let end = case.call(&["create", "--bundle", &bundle, &id])?.failure()?;
@@ -58,7 +58,7 @@ fn refused_text(case: &mut Case, text: &str) -> Result<Output, Failed> {
 }
 
 /// `create` with the configuration as edited: it fails and leaves nothing.
-fn refused(case: &mut Case) -> Result<Output, Failed> {
+pub(super) fn refused(case: &mut Case) -> Result<Output, Failed> {
     let text = case.config.to_string();
     refused_text(case, &text)
 }

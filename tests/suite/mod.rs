@@ -2,6 +2,7 @@
 
 mod attacks;
 mod balance;
+mod bad_input;
 mod case;
 mod cgroup;
 mod create;
@@ -76,6 +77,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),
     ("errors", errors::SCENARIOS),
+    ("bad_input", bad_input::SCENARIOS),
     ("rootfs", rootfs::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),

@@ -103,6 +103,9 @@ pub(super) fn read(native: Abi, profile: &Seccomp, warnings: &mut Vec<String>) -
     let multiplexes = abis.contains(&Abi::X86);
     for (index, rule) in profile.syscalls.iter().enumerate() {
         rules.push(read_rule(index, rule)?);
+        if rule.names.is_empty() {
+            return Err(refused(format!("syscalls[{index}].names"), "a rule names at least one system call"));
+        }
         for (position, name) in rule.names.iter().enumerate() {
             check_name(name, &rule.action, || format!("syscalls[{index}].names[{position}]"))?;
             let Some(numbers) = syscalls::lookup(name) else {

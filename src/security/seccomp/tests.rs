@@ -277,6 +277,17 @@ fn what_cannot_work_is_refused_with_its_path() {
         (rule(r#"{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}"#), "syscalls[0].names[1]"),
         (rule(r#"{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}"#), "linux.seccomp.listenerPath"),
         (rule(r#"{"names": [""], "action": "SCMP_ACT_KILL"}"#), "syscalls[0].names[0]"),
+        (rule(r#"{"names": [], "action": "SCMP_ACT_KILL"}"#), "linux.seccomp.syscalls[0].names"),
+        (rule(r#"{"action": "SCMP_ACT_KILL"}"#), "linux.seccomp.syscalls[0].names"),
+        (
+            rule(r#"{"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 1}"#),
+            "linux.seccomp.syscalls[0].errnoRet",
+        ),
+        (
+            rule(r#"{"names": ["read"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1}"#),
+            "linux.seccomp.syscalls[0].errnoRet",
+        ),
+        (refusal(r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "m"}"#), "linux.seccomp.listenerMetadata"),
         (rule(r#"{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}"#), "4096 is above 4095"),
         (
             rule(
