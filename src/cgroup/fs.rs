@@ -398,7 +398,15 @@ const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n"
 ///
 /// The kernel refuses. A file that this cgroup does not have is passed over.
 pub fn delegate(cgroup: &Cgroup, uid: Uid) -> Result<()> {
-    let list = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| DELEGATED.into());
+    give_away(cgroup, uid, &delegated(Path::new("/sys/kernel/cgroup/delegate")))
+}
+
+/// The files that this kernel calls safe to give away, a line each.
+fn delegated(list: &Path) -> String {
+    std::fs::read_to_string(list).unwrap_or_else(|_| DELEGATED.into())
+}
+
+fn give_away(cgroup: &Cgroup, uid: Uid, list: &str) -> Result<()> {
     let no_group: Option<Gid> = None;
     for name in std::iter::once("").chain(list.lines()) {
         match chownat(cgroup, OsStr::from_bytes(name.as_bytes()), Some(uid), no_group, AtFlags::EMPTY_PATH) {

@@ -240,6 +240,21 @@ fn gives_away_the_directory_and_the_safe_files_only() {
     }
 }
 
+#[test]
+fn a_listed_file_that_is_not_there_is_passed_over() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(trial) = Trial::new("absent") else { return };
+    let cgroup = trial.create("box");
+    give_away(&cgroup, Uid::from_raw(4321), "no.such.file\ncgroup.procs\n").unwrap();
+    assert_eq!(std::fs::metadata(cgroup.path.join("cgroup.procs")).unwrap().uid(), 4321);
+}
+
+#[test]
+fn without_the_kernels_list_the_specifications_is_used() {
+    let list = delegated(Path::new("/no/such/list"));
+    assert_eq!(list.lines().collect::<Vec<_>>(), ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"]);
+}
+
 /// Runs `body` on a thread of an ordinary user: the kernel keeps ids and capabilities by the thread.
 fn as_ordinary_user<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     let nobody = Uid::from_raw(65534);

@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod init;
 pub mod join;
 pub mod notify;
+mod ownership;
 pub mod parent;
 pub mod plan;
 pub mod protocol;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::ownership;
 use crate::cgroup::location::Place;
 use crate::cgroup::properties::Properties;
 use crate::cgroup::{self, Driver, Limits, resctrl};
@@ -19,7 +20,7 @@ use crate::rootfs::{self, Rootfs};
 use crate::security::capabilities;
 use crate::security::lsm::{self, Label, Module};
 use crate::security::seccomp::{self, Program};
-use crate::spec::config::{Config, ConsoleSize, Hooks, Mount, Process};
+use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -182,7 +183,7 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
             place,
             limits,
             properties,
-            owner: cgroup_owner(config, &namespaces, host),
+            owner: ownership::of(config, &namespaces, host),
         },
         resctrl: resctrl::plan(config.linux.intel_rdt.as_ref(), id.as_str())?,
         hooks: config.hooks.clone(),
@@ -228,31 +229,6 @@ pub fn plan_process(
         seccomp,
         preserve_fds: options.preserve_fds + options.listen_fds,
     })
-}
-
-/// Who the container's user is on the host, if the cgroup is to be that user's: exactly where the container sees it as the
-/// root of a tree that it can write (runtime-spec, config-linux.md#cgroup-ownership). An ordinary user has nothing to give:
-/// the cgroup is theirs already.
-fn cgroup_owner(config: &Config, namespaces: &Namespaces, host: &Host) -> Option<u32> {
-    let writable = |mount: &Mount| {
-        mount.source == Path::new("cgroup")
-            && mount.destination == Path::new("/sys/fs/cgroup")
-            && !mount.options.iter().any(|option| option == "ro")
-    };
-    if !host.privileged || !namespaces.makes(Kind::Cgroup) || !config.mounts.iter().any(writable) {
-        return None;
-    }
-    let inside = config.process.as_ref()?.user.uid;
-    let outside = match &namespaces.user {
-        User::Inherit => inside,
-        User::Make { uids, .. } => uids.iter().find_map(|mapping| {
-            let offset = inside.checked_sub(mapping.container_id).filter(|offset| *offset < mapping.size)?;
-            mapping.host_id.checked_add(offset)
-        })?,
-        // Its map is somebody else's.
-        User::Join(_) => return None,
-    };
-    (outside != host.uid).then_some(outside)
 }
 
 /// Without CAP_SYS_ADMIN every namespace needs a user namespace around it.

@@ -25,6 +25,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("cgroups_path_is_where_it_is_put", &[Root, CgroupV2(&[])], path),
     scenario("exec_is_in_the_containers_cgroup", &[Root, CgroupV2(&[])], exec),
     scenario("a_cgroup_made_inside_is_removed_with_the_container", &[Root, CgroupV2(&[])], nested),
+    scenario("a_container_divides_a_cgroup_that_is_mounted_writable", &[Root, Ferry, CgroupV2(&[])], owned),
+    scenario("a_cgroup_that_cannot_be_written_stays_the_hosts", &[Root, Ferry, CgroupV2(&[])], not_owned),
     scenario("two_containers_do_not_share_a_cgroup", &[Root, CgroupV2(&[])], two),
     scenario("ps_shows_exactly_the_containers_processes", &[Root, CgroupV2(&[])], ps),
     scenario("the_cgroup_is_the_users_where_it_is_writable", &[Root, CgroupV2(&[])], owner),
@@ -354,4 +356,40 @@ fn rootless_limit(case: &mut Case) -> Outcome {
 
 fn rootless_none(case: &mut Case) -> Outcome {
     case.report().map(drop)
+}
+
+/// A container whose root is an ordinary user of the host, with its cgroup mounted.
+fn with_cgroup_mount(case: &mut Case, options: &[&str]) -> Outcome {
+    config::user_namespace(&mut case.config, (100_000, 100_000), 1000);
+    case.bundle.give_to(100_000)?;
+    config::add(&mut case.config, "/mounts", config::mount("cgroup", "cgroup", "/sys/fs/cgroup", options));
+    Ok(())
+}
+
+fn owner_inside(case: &mut Case, name: &str) -> Result<Value, Failed> {
+    Ok(case.deed(&["stat", &format!("/sys/fs/cgroup/{name}")])?["ok"]["uid"].clone())
+}
+
+fn owned(case: &mut Case) -> Outcome {
+    with_cgroup_mount(case, &["nosuid", "noexec", "nodev"])?;
+    for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        assert_eq!(owner_inside(case, name)?, 0, "{name:?}");
+    }
+    for name in ["cgroup.freeze", "cgroup.max.depth", "cgroup.events"] {
+        assert_eq!(owner_inside(case, name)?, 65534, "{name}");
+    }
+    assert!(case.deed(&["mkdir", "/sys/fs/cgroup/below"])?["error"].is_null());
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+fn not_owned(case: &mut Case) -> Outcome {
+    let plain = case.config.clone();
+    with_cgroup_mount(case, &["nosuid", "noexec", "nodev", "ro"])?;
+    assert_eq!(owner_inside(case, "cgroup.procs")?, 65534);
+    case.config = plain;
+    with_cgroup_mount(case, &["nosuid", "noexec", "nodev"])?;
+    config::without_namespace(&mut case.config, "cgroup");
+    assert_eq!(owner_inside(case, "cgroup.procs")?, 65534);
+    Ok(())
 }

@@ -1,8 +1,8 @@
 //! The list of scenarios, and how they are run: `stage` is what all share, `case` what one test has for itself.
 
 mod attacks;
-mod balance;
 mod bad_input;
+mod balance;
 mod case;
 mod cgroup;
 mod create;
