@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
+
 use crate::error::{Context, Error, Result};
 
 /// How a line is written.
@@ -70,8 +72,14 @@ impl Log {
             .create(true)
             .append(true)
             .mode(0o644)
+            // A fifo that nobody reads is refused, and one that is full loses no time: the line is then said elsewhere.
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
             .open(path)
-            .or_cannot("open the log", path.display())?;
+            .or_cannot("open the log", path.display())
+            .map_err(|error| match error.errno() {
+                Some(nix::errno::Errno::ENXIO) => error.hint("it is a fifo, and nobody has it open to read"),
+                _ => error,
+            })?;
         Ok(Self { format, level, file: Some(Arc::new(file)) })
     }
 

@@ -101,7 +101,8 @@ pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
     }
 }
 
-fn is_denied(error: &Error) -> bool {
+/// Whether an error says that this user may not.
+pub fn is_denied(error: &Error) -> bool {
     use nix::errno::Errno;
     matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }

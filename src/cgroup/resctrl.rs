@@ -167,6 +167,15 @@ pub fn join(groups: &Groups, pid: Pid) -> Result<()> {
     })
 }
 
+/// Other schemata for the container's group; what a line does not name stays as it is.
+///
+/// # Errors
+/// The kernel's answer, with its own words.
+pub fn update(groups: &Groups, lines: &[&str]) -> Result<()> {
+    let Some(group) = groups.joined.first() else { return Ok(()) };
+    lines.iter().try_for_each(|line| write_schemata(group, line))
+}
+
 /// Removes what was made for the container. What is gone already is no error.
 ///
 /// # Errors
@@ -317,6 +326,8 @@ mod tests {
         apply(&plan, &groups, Pid::from_raw(7)).unwrap();
         assert_eq!(fs::read_to_string(mount.join("box/schemata")).unwrap(), "L3:0=f\n");
         assert_eq!(fs::read_to_string(mount.join("box/tasks")).unwrap(), "7");
+        update(&groups, &["L3:0=3"]).unwrap();
+        assert_eq!(fs::read_to_string(mount.join("box/schemata")).unwrap(), "L3:0=3\n");
         let existing = planned(&rdt("gold", "", &[]));
         let missing = super::groups(&existing, &mount, |path| path.exists());
         let error = apply(&existing, &missing, Pid::from_raw(7)).unwrap_err().to_string();

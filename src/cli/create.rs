@@ -19,6 +19,13 @@ pub const BUNDLE: Flag = Flag {
     help: "The directory with config.json (default: the working directory)",
     ..Flag::SWITCH
 };
+/// `--config`, which `create`, `run` and `explain` share.
+pub const CONFIG: Flag = Flag {
+    long: "config",
+    value: Value::Path("FILE"),
+    help: "Take the configuration from FILE instead of the bundle's config.json",
+    ..Flag::SWITCH
+};
 /// `--console-socket`, which `create`, `run` and `exec` share.
 pub const CONSOLE_SOCKET: Flag = Flag {
     long: "console-socket",
@@ -68,7 +75,7 @@ pub const VERB: Verb = Verb {
     name: "create",
     about: "Make a container from a bundle, without starting its program",
     arguments: Arguments::ID,
-    flags: &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, KSM],
+    flags: &[BUNDLE, CONFIG, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, KSM],
     details: &[
         (
             "DESCRIPTION",
@@ -92,6 +99,7 @@ pub fn options(matches: &ArgMatches) -> Result<Options> {
     Ok(Options {
         id: given::id(matches)?,
         bundle: bundle(matches)?,
+        config: given::absolute(matches, "config")?,
         console_socket: given::absolute(matches, "console-socket")?,
         pid_file: given::absolute(matches, "pid-file")?,
         pidfd_socket: given::absolute(matches, "pidfd-socket")?,
@@ -118,10 +126,11 @@ mod tests {
     #[test]
     fn what_engines_send_becomes_options() {
         let line = "--bundle /b --pid-file /p --console-socket /c -no-pivot --no-new-keyring --preserve-fds 3 \
-                    --pidfd-socket=/f --ksm web";
+                    --pidfd-socket=/f --ksm --config=/c.json web";
         let expected = Options {
             id: "web".to_owned(),
             bundle: "/b".into(),
+            config: Some("/c.json".into()),
             console_socket: Some("/c".into()),
             pid_file: Some("/p".into()),
             pidfd_socket: Some("/f".into()),

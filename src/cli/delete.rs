@@ -8,17 +8,27 @@ use super::verb::{Arguments, Flag, Verb};
 use crate::error::Result;
 use crate::lifecycle;
 
+/// `--regex`, which `delete` and `kill` share.
+pub const REGEX: Flag = Flag {
+    long: "regex",
+    help: "ID is a regular expression: every container with an id that it is found in is meant, and none is no failure",
+    ..Flag::SWITCH
+};
+
 /// The row of `delete`.
 pub const VERB: Verb = Verb {
     name: "delete",
     about: "Remove a container and everything ferry made for it",
     arguments: Arguments::ID,
-    flags: &[Flag {
-        long: "force",
-        short: Some('f'),
-        help: "Kill the container's processes first; a container that is not there is no failure",
-        ..Flag::SWITCH
-    }],
+    flags: &[
+        Flag {
+            long: "force",
+            short: Some('f'),
+            help: "Kill the container's processes first; a container that is not there is no failure",
+            ..Flag::SWITCH
+        },
+        REGEX,
+    ],
     details: &[
         (
             "DESCRIPTION",
@@ -28,12 +38,18 @@ pub const VERB: Verb = Verb {
              half way has left.",
         ),
         ("EXIT STATUS", "0 when nothing is left, 1 otherwise."),
-        ("EXAMPLES", "    ferry delete web\n    ferry delete --force web"),
+        ("EXAMPLES", "    ferry delete web\n    ferry delete --force web\n    ferry delete --force --regex '^job-'"),
     ],
     run,
 };
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
-    lifecycle::delete::delete(&globals.setting, &given::id(matches)?, given::switch(matches, "force"))?;
+    let (id, force) = (given::id(matches)?, given::switch(matches, "force"));
+    let delete = |id: &str| lifecycle::delete::delete(&globals.setting, id, force);
+    if given::switch(matches, "regex") {
+        lifecycle::matching::each(&globals.setting, &id, delete)?;
+    } else {
+        delete(&id)?;
+    }
     Ok(0)
 }

@@ -62,7 +62,11 @@ pub const VERB: Verb = Verb {
         PID_FILE,
         Flag { long: "process-label", value: Value::Text("LABEL"), help: "SELinux label", ..Flag::SWITCH },
         Flag { long: "apparmor", value: Value::Text("PROFILE"), help: "AppArmor profile", ..Flag::SWITCH },
-        Flag { long: "no-new-privs", help: "Keep the command from gaining privileges", ..Flag::SWITCH },
+        Flag {
+            long: "no-new-privs",
+            help: "Keep the command from gaining privileges; =false lets it, whatever config.json says",
+            ..Flag::SWITCH
+        },
         Flag {
             long: "cap",
             short: Some('c'),
@@ -132,7 +136,7 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         pidfd_socket: given::absolute(matches, "pidfd-socket")?,
         console_socket: given::absolute(matches, "console-socket")?,
         preserve_fds: given::number(matches, "preserve-fds")?.unwrap_or(0),
-        no_new_privs: given::switch(matches, "no-new-privs"),
+        no_new_privs: given::chosen(matches, "no-new-privs"),
         apparmor: given::string(matches, "apparmor"),
         process_label: given::string(matches, "process-label"),
         cgroup: cgroup(matches)?,
@@ -191,7 +195,7 @@ mod tests {
             pidfd_socket: Some("/f".into()),
             console_socket: Some("/s".into()),
             preserve_fds: 2,
-            no_new_privs: true,
+            no_new_privs: Some(true),
             apparmor: Some("prof".to_owned()),
             process_label: Some("lab".to_owned()),
             cgroup: Some("sub".to_owned()),
@@ -199,6 +203,14 @@ mod tests {
             ..plain("c", &["sh"])
         };
         assert_eq!(parsed(line).unwrap(), expected);
+    }
+
+    #[test]
+    fn privileges_are_the_containers_unless_the_flag_says_otherwise() {
+        let chosen = |line: &str| parsed(line).unwrap().no_new_privs;
+        assert_eq!(chosen("c sh"), None);
+        assert_eq!(chosen("--no-new-privs c sh"), Some(true));
+        assert_eq!(chosen("--no-new-privs=false c sh"), Some(false));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 
-use super::create::{self, BUNDLE};
+use super::create::{self, BUNDLE, CONFIG};
 use super::globals::Globals;
 use super::verb::{Arguments, Flag, Value, Verb};
 use super::{given, output};
@@ -13,7 +13,7 @@ use crate::lifecycle::{self, Report};
 pub const FORMAT: Flag = Flag {
     long: "format",
     short: Some('f'),
-    value: Value::Text("FORMAT"),
+    value: Value::Text("text|json"),
     help: "Answer in text (the default) or as json",
     ..Flag::SWITCH
 };
@@ -23,7 +23,7 @@ pub const VERB: Verb = Verb {
     name: "explain",
     about: "Show what would be done for a bundle, without doing it",
     arguments: Arguments::NONE,
-    flags: &[BUNDLE, FORMAT],
+    flags: &[BUNDLE, CONFIG, FORMAT],
     details: &[
         (
             "DESCRIPTION",
@@ -39,7 +39,9 @@ pub const VERB: Verb = Verb {
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let json = output::is_json(given::text(matches, "format"), "text")?;
-    show(&lifecycle::explain::explain(&globals.setting, &create::bundle(matches)?)?, json)
+    let config = given::absolute(matches, "config")?;
+    let report = lifecycle::explain::explain(&globals.setting, &create::bundle(matches)?, config.as_deref())?;
+    show(&report, json)
 }
 
 /// Prints a report in the form that was asked for.

@@ -30,14 +30,14 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         long: "log-format",
-        value: Value::Text("FORMAT"),
+        value: Value::Text("text|json"),
         help: "Write the log as text (the default) or json",
         ..Flag::SWITCH
     },
     Flag {
         long: "log-level",
-        value: Value::Text("LEVEL"),
-        help: "Keep lines of this level and above: debug, warning (the default) or error",
+        value: Value::Text("debug|warning|error"),
+        help: "Keep lines of this level and above; warning is the default",
         ..Flag::SWITCH
     },
     Flag { long: "debug", help: "Keep debug lines in the log, as --log-level debug does", ..Flag::SWITCH },
@@ -48,14 +48,15 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         long: "cgroup-manager",
-        value: Value::Text("MANAGER"),
-        help: "Who makes the cgroup: cgroupfs (the default), systemd or disabled",
+        value: Value::Text("cgroupfs|systemd|disabled"),
+        help: "Who makes the cgroup, if anybody; cgroupfs is the default",
         ..Flag::SWITCH
     },
     Flag {
         long: "rootless",
-        value: Value::Text("WHEN"),
-        help: "Go on without a cgroup when the kernel refuses it: true, false or auto (the default)",
+        value: Value::Text("true|false|auto"),
+        help: "Go on without a cgroup when the kernel refuses one: true always, false never, auto (the default) where \
+               config.json names no place for it; one that limits are set for must be there in any case",
         ..Flag::SWITCH
     },
     Flag { long: "version", short: Some('v'), help: "Print the version", ..Flag::SWITCH },

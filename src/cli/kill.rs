@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 
+use super::delete::REGEX;
 use super::given;
 use super::globals::Globals;
 use super::verb::{Arguments, CommandLine, Flag, Verb};
@@ -14,12 +15,15 @@ pub const VERB: Verb = Verb {
     name: "kill",
     about: "Send a signal to a container",
     arguments: Arguments { usage: "ID [SIGNAL]", min: 1, max: 2, command: CommandLine::None },
-    flags: &[Flag {
-        long: "all",
-        short: Some('a'),
-        help: "Signal every process of the container; one that has stopped is no failure",
-        ..Flag::SWITCH
-    }],
+    flags: &[
+        Flag {
+            long: "all",
+            short: Some('a'),
+            help: "Signal every process of the container; one that has stopped is no failure",
+            ..Flag::SWITCH
+        },
+        REGEX,
+    ],
     details: &[
         (
             "DESCRIPTION",
@@ -28,14 +32,22 @@ pub const VERB: Verb = Verb {
              they would outlive the first one.",
         ),
         ("EXIT STATUS", "0 when the signal was sent, 1 otherwise."),
-        ("EXAMPLES", "    ferry kill web\n    ferry kill web HUP\n    ferry kill --all web 9"),
+        (
+            "EXAMPLES",
+            "    ferry kill web\n    ferry kill web HUP\n    ferry kill --all web 9\n    ferry kill --regex '^job-' INT",
+        ),
     ],
     run,
 };
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let (id, signal, all) = options(matches)?;
-    lifecycle::kill::kill(&globals.setting, &id, signal, all)?;
+    let kill = |id: &str| lifecycle::kill::kill(&globals.setting, id, signal, all);
+    if given::switch(matches, "regex") {
+        lifecycle::matching::each(&globals.setting, &id, kill)?;
+    } else {
+        kill(&id)?;
+    }
     Ok(0)
 }
 

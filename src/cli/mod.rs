@@ -18,6 +18,7 @@ use crate::spec::template::OCI_VERSION;
 
 pub mod argv;
 mod balance;
+mod completion;
 mod create;
 mod delete;
 mod doctor;
@@ -32,6 +33,7 @@ mod help;
 mod kill;
 mod list;
 mod mount;
+mod mounts;
 mod output;
 mod pause;
 mod ps;
@@ -53,7 +55,7 @@ pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
-pub static VERBS: [Verb; 19] = [
+pub static VERBS: [Verb; 21] = [
     run::VERB,
     create::VERB,
     start::VERB,
@@ -65,6 +67,7 @@ pub static VERBS: [Verb; 19] = [
     pause::VERB,
     resume::VERB,
     update::VERB,
+    mounts::VERB,
     events::VERB,
     stats::VERB,
     balance::VERB,
@@ -73,6 +76,7 @@ pub static VERBS: [Verb; 19] = [
     features::VERB,
     explain::VERB,
     doctor::VERB,
+    completion::VERB,
 ];
 
 /// Carries out a command line, without the program's name, and answers the exit code. `log` becomes the log the command

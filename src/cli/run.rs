@@ -6,7 +6,7 @@ use std::io::{IsTerminal, stdin, stdout};
 use clap::ArgMatches;
 
 use super::create::{
-    self, BUNDLE, CONSOLE_SOCKET, KSM, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
+    self, BUNDLE, CONFIG, CONSOLE_SOCKET, KSM, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
 };
 use super::globals::Globals;
 use super::run_rootfs::{self, Caller};
@@ -27,6 +27,7 @@ pub const VERB: Verb = Verb {
     },
     flags: &[
         BUNDLE,
+        CONFIG,
         CONSOLE_SOCKET,
         PIDFD_SOCKET,
         Flag { long: "detach", short: Some('d'), help: "Do not wait for the program", ..Flag::SWITCH },
@@ -149,8 +150,9 @@ pub const VERB: Verb = Verb {
 };
 
 /// Flags that say how a bundle is run; the rest of the table, but for `--detach`, is `--rootfs`'s.
-const BUNDLE_ONLY: [&str; 10] = [
+const BUNDLE_ONLY: [&str; 11] = [
     "bundle",
+    "config",
     "console-socket",
     "pidfd-socket",
     "keep",

@@ -13,6 +13,7 @@ use super::verb::{Arguments, Flag, Value, Verb};
 use super::{given, size};
 use crate::error::{Context, Error, Result};
 use crate::lifecycle;
+use crate::lifecycle::update::Schemata;
 use crate::log::Log;
 use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources};
 
@@ -31,7 +32,7 @@ pub const VERB: Verb = Verb {
             short: Some('r'),
             value: Value::Path("FILE"),
             help: "Read the limits from FILE, or from standard input for -, in the form of config.json's \
-                   linux.resources; the other flags are then ignored",
+                   linux.resources; the other limits' flags are then ignored",
             ..Flag::SWITCH
         },
         text("blkio-weight", "N", "Relative weight of block I/O, 10 to 1000"),
@@ -57,8 +58,8 @@ pub const VERB: Verb = Verb {
         text("memory-min", "SIZE", "Memory that is never taken from it, even if others are killed for want of it"),
         text("memory-reclaim", "SIZE", "Take so much memory back now, once the limits are in force"),
         text("pids-limit", "N", "At most so many tasks; -1 for no limit"),
-        text("l3-cache-schema", "SCHEMA", "Intel RDT: the share of the L3 cache"),
-        text("mem-bw-schema", "SCHEMA", "Intel RDT: the share of memory bandwidth"),
+        text("l3-cache-schema", "SCHEMA", "Intel RDT: the share of the L3 cache, such as L3:0=ff;1=f"),
+        text("mem-bw-schema", "SCHEMA", "Intel RDT: the share of memory bandwidth, such as MB:0=50"),
     ],
     details: &[
         (
@@ -85,6 +86,11 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         None => from_flags(matches)?,
     };
     warn_of_kernel_memory(&resources, &globals.setting.log);
+    let schemata = schemata(matches)?;
+    // First, because most hosts refuse it: nothing is changed then.
+    if schemata != Schemata::default() {
+        lifecycle::update::schemata(&globals.setting, &id, &schemata)?;
+    }
     lifecycle::update::update(&globals.setting, &id, &resources)?;
     if let Some(bytes) = reclaimed(matches)? {
         lifecycle::update::reclaim(&globals.setting, &id, bytes)?;
@@ -117,16 +123,6 @@ fn from_json(json: &[u8]) -> Result<Resources, String> {
 
 /// The limits the flags give. Zero for --blkio-weight is "leave it", as with runc.
 fn from_flags(matches: &ArgMatches) -> Result<Resources> {
-    for flag in ["l3-cache-schema", "mem-bw-schema"] {
-        if given::text(matches, flag).is_some() {
-            return Err(Error::said(
-                "update",
-                format!("--{flag}"),
-                "Intel RDT is not changed on a container that is there",
-            )
-            .hint("set linux.intelRdt in config.json and make the container anew"));
-        }
-    }
     let mut resources = Resources {
         memory: memory(matches)?,
         cpu: cpu(matches)?,
@@ -158,6 +154,18 @@ fn unified(matches: &ArgMatches) -> Result<BTreeMap<String, String>> {
 fn limit(matches: &ArgMatches, flag: &str) -> Result<Option<i64>> {
     let text = given::text(matches, flag);
     text.map(|text| size::limit(text).map_err(|why| given::invalid(flag, text, why))).transpose()
+}
+
+/// The lines for the container's resctrl group.
+fn schemata(matches: &ArgMatches) -> Result<Schemata> {
+    let line = |flag, known: &str| {
+        let text = given::string(matches, flag).filter(|text| text.contains('\n') || !text.starts_with(known));
+        match text {
+            Some(text) => Err(given::invalid(flag, &text, format!("it is one line that begins with {known}"))),
+            None => Ok(given::string(matches, flag)),
+        }
+    };
+    Ok(Schemata { l3_cache: line("l3-cache-schema", "L3")?, bandwidth: line("mem-bw-schema", "MB:")? })
 }
 
 fn memory(matches: &ArgMatches) -> Result<Memory> {
@@ -270,7 +278,16 @@ mod tests {
             let error = parsed(line).unwrap_err().to_string();
             assert!(error.starts_with("invalid value ") && error.contains(&format!("for --{flag}: ")), "{error}");
         }
-        assert!(parsed("--l3-cache-schema L3:0=f c").unwrap_err().to_string().contains("Intel RDT"));
+    }
+
+    #[test]
+    fn shares_of_the_cache_and_of_bandwidth_are_lines_of_schemata() {
+        let parsed = |line| schemata(&matches(&VERB, line).unwrap());
+        assert_eq!(parsed("c").unwrap(), Schemata::default());
+        let both = Schemata { l3_cache: Some("L3:0=f;1=f0".to_owned()), bandwidth: Some("MB:0=50".to_owned()) };
+        assert_eq!(parsed("--l3-cache-schema L3:0=f;1=f0 --mem-bw-schema MB:0=50 c").unwrap(), both);
+        let error = parsed("--mem-bw-schema L3:0=f c").unwrap_err().to_string();
+        assert_eq!(error, "invalid value \"L3:0=f\" for --mem-bw-schema: it is one line that begins with MB:");
     }
 
     #[test]

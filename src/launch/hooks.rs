@@ -1,10 +1,11 @@
 //! Running hooks: each gets the container's state on its standard input, in order, and has its time.
 //! runtime.md#lifecycle, config.md#posix-platform-hooks
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,46 +16,83 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Context, Error, Result};
 use crate::log::Log;
-use crate::spec::config::Hook;
+use crate::spec::config::{Hook, Hooks};
+use crate::spec::extensions::{Annotations, hook_streams};
+
+/// Where hooks write, where annotations name a file: opened on the host and before anything else, for hooks that run inside
+/// the container have its files in sight and not the host's.
+#[derive(Debug, Default)]
+pub struct Streams {
+    stdout: Option<File>,
+    stderr: Option<File>,
+}
+
+impl Streams {
+    /// Opens the files, if there are hooks that would write there.
+    ///
+    /// # Errors
+    /// A file cannot be opened for appending.
+    pub fn open(hooks: &Hooks, annotations: &Annotations) -> Result<Self> {
+        if *hooks == Hooks::default() {
+            return Ok(Self::default());
+        }
+        let (stdout, stderr) = hook_streams(annotations);
+        let open = |path: &Path| {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            file.or_cannot("open, for what hooks write,", path.display())
+        };
+        Ok(Self { stdout: stdout.map(open).transpose()?, stderr: stderr.map(open).transpose()? })
+    }
+
+    /// The descriptors.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.stdout.iter().chain(&self.stderr).map(AsFd::as_fd)
+    }
+}
 
 /// Runs the hooks of one kind (`name`) in order; `state` is the container's state as JSON.
 ///
 /// # Errors
 /// The first hook that cannot be run, fails, or takes longer than its timeout; the ones after it are not run.
-pub fn run(name: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state))
+pub fn run(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state, streams))
 }
 
 /// Runs the hooks of one kind whose failure changes nothing: all of them, each failure a line in the log.
 /// runtime.md#lifecycle: poststop
-pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], log: &Log) {
+pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams, log: &Log) {
     for (index, hook) in hooks.iter().enumerate() {
-        if let Err(error) = run_one(name, index, hook, state) {
+        if let Err(error) = run_one(name, index, hook, state, streams) {
             log.warning(error);
         }
     }
 }
 
 /// In the words that runc's users look for, and then ferry's own.
-fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8]) -> Result<()> {
-    attend(&format!("hooks.{name}[{index}]"), hook, state)
+fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+    attend(&format!("hooks.{name}[{index}]"), hook, state, streams)
         .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
 }
 
-fn attend(at: &str, hook: &Hook, state: &[u8]) -> Result<()> {
+fn attend(at: &str, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
     let named = || format!("{at} ({})", hook.path.display());
     // Not a pipe, which somebody would have to read meanwhile, nor the caller's stream, which a hook that goes on in the
     // background would keep open.
     let said =
         memfd_create("hook", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the words of hook", named())?;
-    let stderr = said.try_clone().or_cannot("keep the words of hook", named())?;
+    let stderr = streams.stderr.as_ref().unwrap_or(&said);
+    let stderr = stderr.try_clone().or_cannot("keep the words of hook", named())?;
+    let stdout = match &streams.stdout {
+        Some(file) => file.try_clone().or_cannot("pass the output file to hook", named())?.into(),
+        None => Stdio::null(),
+    };
     let mut command = Command::new(&hook.path);
     if let Some((first, rest)) = hook.args.split_first() {
         command.arg0(first).args(rest);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
     let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn().or_cannot("run hook", named())?;
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;
     if let Some(mut input) = child.stdin.take() {
         // A hook need not read its input.
         match input.write_all(state) {
@@ -117,13 +155,13 @@ mod tests {
 
     #[test]
     fn the_state_is_on_standard_input() {
-        run("prestart", &[hook("test \"$(cat)\" = '{\"id\":1}'", None)], b"{\"id\":1}").unwrap();
-        run("prestart", &[hook("exec 0<&-; exit 0", None)], &[b' '; 1 << 20]).unwrap();
+        run("prestart", &[hook("test \"$(cat)\" = '{\"id\":1}'", None)], b"{\"id\":1}", &Streams::default()).unwrap();
+        run("prestart", &[hook("exec 0<&-; exit 0", None)], &[b' '; 1 << 20], &Streams::default()).unwrap();
     }
 
     #[test]
     fn failures_are_named() {
-        let error = |hook| run("poststop", &[hook], b"").unwrap_err().to_string();
+        let error = |hook| run("poststop", &[hook], b"", &Streams::default()).unwrap_err().to_string();
         assert!(error(hook("exit 3", None)).ends_with("hooks.poststop[0] (/bin/sh): it ended with exit status 3"));
         assert!(error(hook("kill -9 $$", None)).ends_with("it was killed by signal 9"));
         assert!(error(hook("exec sleep 60", Some(1))).ends_with("it took longer than 1 s"));

@@ -45,6 +45,8 @@ pub struct Init<'a> {
     pub cgroup: Option<PathBuf>,
     /// The container's state, for hooks that run in here.
     pub state: State,
+    /// Where hooks write.
+    pub streams: &'a hooks::Streams,
     /// What the host side opened, once it is here.
     pub handed: Handed,
     /// Whether it is ferry that carries the terminal.
@@ -162,6 +164,9 @@ impl Init<'_> {
         let first = i32::try_from(preserved).unwrap_or(i32::MAX - 3) + 3;
         let mut kept = vec![listener.as_fd(), self.channel.as_fd()];
         kept.extend(self.procfs.as_ref().map(AsFd::as_fd));
+        if !self.plan.hooks.start_container.is_empty() {
+            kept.extend(self.streams.fds());
+        }
         match fd::close_from(first, &kept) {
             // Before Linux 5.9: they are closed by the exec.
             Ok(()) | Err(Errno::ENOSYS) => Ok(()),
@@ -185,7 +190,8 @@ impl Init<'_> {
         if self.plan.waits_to_be_placed() {
             self.take_what_is_handed()?;
         }
-        if self.plan.namespaces.user == User::Inherit { Ok(()) } else { become_root() }
+        let keeps_groups = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);
+        if self.plan.namespaces.user == User::Inherit { Ok(()) } else { become_root(keeps_groups) }
     }
 
     /// Everything up to Placed.
@@ -346,7 +352,7 @@ impl Init<'_> {
             return Ok(());
         }
         let state = State { status, pid: getpid().as_raw(), ..self.state.clone() };
-        hooks::run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default())
+        hooks::run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
     }
 
     fn mask(&mut self) -> Result<()> {
@@ -405,12 +411,14 @@ fn cgroup_tree() -> Option<PathBuf> {
     crate::cgroup::location::find_tree().ok().flatten().map(|tree| tree.mount)
 }
 
-/// Takes the ids of root in the user namespace: what is made from here on belongs to them.
+/// Takes the ids of root in the user namespace: what is made from here on belongs to them. Supplementary groups are
+/// dropped unless they are to be kept.
 ///
 /// # Errors
 /// EINVAL where the maps leave id 0 out.
-pub fn become_root() -> Result<()> {
-    match setgroups(&[]) {
+pub fn become_root(keeps_groups: bool) -> Result<()> {
+    let dropped = if keeps_groups { Ok(()) } else { setgroups(&[]) };
+    match dropped {
         // An ordinary user's own map denies it; the groups stay the caller's.
         Ok(()) | Err(Errno::EPERM) => (),
         Err(answer) => return Err(Error::kernel("drop", "supplementary groups", answer)),

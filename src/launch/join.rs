@@ -136,7 +136,7 @@ impl Joining<'_> {
     }
 
     fn ids(&mut self) -> Result<()> {
-        if self.user_namespace { become_root() } else { Ok(()) }
+        if self.user_namespace { become_root(self.process.identity.keeps_groups) } else { Ok(()) }
     }
 
     fn terminal(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@
 //! limits, the device program, the record. `init` is the child of `create` and `run`, `join` that of `exec`: each a table
 //! of named steps over one plan.
 
+pub mod attach;
 pub mod execute;
 pub mod foreground;
 pub mod gate;

@@ -59,6 +59,8 @@ pub struct Launch<'a> {
     pub gated: bool,
     /// Who gets the pty's master; nobody: the caller.
     pub console_socket: Option<&'a Path>,
+    /// Where hooks write.
+    pub streams: &'a hooks::Streams,
 }
 
 /// How far a child has come.
@@ -90,6 +92,7 @@ impl Launch<'_> {
             cgroup_namespace: self.open_joined(Kind::Cgroup)?,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
             state: state_of(record, self.plan, Status::Creating),
+            streams: self.streams,
             handed: init::Handed::default(),
             procfs: None,
             foreground: self.console_socket.is_none(),
@@ -226,8 +229,8 @@ impl Launch<'_> {
                 (Message::Warning(text), _) => self.log.warning(text),
                 (Message::HooksDue, _) => {
                     let state = state_json(record, self.plan, Status::Creating);
-                    hooks::run("prestart", &self.plan.hooks.prestart, &state)?;
-                    hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state)?;
+                    hooks::run("prestart", &self.plan.hooks.prestart, &state, self.streams)?;
+                    hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state, self.streams)?;
                     child.channel.send(&Message::HooksDone, None)?;
                     if !self.gated {
                         child.go()?;

@@ -18,9 +18,11 @@ use crate::network::devices::{self, Device};
 use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
 use crate::rootfs::{self, Rootfs};
 use crate::security::capabilities;
-use crate::security::lsm::{self, Label, Module};
+use crate::security::lsm::{self, Label};
 use crate::security::seccomp::{self, Program};
 use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
+use crate::spec::extensions;
+use crate::spec::seccomp::Seccomp;
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -144,9 +146,9 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let mut warnings = Vec::new();
     let namespaces = namespaces::plan::plan(config)?;
     permitted(host, &namespaces)?;
-    mount_label(&config.linux.mount_label)?;
     let around = rootfs::plan::Around { namespaces: &namespaces, bundle, privileged: host.privileged };
     let mut rootfs = rootfs::plan::plan(config, around, !options.no_pivot)?;
+    label(config, &mut rootfs.mounts)?;
     if let (Some(stage), rootfs::Base::Directory(lower)) = (&options.copy_on_write, &rootfs.base) {
         rootfs.base = rootfs::Base::CopyOnWrite { lower: lower.clone(), stage: stage.clone() };
         rootfs.handed = false;
@@ -161,6 +163,7 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     }
     let limits = cgroup::resources::plan(&config.linux.resources)?;
     warnings.extend(limits.notes.iter().cloned());
+    warnings.extend(extensions::unheeded(&config.annotations));
     let place = cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str())?;
     // Without a scope they mean nothing: engines set them whichever driver it is.
     let properties = match &place {
@@ -211,15 +214,14 @@ pub fn plan_process(
         command.env.push(format!("LISTEN_FDS={}", options.listen_fds));
         command.env.push("LISTEN_PID=1".into());
     }
-    let seccomp = match config.and_then(|config| config.linux.seccomp.as_ref()) {
-        Some(profile) => seccomp::compile(profile)?,
-        None => None,
-    };
+    let seccomp = config.map(filter).transpose()?.flatten();
+    warnings.extend(seccomp.iter().flat_map(|program| program.warnings.iter().cloned()));
+    let keeps_groups = config.is_some_and(|config| extensions::keeps_groups(&config.annotations));
     let annotations = config.map(|config| &config.annotations);
     Ok(ProcessPlan {
         merge_memory: annotations.map_or(Ok(false), |asked| process::memory_merge::plan(asked, warnings))?,
         command,
-        identity: process::identity::plan(process, warnings),
+        identity: process::identity::plan(process, keeps_groups, warnings),
         limits: process::limits::plan(&process.rlimits, &format!("{at}.rlimits"))?,
         scheduling: process::scheduling::plan(process, config, at)?,
         terminal: process.terminal,
@@ -231,6 +233,43 @@ pub fn plan_process(
     })
 }
 
+/// The system call filter of a container, as its profile and its annotations have it.
+///
+/// # Errors
+/// A field at fault.
+pub fn filter(config: &Config) -> Result<Option<Program>> {
+    let annotations = &config.annotations;
+    if let Some(base64) = extensions::seccomp_filter(annotations) {
+        let fault = |why| Error::config(extensions::seccomp_filter_path(), why);
+        return seccomp::raw::program(base64).map(Some).map_err(fault);
+    }
+    let Some(profile) = &config.linux.seccomp else { return Ok(None) };
+    let program = match extensions::seccomp_receiver(annotations) {
+        Some(receiver) if profile.listener_path.as_os_str().is_empty() => {
+            seccomp::compile(&Seccomp { listener_path: receiver.to_owned(), ..profile.clone() })?
+        }
+        _ => seccomp::compile(profile)?,
+    };
+    match program.as_ref().and_then(|program| program.unknown.first()) {
+        Some(at) if extensions::refuses_unknown_calls(annotations) => {
+            Err(Error::config(format!("linux.seccomp.{at}"), "names no system call that is known"))
+        }
+        _ => Ok(program),
+    }
+}
+
+/// Labels mounts.
+///
+/// # Errors
+/// A label on a host without SELinux.
+pub fn label(config: &Config, mounts: &mut [rootfs::plan::Mount]) -> Result<()> {
+    let label = &config.linux.mount_label;
+    if lsm::labels_mounts(label, lsm::probe)? {
+        rootfs::label::add(mounts, extensions::mount_context(&config.annotations), label);
+    }
+    Ok(())
+}
+
 /// Without CAP_SYS_ADMIN every namespace needs a user namespace around it.
 fn permitted(host: &Host, namespaces: &Namespaces) -> Result<()> {
     if host.privileged || namespaces.user != User::Inherit {
@@ -238,16 +277,4 @@ fn permitted(host: &Host, namespaces: &Namespaces) -> Result<()> {
     }
     Err(Error::config("linux.namespaces", "has no user namespace, and without one only root can make a container")
         .hint("write a configuration for an ordinary user with `ferry spec --rootless`"))
-}
-
-/// Mounts are not labelled yet, and would be left to whatever the policy gives them.
-fn mount_label(label: &str) -> Result<()> {
-    if label.is_empty() {
-        return Ok(());
-    }
-    let why = match lsm::probe().selinux {
-        Module::Absent => "this host's kernel does not run SELinux",
-        Module::InForce(_) => "labelling mounts is not built yet",
-    };
-    Err(Error::config("linux.mountLabel", format!("{label:?} cannot be applied: {why}")))
 }

@@ -6,12 +6,12 @@
 //! may do, and nothing mounted on it reaches the host. A copy made in the host's namespace would be free of both.
 //! mount_namespaces(7)
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
-use nix::unistd::{chroot, fchdir};
+use nix::unistd::{Pid, chroot, fchdir};
 
 use super::Plan;
 use super::parent::Child;
@@ -28,15 +28,16 @@ use crate::rootfs::{Base, mount, pivot};
 /// # Errors
 /// The source and the kernel's answer.
 pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
-    let namespaces = user_namespaces(plan, child)?;
-    let place = Place::of(child, joined)?;
+    let rootfs = &plan.rootfs;
+    let namespaces = user_namespaces(&rootfs.mounts, child.pid)?;
+    let place = Place::of(child.pid, joined)?;
     let opened = place.visit(|| {
-        let root = match &plan.rootfs.base {
-            Base::Directory(directory) if plan.rootfs.handed => Some(pivot::open_directory(directory)?),
+        let root = match &rootfs.base {
+            Base::Directory(directory) if rootfs.handed => Some(pivot::open_directory(directory)?),
             _ => None,
         };
-        let handed = plan.rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
-        let sources = handed.map(|(index, mount)| Ok((index, source(plan, mount, &namespaces)?)));
+        let handed = rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
+        let sources = handed.map(|(index, mount)| Ok((index, source(mount, rootfs.propagation, &namespaces)?)));
         Ok((root, sources.collect::<Result<Vec<_>>>()?))
     });
     let (root, sources) = opened?;
@@ -49,15 +50,29 @@ pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
     Ok(())
 }
 
+/// Detached copies of the sources of `mounts`, for a container that runs: by the mount's index. `init` is its first process;
+/// `beside` is a process in a mount namespace to take them from, or they are taken from ferry's own.
+///
+/// # Errors
+/// The source and the kernel's answer.
+pub fn copies(mounts: &[Mount], propagation: u64, init: Pid, beside: Option<Pid>) -> Result<Vec<Option<OwnedFd>>> {
+    let namespaces = user_namespaces(mounts, init)?;
+    let copy = || mounts.iter().map(|mount| source(mount, propagation, &namespaces)).collect();
+    match beside {
+        Some(pid) => Place::of(pid, None)?.visit(copy),
+        None => copy(),
+    }
+}
+
 /// The user namespaces that the mappings of mounts are taken from. Equal mappings share one.
-fn user_namespaces<'a>(plan: &'a Plan, child: &Child) -> Result<Vec<(&'a Map, OwnedFd)>> {
+fn user_namespaces(mounts: &[Mount], container: Pid) -> Result<Vec<(&Map, OwnedFd)>> {
     let mut namespaces: Vec<(&Map, OwnedFd)> = Vec::new();
-    for Idmap { map, .. } in plan.rootfs.mounts.iter().filter_map(|mount| mount.idmap.as_ref()) {
+    for Idmap { map, .. } in mounts.iter().filter_map(|mount| mount.idmap.as_ref()) {
         if namespaces.iter().any(|(known, _)| *known == map) {
             continue;
         }
         let namespace = match map {
-            Map::Container => mapped::of_process(child.pid)?,
+            Map::Container => mapped::of_process(container)?,
             Map::Own { uids, gids } => mapped::user_namespace(uids, gids)?,
         };
         namespaces.push((map, namespace));
@@ -66,7 +81,7 @@ fn user_namespaces<'a>(plan: &'a Plan, child: &Child) -> Result<Vec<(&'a Map, Ow
 }
 
 /// A detached copy of a bind's source, its ids mapped.
-fn source(plan: &Plan, mount: &Mount, namespaces: &[(&Map, OwnedFd)]) -> Result<Option<OwnedFd>> {
+fn source(mount: &Mount, propagation: u64, namespaces: &[(&Map, OwnedFd)]) -> Result<Option<OwnedFd>> {
     let What::Bind(source) = &mount.what else { return Ok(None) };
     let tree = mount::clone_source(source, &mount.options, mount.destination.display())?;
     if let Some(Idmap { map, recursive }) = &mount.idmap
@@ -74,13 +89,9 @@ fn source(plan: &Plan, mount: &Mount, namespaces: &[(&Map, OwnedFd)]) -> Result<
     {
         idmapped::apply(tree.as_fd(), namespace.as_fd(), *recursive, &source.display().to_string())?;
     }
-    propagation(plan, tree.as_fd())?;
+    // The tree that the child starts from gets its propagation from the child; a copy made before that needs it as well.
+    mount::propagate(tree.as_fd(), propagation).or_cannot("set mount propagation of", "a bind mount")?;
     Ok(Some(tree))
-}
-
-/// The tree that the child starts from gets its propagation from the child; a copy made before that needs it as well.
-fn propagation(plan: &Plan, tree: BorrowedFd<'_>) -> Result<()> {
-    mount::propagate(tree, plan.rootfs.propagation).or_cannot("set mount propagation of", "a bind mount")
 }
 
 /// A mount namespace, the root directory to have in it (none: its own), and the way back.
@@ -93,8 +104,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(child: &Child, joined: Option<OwnedFd>) -> Result<Self> {
-        let pid = child.pid;
+    fn of(pid: Pid, joined: Option<OwnedFd>) -> Result<Self> {
         let (namespace, root) = match joined {
             Some(namespace) => (namespace, None),
             None => (handle(&format!("/proc/{pid}/ns/mnt"))?, Some(handle(&format!("/proc/{pid}/root"))?)),

@@ -19,7 +19,8 @@ use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::{self, Kind, User};
 use crate::process::memory_merge;
 use crate::rootfs::Base;
-use crate::spec::{self, Config};
+use crate::spec::seccomp::Seccomp;
+use crate::spec::{self, Config, extensions};
 
 /// How to create.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub id: String,
     /// The bundle.
     pub bundle: PathBuf,
+    /// Its configuration, where that is not its config.json.
+    pub config: Option<PathBuf>,
     /// Receives the terminal.
     pub console_socket: Option<PathBuf>,
     /// Gets the process id.
@@ -53,6 +56,8 @@ pub(super) struct Source {
     pub config: Config,
     /// Its text, to be kept beside the record.
     pub text: Vec<u8>,
+    /// Where the text comes from, for errors.
+    pub path: PathBuf,
     /// Absolute.
     pub bundle: PathBuf,
     /// Whether the root is a copy-on-write overlay over the configured directory.
@@ -71,6 +76,8 @@ pub(super) struct Begun {
     pub child: Child,
     /// Where it says that it is ready, if `start` will not be asked to listen there.
     pub notify: Option<Notify>,
+    /// Where hooks write.
+    pub streams: hooks::Streams,
     host: Host,
     cgroup: Option<Cgroup>,
     gated: bool,
@@ -82,30 +89,30 @@ pub(super) struct Begun {
 /// # Errors
 /// What could not be done; nothing is left of it then.
 pub fn create(setting: &Setting, options: &Options) -> Result<()> {
-    let source = read(setting, &options.bundle)?;
+    let source = read(&options.bundle, options.config.as_deref())?;
     let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
     console(terminal, options.console_socket.as_deref())?;
     let mut begun = begin(setting, options, source, true)?;
     let ready = begun.serve(setting).and_then(|reached| match reached {
         // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
-        Reached::Ready => {
-            announce(&begun.child, options).and_then(|()| begun.entry.unlock()).and_then(|()| begun.child.go())
-        }
+        Reached::Ready => announce(&begun.child, &begun.plan, options)
+            .and_then(|()| begun.entry.unlock())
+            .and_then(|()| begun.child.go()),
         Reached::End => Err(begun.ended()),
     });
     ready.map_err(|error| begun.undo(setting, error).exit(EXIT_FAILURE))
 }
 
-/// Reads a bundle.
-pub(super) fn read(_setting: &Setting, bundle: &Path) -> Result<Source> {
+/// Reads a bundle; `config` is the file that stands for its config.json.
+pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Source> {
     let bundle = std::path::absolute(bundle).or_cannot("use bundle", bundle.display())?;
-    let path = bundle.join("config.json");
-    let (config, document) = spec::load(&path).map_err(|error| match error.errno() {
-        Some(nix::errno::Errno::ENOENT) => error
+    let path = config.map_or_else(|| bundle.join("config.json"), Path::to_owned);
+    let (loaded, document) = spec::load(&path).map_err(|error| match error.errno() {
+        Some(nix::errno::Errno::ENOENT) if config.is_none() => error
             .hint("a bundle is a directory with a config.json: name it with --bundle, or write one with `ferry spec`"),
         _ => error,
     })?;
-    Ok(Source { config, text: document.text, bundle, copy_on_write: false })
+    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false })
 }
 
 /// A terminal that nobody holds would end with ferry.
@@ -140,10 +147,11 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         cgroup_driver: setting.cgroup_manager,
         copy_on_write: stage,
     };
-    let document = spec::Document::new(&source.bundle.join("config.json"), source.text);
+    let document = spec::Document::new(&source.path, source.text);
     let plan = plan::plan(&id, &source.config, &source.bundle, &host, &plan_options)
         .map_err(|error| document.locate(error))?;
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
+    let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
 
     let entry = store.claim(&id)?;
     let mut record = record(&plan, &source.config, options, &host);
@@ -152,12 +160,13 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
         .and_then(|()| {
             listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
-            make_cgroup(&plan)
+            make_cgroup(&plan, setting.rootless)
         })
         .and_then(|mut cgroup| {
             record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
             let console_socket = options.console_socket.as_deref();
-            let launch = Launch { plan: &plan, host: &host, entry: &entry, log: &setting.log, gated, console_socket };
+            let (log, streams) = (&setting.log, &streams);
+            let launch = Launch { plan: &plan, host: &host, entry: &entry, log, gated, console_socket, streams };
             match launch.clone(&mut record, &mut cgroup) {
                 Ok(child) => Ok((child, cgroup)),
                 Err(error) => Err(undo_resctrl(&record, undo_cgroup(cgroup, error))),
@@ -168,7 +177,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         Err(error) => return Err(undo_entry(&entry, error)),
     };
     let console_socket = options.console_socket.clone();
-    Ok(Begun { entry, plan, record, child, notify: listener, host, cgroup, gated, console_socket })
+    Ok(Begun { entry, plan, record, child, notify: listener, streams, host, cgroup, gated, console_socket })
 }
 
 /// As if the configuration had asked, so that `exec` and `state` read it in the copy that is kept.
@@ -195,14 +204,24 @@ fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], copy_on_w
     Ok(())
 }
 
-fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>> {
+/// `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.
+fn make_cgroup(plan: &Plan, rootless: Option<bool>) -> Result<Option<Cgroup>> {
+    let limits = &plan.cgroup.limits;
     match &plan.cgroup.place {
-        Place::Directory(location) => cgroup::fs::create(location, &plan.cgroup.limits),
+        Place::Directory(location) => match (cgroup::fs::create(location, limits), rootless) {
+            (Ok(None), Some(false)) => {
+                let place = location.dir().display().to_string();
+                Err(Error::said("make the cgroup", place, "this user may not").hint("leave out --rootless false"))
+            }
+            // A limit is not given up: what was asked for would not hold.
+            (Err(error), Some(true)) if limits.writes.is_empty() && cgroup::fs::is_denied(&error) => Ok(None),
+            (made, _) => made,
+        },
         // systemd makes it, around a process that is there.
         Place::Scope(_) => Ok(None),
-        Place::Nowhere if plan.cgroup.limits.writes.is_empty() => Ok(None),
+        Place::Nowhere if limits.writes.is_empty() => Ok(None),
         Place::Nowhere => {
-            let field = &plan.cgroup.limits.writes[0].field;
+            let field = &limits.writes[0].field;
             Err(Error::config(format!("linux.resources.{field}"), "cannot be enforced without a cgroup")
                 .hint("leave out --cgroup-manager disabled"))
         }
@@ -240,17 +259,23 @@ fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Recor
         reads_config: config.process.is_none()
             || !config.hooks.poststart.is_empty()
             || !config.hooks.poststop.is_empty()
-            || config.linux.seccomp.as_ref().is_some_and(|profile| !profile.listener_path.as_os_str().is_empty()),
+            || has_agent(config),
     }
 }
 
+/// Whether a seccomp agent may have to be told where its listener comes from.
+fn has_agent(config: &Config) -> bool {
+    let named = |profile: &Seccomp| !profile.listener_path.as_os_str().is_empty();
+    config.linux.seccomp.as_ref().is_some_and(named) || extensions::seccomp_receiver(&config.annotations).is_some()
+}
+
 /// Tells whoever asked to be told of the process.
-pub(super) fn announce(child: &Child, options: &Options) -> Result<()> {
+pub(super) fn announce(child: &Child, plan: &Plan, options: &Options) -> Result<()> {
     use std::os::fd::AsFd;
     if let Some(path) = &options.pid_file {
         write_pid_file(path, child.pid.as_raw())?;
     }
-    match &options.pidfd_socket {
+    match options.pidfd_socket.as_deref().or_else(|| extensions::pidfd_receiver(&plan.annotations)) {
         Some(path) => parent::send_descriptor(path, b"pidfd", child.pidfd.as_fd()),
         None => Ok(()),
     }
@@ -290,6 +315,7 @@ impl Begun {
             log: &setting.log,
             gated: self.gated,
             console_socket: console_socket.as_deref(),
+            streams: &self.streams,
         };
         launch.serve(&mut self.child, &self.record)
     }
@@ -310,7 +336,7 @@ impl Begun {
         let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
         let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
         let error = undo_entry(&self.entry, error);
-        hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &setting.log);
+        hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &self.streams, &setting.log);
         error
     }
 }

@@ -79,9 +79,13 @@ pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>
     }
     entry.remove()?;
     if let (Some(record), false) = (record, config.hooks.poststop.is_empty()) {
-        let state = State::new(record, Status::Stopped, config.annotations, String::new());
+        let state = State::new(record, Status::Stopped, config.annotations.clone(), String::new());
         let state = serde_json::to_vec(&state).unwrap_or_default();
-        hooks::run_each("poststop", &config.hooks.poststop, &state, &setting.log);
+        let streams = hooks::Streams::open(&config.hooks, &config.annotations).unwrap_or_else(|error| {
+            setting.log.warning(error);
+            hooks::Streams::default()
+        });
+        hooks::run_each("poststop", &config.hooks.poststop, &state, &streams, &setting.log);
     }
     Ok(())
 }

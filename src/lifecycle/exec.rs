@@ -58,8 +58,8 @@ pub struct Options {
     pub console_socket: Option<PathBuf>,
     /// Descriptors passed on.
     pub preserve_fds: u32,
-    /// No new privileges.
-    pub no_new_privs: bool,
+    /// No new privileges; where nothing is said, as the container's process.
+    pub no_new_privs: Option<bool>,
     /// AppArmor profile.
     pub apparmor: Option<String>,
     /// SELinux label.
@@ -105,7 +105,9 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     }
     let foreground = options.console_socket.is_none();
     let joined = (&record, &host, &process);
-    let mut child = clone_joining(joined, &init, init_fd, cgroup.as_ref(), foreground)?;
+    // A cgroup that was named is that one and no other.
+    let moved = if options.cgroup.is_some() { None } else { Some(&init) };
+    let mut child = clone_joining(joined, moved, init_fd, cgroup.as_ref(), foreground)?;
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
     let state = || State::new(&record, status::of(&entry, &record), config.annotations.clone(), String::new());
     let told = grouped
@@ -190,7 +192,9 @@ fn process(options: &Options, config: &Config) -> Result<Process> {
     // What the configuration has made so can be ambient.
     let inheritable = |name: &&String| sets.inheritable.iter().any(|other| other.eq_ignore_ascii_case(name));
     sets.ambient.extend(options.caps.iter().filter(inheritable).cloned());
-    process.no_new_privileges |= options.no_new_privs;
+    if let Some(given) = options.no_new_privs {
+        process.no_new_privileges = given;
+    }
     if let Some(profile) = &options.apparmor {
         process.apparmor_profile.clone_from(profile);
     }
@@ -202,7 +206,12 @@ fn process(options: &Options, config: &Config) -> Result<Process> {
 
 /// The cgroup to be born in: the container's, or one below it.
 fn open_cgroup(record: &Record, below: Option<&str>) -> Result<Option<Cgroup>> {
-    let Some(path) = &record.cgroup else { return Ok(None) };
+    let Some(path) = &record.cgroup else {
+        return match below {
+            None => Ok(None),
+            Some(below) => Err(Error::said("join cgroup", below.to_owned(), "the container has no cgroup of its own")),
+        };
+    };
     let below = below.map(|below| crate::path::clean(Path::new(below)));
     let below =
         below.as_deref().and_then(|below| below.strip_prefix("/").ok()).filter(|below| !below.as_os_str().is_empty());
@@ -210,23 +219,28 @@ fn open_cgroup(record: &Record, below: Option<&str>) -> Result<Option<Cgroup>> {
 }
 
 /// Clones into the cgroup. An inner one takes no process: where the container moved its own into one below (as a service
-/// manager does), that of its first process serves.
-fn clone_into(cgroup: Option<&Cgroup>, init: &Init) -> Result<Cloned> {
-    let cloned = match clone3(0, cgroup.map(|cgroup| cgroup.dir.as_fd()), Parent::Caller) {
-        Err(Errno::EBUSY) => {
+/// manager does), that of its first process (`moved`) serves, unless a certain one was asked for.
+fn clone_into(cgroup: Option<&Cgroup>, moved: Option<&Init>) -> Result<Cloned> {
+    let cloned = match (clone3(0, cgroup.map(|cgroup| cgroup.dir.as_fd()), Parent::Caller), moved) {
+        (Err(Errno::EBUSY), Some(init)) => {
             let moved = cgroup::location::of_process(init.pid())?.map(|path| cgroup::fs::open(&path)).transpose()?;
             clone3(0, moved.as_ref().map(|cgroup| cgroup.dir.as_fd()), Parent::Caller)
         }
-        cloned => cloned,
+        (cloned, _) => cloned,
     };
-    cloned.or_cannot("clone", "a process in the container's cgroup")
+    cloned.or_cannot("clone", "a process in the container's cgroup").map_err(|error| match error.errno() {
+        Some(Errno::EBUSY) => {
+            error.hint("it has cgroups with controllers below it and takes no process: name one of these")
+        }
+        _ => error,
+    })
 }
 
 /// Enters what holds for children, and clones. An ordinary user has the right to the pid namespace only inside the user
 /// namespace, which ferry then enters first; nothing it still has to do needs the one it leaves.
 fn clone_joining(
     (record, host, process): (&Record, &Host, &ProcessPlan),
-    first: &Init,
+    moved: Option<&Init>,
     init: OwnedFd,
     cgroup: Option<&Cgroup>,
     foreground: bool,
@@ -253,7 +267,7 @@ fn clone_joining(
             .map_err(|error| error.hint("the container belongs to another user"))?;
     }
     let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
-    match clone_into(cgroup, first)? {
+    match clone_into(cgroup, moved)? {
         Cloned::Child => {
             // ferry's end: the stream would otherwise not end with ferry.
             drop(channel);

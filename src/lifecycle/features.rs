@@ -6,12 +6,12 @@
 use serde_json::{Value, json};
 
 use super::Setting;
-use crate::cgroup::properties;
 use crate::error::Result;
-use crate::process::{memory_merge, scheduling};
+use crate::process::scheduling;
 use crate::rootfs::options;
 use crate::security::{capabilities, seccomp};
 use crate::spec::config::Hooks;
+use crate::spec::extensions;
 use crate::{namespaces, spec};
 
 /// The oldest version of the specification whose bundles are taken.
@@ -33,8 +33,9 @@ pub fn features(_setting: &Setting) -> Result<Value> {
             // The name by which engines ask any runtime.
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        // A name that ends in a dot stands for all that begin with it.
-        "potentiallyUnsafeConfigAnnotations": [memory_merge::ANNOTATION, properties::PREFIX],
+        // Each makes ferry do something on the host: an engine is not to let an image's author set them. A name that ends in a
+        // dot stands for all that begin with it.
+        "potentiallyUnsafeConfigAnnotations": extensions::names().collect::<Vec<_>>(),
     }))
 }
 
@@ -54,8 +55,7 @@ fn linux() -> Value {
             "supportedFlags": seccomp::supported_flags().collect::<Vec<_>>(),
         },
         "apparmor": { "enabled": true },
-        // Labels of processes are applied; those of mounts are not.
-        "selinux": { "enabled": false },
+        "selinux": { "enabled": true },
         "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
         "memoryPolicy": {
             "modes": scheduling::memory_modes().collect::<Vec<_>>(),
@@ -107,6 +107,17 @@ mod tests {
                 }
                 other => panic!("linux.{other} is no property of features-linux.md"),
             }
+        }
+    }
+
+    #[test]
+    fn every_annotation_that_some_module_reads_is_told() {
+        let structure = structure();
+        let told = strings(&structure["potentiallyUnsafeConfigAnnotations"]);
+        for name in
+            [crate::process::memory_merge::ANNOTATION, crate::cgroup::properties::PREFIX, "run.oci.hooks.stdout"]
+        {
+            assert!(told.contains(&name), "{name}: {told:?}");
         }
     }
 

@@ -16,6 +16,8 @@ pub mod features;
 pub mod kill;
 pub mod list;
 mod live;
+pub mod matching;
+pub mod mounts;
 pub mod pause;
 pub mod ps;
 pub mod resume;

@@ -28,7 +28,7 @@ pub struct Options {
 /// # Errors
 /// What could not be done; nothing is left of it then.
 pub fn run(setting: &Setting, options: &Options) -> Result<u8> {
-    let source = read(setting, &options.create.bundle)?;
+    let source = read(&options.create.bundle, options.create.config.as_deref())?;
     run_source(setting, options, source).map_err(|error| error.exit(EXIT_FAILURE))
 }
 
@@ -43,7 +43,7 @@ pub(super) fn run_source(setting: &Setting, options: &Options, source: Source) -
         nix::sys::prctl::set_child_subreaper(true).map_err(|errno| Error::kernel("become", "subreaper", errno))?;
     }
     let mut begun = begin(setting, &options.create, source, false)?;
-    let executed = executed(setting, &mut begun).and_then(|()| announce(&begun.child, &options.create));
+    let executed = executed(setting, &mut begun).and_then(|()| announce(&begun.child, &begun.plan, &options.create));
     if let Err(error) = executed.and_then(|()| begun.entry.unlock()) {
         return Err(begun.undo(setting, error));
     }
@@ -71,5 +71,5 @@ fn executed(setting: &Setting, begun: &mut Begun) -> Result<()> {
         Reached::Ready => return Err(begun.ended()),
     }
     let state = state_json(&begun.record, &begun.plan, Status::Running);
-    hooks::run("poststart", &begun.plan.hooks.poststart, &state)
+    hooks::run("poststart", &begun.plan.hooks.poststart, &state, &begun.streams)
 }

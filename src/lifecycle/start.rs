@@ -11,8 +11,7 @@ use crate::error::{EXIT_FAILURE, Error, Result};
 use crate::launch::notify::Notify;
 use crate::launch::parent::send_descriptor;
 use crate::launch::protocol::{Channel, Message};
-use crate::launch::{execute, gate, hooks};
-use crate::security::seccomp;
+use crate::launch::{execute, gate, hooks, plan};
 use crate::spec::Config;
 
 /// `start`.
@@ -48,11 +47,13 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
     let executed = follow(setting, &gate, &entry, &record, &config, &state)?;
     // A container of which a hook failed, or whose agent does not answer, is not to run: it is taken down whole.
     // runtime.md#lifecycle
-    executed.and_then(|()| hooks::run("poststart", &config.hooks.poststart, &state)).map_err(|error| {
-        match delete::clean_up(setting, &entry, Some(&record)) {
-            Ok(()) => error,
-            Err(second) => error.hint(format!("and then: {second}")),
-        }
+    let poststart = || {
+        let streams = hooks::Streams::open(&config.hooks, &config.annotations)?;
+        hooks::run("poststart", &config.hooks.poststart, &state, &streams)
+    };
+    executed.and_then(|()| poststart()).map_err(|error| match delete::clean_up(setting, &entry, Some(&record)) {
+        Ok(()) => error,
+        Err(second) => error.hint(format!("and then: {second}")),
     })?;
     entry.unlock()?;
     if let (Some(notify), Some(init)) = (notify, record.init)
@@ -98,8 +99,7 @@ fn follow(
 
 /// Passes the seccomp listener on.
 fn tell_agent(record: &Record, config: &Config, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
-    let Some(profile) = &config.linux.seccomp else { return Ok(()) };
-    let Some(notify) = seccomp::compile(profile)?.and_then(|program| program.notify) else { return Ok(()) };
+    let Some(notify) = plan::filter(config)?.and_then(|program| program.notify) else { return Ok(()) };
     let message = notify.message(record.init.map_or(0, |init| init.pid), state);
     send_descriptor(&notify.listener_path, &message, listener)
 }

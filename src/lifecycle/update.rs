@@ -7,7 +7,7 @@
 
 use std::os::fd::AsFd;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Setting;
 use super::live::{self, Live};
@@ -99,6 +99,52 @@ pub fn reclaim(setting: &Setting, id: &str, bytes: u64) -> Result<()> {
         .hint("the rest is in use, protected (memory.min, memory.low), or has no swap to go to"))
 }
 
+/// Other shares of the cache and of memory bandwidth, in the container's resctrl group: lines as `linux.intelRdt` has them.
+///
+/// # Errors
+/// The container does not run or has no such group; the kernel refuses a line.
+pub fn schemata(setting: &Setting, id: &str, asked: &Schemata) -> Result<()> {
+    let container = live::open_locked(setting, id)?;
+    if !container.has_process() {
+        return Err(Error::plain(format!("container not running: {id:?} is {}", container.status)));
+    }
+    let Some(groups) = &container.record.resctrl else {
+        return Err(Error::said("update", asked.flag(), format!("container {id:?} has no resctrl group")).hint(
+            "it gets one from linux.intelRdt in its config.json, on a host where the resctrl filesystem is mounted",
+        ));
+    };
+    let lines: Vec<&str> = asked.lines().map(|(_, line)| line).collect();
+    cgroup::resctrl::update(groups, &lines)?;
+    edit(&container.entry, |linux| {
+        let rdt = linux.entry("intelRdt").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(rdt) = rdt {
+            rdt.extend(asked.lines().map(|(field, line)| (field.to_owned(), line.into())));
+        }
+    })
+}
+
+/// Lines of a resctrl group's `schemata`, where they are to change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Schemata {
+    /// `L3:0=ff;1=ff`
+    pub l3_cache: Option<String>,
+    /// `MB:0=50;1=100`
+    pub bandwidth: Option<String>,
+}
+
+impl Schemata {
+    /// By the field of `linux.intelRdt`.
+    fn lines(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let lines = [("l3CacheSchema", &self.l3_cache), ("memBwSchema", &self.bandwidth)];
+        lines.into_iter().filter_map(|(field, line)| Some((field, line.as_deref()?)))
+    }
+
+    /// The flag that an error is about.
+    fn flag(&self) -> &'static str {
+        if self.l3_cache.is_some() { "--l3-cache-schema" } else { "--mem-bw-schema" }
+    }
+}
+
 /// Everything that can be known before the first write.
 fn check(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     if let Some(rules) = &limits.devices {
@@ -110,17 +156,28 @@ fn check(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 /// Puts the new limits into the container's copy of its configuration and leaves everything else in it as it is, also
 /// what ferry does not know.
 fn keep(entry: &Entry, resources: &Resources) -> Result<()> {
-    let named = || entry.path().join("config.json").display().to_string();
-    let unreadable = |why: String| Error::said("record the new limits in", named(), why);
+    let new = serde_json::to_value(resources).map_err(|why| unrecorded(entry, why.to_string()))?;
+    edit(entry, |linux| drop(linux.insert("resources".into(), new)))
+}
+
+/// Changes `linux` in the container's copy of its configuration.
+fn edit(entry: &Entry, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
     let mut config: Value = Document::read(&entry.path().join("config.json"))?.parse()?;
-    let new = serde_json::to_value(resources).map_err(|why| unreadable(why.to_string()))?;
     let linux = config.as_object_mut().map(|config| config.entry("linux").or_insert(Value::Null));
     match linux {
-        Some(Value::Object(linux)) => drop(linux.insert("resources".into(), new)),
-        Some(linux @ Value::Null) => *linux = serde_json::json!({ "resources": new }),
-        _ => return Err(unreadable("it is no configuration".into())),
+        Some(Value::Object(linux)) => change(linux),
+        Some(linux @ Value::Null) => {
+            let mut new = Map::new();
+            change(&mut new);
+            *linux = Value::Object(new);
+        }
+        _ => return Err(unrecorded(entry, "it is no configuration".into())),
     }
     entry.replace_config(config.to_string().as_bytes())
+}
+
+fn unrecorded(entry: &Entry, why: String) -> Error {
+    Error::said("record the new limits in", entry.path().join("config.json").display().to_string(), why)
 }
 
 /// What a request comes to.

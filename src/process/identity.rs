@@ -20,8 +20,10 @@ pub struct Identity {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups: exactly these.
+    /// Supplementary groups: exactly these, unless the caller's are kept.
     pub groups: Vec<u32>,
+    /// Whether the process keeps the supplementary groups of ferry's caller.
+    pub keeps_groups: bool,
     /// File mode creation mask.
     pub umask: u32,
     /// The five capability sets.
@@ -30,12 +32,13 @@ pub struct Identity {
     pub no_new_privileges: bool,
 }
 
-/// Plans the identity of a process.
-pub fn plan(process: &Process, warnings: &mut Vec<String>) -> Identity {
+/// Plans the identity of a process; `keeps_groups`: with the supplementary groups of ferry's caller.
+pub fn plan(process: &Process, keeps_groups: bool, warnings: &mut Vec<String>) -> Identity {
     Identity {
         uid: process.user.uid,
         gid: process.user.gid,
-        groups: process.user.additional_gids.clone(),
+        groups: if keeps_groups { Vec::new() } else { process.user.additional_gids.clone() },
+        keeps_groups,
         umask: process.user.umask.unwrap_or(0o022),
         capabilities: capabilities::plan(&process.capabilities, warnings),
         no_new_privileges: process.no_new_privileges,
@@ -51,7 +54,9 @@ pub fn become_identity(identity: &Identity, hidden: bool) -> Result<()> {
     const UNMAPPED: &str = "the id is not mapped in the container's user namespace";
     capabilities::bound(&identity.capabilities).or_cannot("drop from the bounding set", "capabilities")?;
     keep_on_setuid(true).or_cannot("keep", "capabilities")?;
-    set_groups(&identity.groups)?;
+    if !identity.keeps_groups {
+        set_groups(&identity.groups)?;
+    }
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setresgid(gid, gid, gid).or_cannot("become group", gid).map_err(|error| error.hint(UNMAPPED))?;
     setresuid(uid, uid, uid).or_cannot("become user", uid).map_err(|error| error.hint(UNMAPPED))?;

@@ -281,6 +281,8 @@ fn superblock(options: &[(String, Option<String>)]) -> (MsFlags, String) {
             ("nolazytime", None) => flags &= !MsFlags::MS_LAZYTIME,
             ("nomand", None) => flags &= !MsFlags::MS_MANDLOCK,
             (key, None) => data.push(key.to_owned()),
+            // Only SELinux reads the quotes, and only its categories hold commas.
+            (key, Some(value)) if key.ends_with("context") => data.push(format!("{key}=\"{value}\"")),
             (key, Some(value)) => data.push(format!("{key}={value}")),
         }
     }
@@ -310,6 +312,8 @@ mod tests {
         let options =
             [option("sync", None), option("size", Some("4k")), option("lazytime", None), option("async", None)];
         assert_eq!(superblock(&options), (MsFlags::MS_LAZYTIME, "size=4k".to_owned()));
+        let label = superblock(&[option("context", Some("u:r:t:s0:c1,c2"))]).1;
+        assert_eq!(label, "context=\"u:r:t:s0:c1,c2\"");
         assert_eq!(superblock(&[option("newinstance", None), option("mode", Some("1"))]).1, "newinstance,mode=1");
     }
 }

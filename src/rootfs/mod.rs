@@ -7,6 +7,7 @@ pub mod by_path;
 pub mod copy;
 pub mod devices;
 pub mod idmapped;
+pub mod label;
 pub mod mount;
 pub mod mountinfo;
 pub mod options;

@@ -18,6 +18,7 @@ use rustix::mount::{
 };
 
 use super::by_path;
+use super::label;
 use super::options::{Attributes, Options};
 use super::plan::{Mount, What};
 use crate::error::{Context, Error, Result};
@@ -98,7 +99,11 @@ fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()
         }
     }
     place(detached.as_fd(), target.as_fd()).or_cannot("mount", named())?;
-    finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named())
+    finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named())?;
+    match &mount.root_label {
+        Some(label) => label::root(detached.as_fd(), label, &mount.destination),
+        None => Ok(()),
+    }
 }
 
 /// A tmpfs whose options give no mode has that of the directory it covers. Where there is none, the kernel's own default

@@ -77,6 +77,9 @@ pub struct Mount {
     /// Whether the host side opens the source and hands it to the child: the child's root in a user namespace may have no
     /// right to walk there, and never has the right to map ids.
     pub handed: bool,
+    /// The SELinux context of its root directory, where the filesystem takes none as an option.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_label: Option<String>,
 }
 
 /// What is mounted.
@@ -174,7 +177,8 @@ pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> 
         readonly: each_once(&linux.readonly_paths),
         read_only_root: root.readonly,
         isolated,
-        pivot,
+        // Without a mount namespace it would be the host's root that is exchanged.
+        pivot: pivot && isolated,
     })
 }
 
@@ -263,7 +267,7 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
         return Err(Error::config(format!("{at}.options"), "tmpcopyup is only for tmpfs"));
     }
     let handed = idmap.is_some() || matches!(what, What::Bind(_)) && around.hands_over();
-    Ok(Mount { destination, what, options, idmap, handed })
+    Ok(Mount { destination, what, options, idmap, handed, root_label: None })
 }
 
 fn over_proc(destination: &Path, what: &What, at: &str) -> Result<()> {

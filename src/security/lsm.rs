@@ -82,6 +82,17 @@ pub fn plan(process: &Process, at: &str, probe: impl FnOnce() -> Modules) -> Res
     Ok(Some(Label { file, text: format!("exec {profile}") }))
 }
 
+/// Whether mounts can be labelled: `label` is `linux.mountLabel`. Nothing is probed when it is empty.
+///
+/// # Errors
+/// A label where SELinux is not in force: the files would be without it.
+pub fn labels_mounts(label: &str, probe: impl FnOnce() -> Modules) -> Result<bool> {
+    if label.is_empty() {
+        return Ok(false);
+    }
+    in_force(probe().selinux, "SELinux", label, "linux.mountLabel").map(|_| true)
+}
+
 fn in_force(module: Module, name: &str, label: &str, at: &str) -> Result<&'static str> {
     match module {
         Module::InForce(file) => Ok(file),

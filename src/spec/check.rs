@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::config::{Config, Linux, Process};
+use super::extensions;
 use super::resources::{Resources, WeightDevice};
 use crate::error::{Error, Result};
 
@@ -38,6 +39,7 @@ pub fn check(config: &Config) -> Result<()> {
         }
     }
     hooks(config)?;
+    extensions::check(&config.annotations)?;
     linux(&config.linux)
 }
 

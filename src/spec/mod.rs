@@ -7,6 +7,7 @@
 mod annotations;
 mod check;
 pub mod config;
+pub mod extensions;
 pub mod resources;
 pub mod seccomp;
 pub mod template;

@@ -8,6 +8,9 @@ use clap::Command;
 use clap_mangen::Man;
 use ferry::cli::verb::Verb;
 use ferry::cli::{VERBS, overview};
+use ferry::spec::extensions;
+
+use super::config_page;
 
 const WRITE: &str = "FERRY_WRITE_MAN";
 
@@ -21,7 +24,8 @@ fn folder() -> PathBuf {
 /// File name and text of every page.
 fn pages() -> Vec<(String, String)> {
     let verbs = VERBS.iter().map(|verb| (format!("ferry-{}.1", verb.name), verb_page(verb)));
-    std::iter::once(("ferry.1".to_owned(), main_page())).chain(verbs).collect()
+    let others = [("ferry.1".to_owned(), main_page()), ("ferry-config.5".to_owned(), config_page())];
+    others.into_iter().chain(verbs).collect()
 }
 
 fn main_page() -> String {
@@ -39,6 +43,24 @@ fn main_page() -> String {
         "EXIT STATUS",
         ".PP\n0, or 1 when the command failed; \\fBrun\\fR and \\fBexec\\fR answer what the program answers.\n",
     ));
+    page
+}
+
+/// What ferry reads: the prose, and the annotations by their table.
+fn config_page() -> String {
+    let name = ".SH NAME\nferry\\-config \\- what ferry reads in config.json, and what it decides\n";
+    let mut page = format!("{APOSTROPHE}.TH FERRY-CONFIG 5\n{name}");
+    for (title, text) in config_page::SECTIONS {
+        page.push_str(&section(title, &paragraphs(text)));
+    }
+    page.push_str(&section("ANNOTATIONS", &paragraphs(config_page::ANNOTATIONS)));
+    for row in extensions::TABLE {
+        let (name, value, help) = (escaped(row.name), escaped(row.value), escaped(row.help));
+        // The beginning of a name has a part of it to come.
+        let name = if row.name.ends_with('.') { format!("\\fB{name}\\fINAME") } else { format!("\\fB{name}") };
+        writeln!(page, ".TP\n{name}\\fR=\\fI{value}\\fR\n{help}").unwrap();
+    }
+    page.push_str(&section("SEE ALSO", ".PP\n\\fBferry\\fR(1), \\fBferry\\-spec\\fR(1), \\fBferry\\-explain\\fR(1)\n"));
     page
 }
 

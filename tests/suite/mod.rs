@@ -1,22 +1,26 @@
 //! The list of scenarios, and how they are run: `stage` is what all share, `case` what one test has for itself.
 
+mod annotations;
 mod attacks;
 mod bad_input;
 mod balance;
 mod case;
 mod cgroup;
+mod completion;
 mod create;
 mod dev;
 mod errors;
 mod exec;
 mod explain;
 mod faults;
+mod flags;
 mod hook_failures;
 mod hooks;
 mod lifecycle;
 mod limits;
 mod mount_options;
 mod mounts;
+mod mounts_added;
 mod namespaces;
 mod need;
 mod net_devices;
@@ -76,6 +80,10 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),
+    ("annotations", annotations::SCENARIOS),
+    ("mounts_added", mounts_added::SCENARIOS),
+    ("flags", flags::SCENARIOS),
+    ("completion", completion::SCENARIOS),
     ("errors", errors::SCENARIOS),
     ("bad_input", bad_input::SCENARIOS),
     ("rootfs", rootfs::SCENARIOS),

@@ -41,6 +41,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("loopback_is_up_in_a_new_network_namespace", &[], loopback),
     scenario("a_new_network_namespace_has_loopback_alone", &[], only_loopback),
     scenario("a_new_ipc_namespace_is_empty", &[], empty_ipc),
+    scenario(
+        "without_a_mount_namespace_nothing_of_the_host_is_touched",
+        &[Root, Peer("runc", "mounts on the host"), Peer("crun", "mounts on the host")],
+        no_mount_namespace,
+    ),
     scenario("a_new_cgroup_namespace_begins_at_the_containers_cgroup", &[], cgroup_root),
 ];
 
@@ -297,5 +302,41 @@ fn cgroup_root(case: &mut Case) -> Outcome {
     for line in report["cgroup"].as_array().into_iter().flatten() {
         assert!(line.as_str().is_some_and(|line| line.ends_with(":/")), "{line}");
     }
+    Ok(())
+}
+
+/// Nothing is mounted on the host, whose root stays what it is.
+fn no_mount_namespace(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "mount");
+    case.args(&["/probe", "say", "aboard"]);
+    case.config["root"]["readonly"] = json!(true);
+    case.config["linux"]["rootfsPropagation"] = json!("shared");
+    for (field, nothing) in [
+        ("/mounts", json!([])),
+        ("/root/readonly", json!(false)),
+        ("/linux/rootfsPropagation", json!("")),
+        ("/linux/maskedPaths", json!([])),
+        ("/linux/readonlyPaths", json!([])),
+    ] {
+        let end = case.run()?.failure()?;
+        let said = format!("{}: needs a mount namespace", field[1..].replace('/', "."));
+        assert!(end.stderr.contains(&said), "{field}: {}", end.stderr);
+        if let Some(value) = case.config.pointer_mut(field) {
+            *value = nothing;
+        }
+    }
+    // A root that is a mount point is one that pivot_root would take.
+    let rootfs = case.bundle.rootfs();
+    let none: Option<&str> = None;
+    nix::mount::mount(Some(&rootfs), &rootfs, none, nix::mount::MsFlags::MS_BIND, none)?;
+    let host = || -> Result<_, Failed> {
+        let root = fs::metadata("/")?;
+        Ok((std::os::unix::fs::MetadataExt::ino(&root), fs::read_dir("/")?.count()))
+    };
+    let before = host()?;
+    let end = case.run();
+    let after = host()?;
+    nix::mount::umount(&rootfs)?;
+    assert_eq!((end?.success()?.stdout.trim(), before), ("aboard", after));
     Ok(())
 }

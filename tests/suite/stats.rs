@@ -103,6 +103,11 @@ fn merged(case: &mut Case) -> Outcome {
     case.begin(&["run", "--ksm", "--detach", "--bundle", &bundle, &id])?.until("ready")?;
     assert_eq!(case.exec(&[], ASK)?.success()?.json()?["ok"], 1);
     assert_eq!(case.state()?["annotations"][WISH], "true");
+    let other = case.other_id();
+    let mut lines = case.begin(&["create", "--ksm", "--bundle", &bundle, &other])?;
+    case.call(&["start", &other])?.success()?;
+    lines.until("ready")?;
+    assert_eq!(case.call(&[&["exec", &other], ASK].concat())?.success()?.json()?["ok"], 1);
     Ok(())
 }
 

@@ -49,6 +49,8 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "bomb" => load::bomb()?,
         "relay" => load::relay()?,
         "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
+        "orphan" => orphan()?,
+        "remount" => say(&outcome(kernel::remount_writable(word(args, 0)?).map(|()| Value::Null)))?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
         "overwrite-executables" => attacks::overwrite_executables(parse(args, 0)?)?,
         "exchange" => attacks::exchange(word(args, 0)?, word(args, 1)?, parse(args, 2)?)?,
@@ -186,6 +188,34 @@ fn fill(megabytes: usize) -> Result<()> {
         page[0] = 1;
     }
     say(&std::hint::black_box(&bytes).len())
+}
+
+/// A grandchild whose parent has ended; its pid, then a wait for being killed. The grandchild waits as well.
+fn orphan() -> Result<()> {
+    let (mut end, tell) = std::io::pipe()?;
+    let child = kernel::fork()?;
+    if child == 0 {
+        match kernel::fork()? {
+            0 => loop {
+                std::thread::park();
+            },
+            pid => writeln!(&tell, "{pid}")?,
+        }
+        std::process::exit(0);
+    }
+    drop(tell);
+    kernel::syscall(libc::SYS_wait4, &[u64::from(child.unsigned_abs()), 0, 0, 0])?;
+    let mut pid = String::new();
+    // The grandchild holds the other end too, so there is no end of file to wait for.
+    while !pid.ends_with('\n') {
+        let mut byte = [0];
+        end.read_exact(&mut byte)?;
+        pid.push(char::from(byte[0]));
+    }
+    say(&json!({"orphan": pid.trim().parse::<u32>().map_err(|_| ErrorKind::InvalidData)?}))?;
+    loop {
+        std::thread::park();
+    }
 }
 
 /// `count` children that wait until they are killed, and this process with them.

@@ -194,6 +194,15 @@ pub fn detach(pid: u32) -> Result<()> {
     syscall(libc::SYS_ptrace, &[libc::PTRACE_DETACH as u64, pid.into()]).map(drop)
 }
 
+/// Makes a bind mount writable.
+pub fn remount_writable(path: &str) -> Result<()> {
+    let path = std::ffi::CString::new(path)?;
+    let flags = libc::MS_REMOUNT | libc::MS_BIND;
+    let null = std::ptr::null();
+    // SAFETY: the path is a string that ends with NUL and lives until the call returns; the other pointers may be null.
+    check(unsafe { libc::mount(null, path.as_ptr(), null, flags, null.cast()) }.into()).map(drop)
+}
+
 /// Whether `fd` is a terminal.
 pub fn is_terminal(fd: i32) -> bool {
     // SAFETY: isatty takes a number.

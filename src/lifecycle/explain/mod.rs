@@ -14,13 +14,13 @@ use crate::launch::init::Init;
 use crate::launch::plan::{self, Plan};
 use crate::spec::{Config, Document};
 
-/// What would be done with the bundle in the directory `bundle`.
+/// What would be done with the bundle in the directory `bundle`; `config` is the file that stands for its config.json.
 ///
 /// # Errors
 /// What `run` would fail with before it began.
-pub fn explain(setting: &Setting, bundle: &Path) -> Result<Report> {
-    let source = create::read(setting, bundle)?;
-    let document = Document::new(&source.bundle.join("config.json"), source.text);
+pub fn explain(setting: &Setting, bundle: &Path, config: Option<&Path>) -> Result<Report> {
+    let source = create::read(bundle, config)?;
+    let document = Document::new(&source.path, source.text);
     let options = plan::Options { cgroup_driver: setting.cgroup_manager, ..plan::Options::default() };
     let plan = plan::plan(&example_id(&source.bundle)?, &source.config, &source.bundle, &host::probe(), &options)
         .map_err(|error| document.locate(error))?;

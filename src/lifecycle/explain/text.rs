@@ -166,6 +166,7 @@ fn process(process: &ProcessPlan, config: &Config) -> Vec<String> {
     let args: Vec<String> = process.command.args.iter().map(|arg| quoted(arg)).collect();
     let mut lines = vec![format!("{}   in {}", args.join(" "), process.command.cwd.display())];
     let groups: String = identity.groups.iter().map(|gid| format!(", {gid}")).collect();
+    let groups = if identity.keeps_groups { " and the caller's".to_owned() } else { groups };
     lines.push(format!("user {}, groups {}{groups}, umask {:04o}", identity.uid, identity.gid, identity.umask));
     lines.extend(capability_sets(&identity.capabilities));
     lines.extend(identity.no_new_privileges.then(|| "no exec gains privileges".to_owned()));

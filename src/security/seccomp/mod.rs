@@ -44,6 +44,7 @@
 //! skips the program for them (kernel/seccomp.c, `seccomp_is_const_allow`).
 
 mod emit;
+pub mod raw;
 mod rules;
 mod syscalls;
 #[cfg(test)]
@@ -71,6 +72,8 @@ pub struct Program {
     pub notify: Option<Notify>,
     /// What was skipped, in words, for the log.
     pub warnings: Vec<String>,
+    /// The JSON paths below `linux.seccomp` of system calls that no architecture has, and that were skipped.
+    pub unknown: Vec<String>,
 }
 
 /// Where the listener's descriptor goes.
@@ -123,13 +126,13 @@ fn compile_for(native: Abi, profile: &Seccomp) -> Result<Option<Program>> {
     if profile.default_action.is_empty() && profile.syscalls.is_empty() {
         return Ok(None);
     }
-    let mut warnings = Vec::new();
-    let policy = rules::read(native, profile, &mut warnings)?;
+    let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
+    let policy = rules::read(native, profile, &mut warnings, &mut unknown)?;
     let notifies = profile.syscalls.iter().any(|rule| rule.action == "SCMP_ACT_NOTIFY" && !rule.names.is_empty());
     let notify = notify(profile, notifies, &mut warnings)?;
     let flags = filter_flags(profile, notifies)?;
     let instructions = emit::program(policy.default, &rules::sections(&policy))?;
-    Ok(Some(Program { instructions, flags, notify, warnings }))
+    Ok(Some(Program { instructions, flags, notify, warnings, unknown }))
 }
 
 /// A listener that nobody collects would hang the first call it catches, so a path is required with it.

@@ -89,8 +89,13 @@ struct Call {
     rule: usize,
 }
 
-/// Resolves every name of `profile`.
-pub(super) fn read(native: Abi, profile: &Seccomp, warnings: &mut Vec<String>) -> Result<Policy> {
+/// Resolves every name of `profile`; `unknown` gets the JSON path of each that no architecture has.
+pub(super) fn read(
+    native: Abi,
+    profile: &Seccomp,
+    warnings: &mut Vec<String>,
+    unknown: &mut Vec<String>,
+) -> Result<Policy> {
     let default = action(&profile.default_action, "defaultAction")?;
     let default = with_data(default, profile.default_errno_ret, || "defaultErrnoRet".to_owned())?;
     if default == Action::NOTIFY {
@@ -110,6 +115,7 @@ pub(super) fn read(native: Abi, profile: &Seccomp, warnings: &mut Vec<String>) -
             check_name(name, &rule.action, || format!("syscalls[{index}].names[{position}]"))?;
             let Some(numbers) = syscalls::lookup(name) else {
                 warnings.push(format!("linux.seccomp.syscalls[{index}]: unknown system call {name} skipped"));
+                unknown.push(format!("syscalls[{index}].names[{position}]"));
                 continue;
             };
             let multiplexed = if multiplexes { syscalls::multiplexed(name) } else { None };
