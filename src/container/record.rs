@@ -6,12 +6,14 @@
 
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Driver;
 use crate::cgroup::location::Unit;
 use crate::cgroup::resctrl::Groups;
+use crate::error::{Error, Result};
 use crate::namespaces::Kind;
 
 /// The version of the format.
@@ -73,7 +75,15 @@ impl Init {
     }
 
     /// Whether it still runs (or is stopped or frozen): the same process, and no zombie.
-    pub fn is_alive(&self) -> bool {
-        crate::procfs::stat(self.pid()).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
+    ///
+    /// # Errors
+    /// What the kernel answers, where that is not that there is no such process: one that cannot be looked at just now is
+    /// not one that has ended, and what it holds must not be given up.
+    pub fn is_alive(&self) -> Result<bool> {
+        match crate::procfs::stat(self.pid()) {
+            Ok(stat) => Ok(stat.start_time == self.start_time && !stat.is_dead()),
+            Err(Errno::ENOENT | Errno::ESRCH) => Ok(false),
+            Err(answer) => Err(Error::kernel("look at process", self.pid.to_string(), answer)),
+        }
     }
 }

@@ -9,13 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::record::Record;
 use super::store::Entry;
 use crate::cgroup;
+use crate::error::Result;
 
 /// The status of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,19 +74,31 @@ pub struct State {
 }
 
 /// The status of the container that `record` is of.
-pub fn of(entry: &Entry, record: &Record) -> Status {
-    let Some(init) = record.init else { return Status::Creating };
-    if !init.is_alive() {
-        return Status::Stopped;
+///
+/// # Errors
+/// The kernel's answer, where it is none about the container: what cannot be found out is not guessed.
+pub fn of(entry: &Entry, record: &Record) -> Result<Status> {
+    let Some(init) = record.init else { return Ok(Status::Creating) };
+    if !init.is_alive()? {
+        return Ok(Status::Stopped);
     }
-    if entry.has_gate() {
-        return Status::Created;
+    if entry.has_gate()? {
+        return Ok(Status::Created);
     }
-    let frozen = record.cgroup.as_ref().and_then(|path| cgroup::fs::open(path).ok()).is_some_and(|cgroup| {
-        // A cgroup that is gone has nothing frozen in it.
-        cgroup::life::is_frozen(&cgroup).unwrap_or(false)
-    });
-    if frozen { Status::Paused } else { Status::Running }
+    let frozen = match &record.cgroup {
+        Some(path) => is_frozen(path)?,
+        None => false,
+    };
+    Ok(if frozen { Status::Paused } else { Status::Running })
+}
+
+/// A cgroup that is gone, or that is not the caller's to look at, has nothing frozen in it.
+fn is_frozen(path: &Path) -> Result<bool> {
+    let frozen = cgroup::fs::open(path).and_then(|cgroup| cgroup::life::is_frozen(&cgroup));
+    match frozen {
+        Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV | Errno::EACCES)) => Ok(false),
+        frozen => frozen,
+    }
 }
 
 impl State {

@@ -85,10 +85,15 @@ impl Store {
                 return Err(Error::kernel("make state directory", path.display().to_string(), errno(answer)).hint(hint));
             }
         }
-        let entry = self.entry(id)?;
-        self.own_root(&entry)?;
-        entry.lock()?;
-        Ok(entry)
+        let claimed = self.entry(id).and_then(|entry| {
+            self.own_root(&entry)?;
+            entry.lock()?;
+            Ok(entry)
+        });
+        claimed.map_err(|error| match unlinkat(CWD, &path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Answer::NOENT) => error,
+            Err(answer) => error.hint(format!("and then: cannot remove {}: {}", path.display(), errno(answer).desc())),
+        })
     }
 
     /// Opens the directory of an existing container.
@@ -125,6 +130,11 @@ impl Store {
         Ok(ids)
     }
 
+    /// Whether there is a directory of that name now.
+    pub fn has(&self, id: &Id) -> bool {
+        self.root.join(id.as_str()).exists()
+    }
+
     /// A root that another user made (in a directory where everybody may) is that user's to change under our feet.
     fn own_root(&self, entry: &Entry) -> Result<()> {
         let owner =
@@ -132,7 +142,6 @@ impl Store {
         if owner == nix::unistd::geteuid().as_raw() || owner == 0 {
             return Ok(());
         }
-        entry.remove()?;
         Err(Error::said("keep containers in", self.root.display().to_string(), format!("it belongs to user {owner}"))
             .hint("name a directory of your own with --root"))
     }
@@ -173,7 +182,12 @@ impl Entry {
     /// # Errors
     /// The container was deleted while waiting.
     pub fn lock(&self) -> Result<()> {
-        flock(&self.dir, FlockOperation::LockExclusive).or_cannot("lock", self.path.display())?;
+        loop {
+            match flock(&self.dir, FlockOperation::LockExclusive) {
+                Err(Answer::INTR) => (),
+                answer => break answer.or_cannot("lock", self.path.display())?,
+            }
+        }
         // The lock is on the directory that was opened, which may have been deleted meanwhile.
         let links = rustix::fs::fstat(&self.dir).or_cannot("lock", self.path.display())?.st_nlink;
         if links == 0 { Err(self.missing()) } else { Ok(()) }
@@ -275,8 +289,11 @@ impl Entry {
     }
 
     /// Whether the container waits at its gate.
-    pub fn has_gate(&self) -> bool {
-        crate::path::exists(self.dir(), GATE).unwrap_or(false)
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn has_gate(&self) -> Result<bool> {
+        crate::path::exists(self.dir(), GATE).or_cannot("look for", self.path.join("gate").display())
     }
 
     /// Removes the gate's name: nobody else can open it.

@@ -31,14 +31,23 @@ pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
     };
     let record = match entry.record() {
         Ok(record) => record,
-        // A record that cannot be read names nothing to stop; its directory is all there is to remove.
-        Err(error) if force => {
+        // A record that is none names nothing to stop; its directory is all there is to remove. One that could only not be
+        // read this time names a container that may run.
+        Err(error) if force && error.errno().is_none() => {
             setting.log.warning(error);
             None
         }
         Err(error) => return Err(error),
     };
-    let now = record.as_ref().map_or(Status::Creating, |record| status::of(&entry, record));
+    let now = match &record {
+        Some(record) => status::of(&entry, record),
+        None => Ok(Status::Creating),
+    };
+    let now = match now {
+        // Taken down whatever it is; whether its process lives is asked again.
+        Err(_) if force => Status::Running,
+        now => now?,
+    };
     match now {
         Status::Stopped | Status::Created => (),
         _ if force => (),
@@ -60,7 +69,11 @@ pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
 /// The poststop hooks come last, and whatever they do, the container is gone.
 pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>) -> Result<()> {
     let config = match record {
-        Some(record) if record.reads_config => entry.config().unwrap_or_default(),
+        // Without its poststop hooks rather than not at all.
+        Some(record) if record.reads_config => entry.config().unwrap_or_else(|error| {
+            setting.log.warning(error);
+            Config::default()
+        }),
         _ => Config::default(),
     };
     if let Some(record) = record {
@@ -99,7 +112,7 @@ fn end(init: &Init) -> Result<()> {
         Err(answer) => return Err(answer).or_cannot("find", "the container's process"),
     };
     // Held by its descriptor, it can no longer become another one; so now is the time to see which one it is.
-    if !init.is_alive() {
+    if !init.is_alive()? {
         return Ok(());
     }
     match pidfd_send(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
@@ -107,7 +120,13 @@ fn end(init: &Init) -> Result<()> {
         Err(answer) => return Err(Error::kernel("kill", "the container's process", answer)),
     }
     let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+    let ended = loop {
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => (),
+            answer => break answer,
+        }
+    };
+    match ended {
         Ok(0) => Err(Error::said("delete container", init.pid.to_string(), "its process does not end after SIGKILL")
             .hint("it hangs in the kernel (state D in ps): wait for what it waits for")),
         Ok(_) => Ok(()),

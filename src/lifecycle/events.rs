@@ -103,7 +103,7 @@ fn end_of(container: &Live) -> Result<Option<OwnedFd>> {
         end => end.or_cannot("watch process", init.pid)?,
     };
     // Asked after the descriptor was opened, so that it is known to be of that process and not of a later one.
-    Ok(init.is_alive().then_some(end))
+    Ok(init.is_alive()?.then_some(end))
 }
 
 /// Waits for any of the three; true: the container has ended.

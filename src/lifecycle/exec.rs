@@ -109,17 +109,18 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     let moved = if options.cgroup.is_some() { None } else { Some(&init) };
     let mut child = clone_joining(joined, moved, init_fd, cgroup.as_ref(), foreground)?;
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
-    let state = || State::new(&record, status::of(&entry, &record), config.annotations.clone(), String::new());
+    let state = || {
+        status::of(&entry, &record).map(|status| State::new(&record, status, config.annotations.clone(), String::new()))
+    };
     let told = grouped
         .and_then(|()| announce(&child, options))
         .and_then(|()| serve(setting, &mut child, &process, options, &state));
-    if let Err(error) = told {
-        return Err(match child.kill() {
-            Ok(()) => error,
-            Err(second) => error.hint(format!("and then: {second}")),
-        });
-    }
-    if options.detach { Ok(0) } else { foreground::attend(&child, None) }
+    let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child, None) });
+    // What nobody attends any more is not to go on in the dark.
+    attended.map_err(|error| match child.kill() {
+        Ok(()) => error,
+        Err(second) => error.hint(format!("and then: {second}")),
+    })
 }
 
 /// The container's process, by a descriptor that stays its own.
@@ -132,7 +133,7 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
         Err(rustix::io::Errno::SRCH) => return Err(stopped()),
         answer => answer.or_cannot("find", "the container's process")?,
     };
-    match status::of(entry, &record) {
+    match status::of(entry, &record)? {
         Status::Stopped | Status::Creating => Err(stopped()),
         Status::Paused if !ignore_paused => {
             Err(Error::plain("cannot exec in a paused container").hint("resume it first, or use --ignore-paused"))
@@ -315,7 +316,7 @@ fn serve(
     child: &mut Child,
     process: &ProcessPlan,
     options: &Options,
-    state: &dyn Fn() -> State,
+    state: &dyn Fn() -> Result<State>,
 ) -> Result<()> {
     let name = process.command.args.first().map_or("", String::as_str);
     loop {
@@ -328,7 +329,8 @@ fn serve(
             },
             Some((Message::Listener, Some(listener))) => {
                 if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
-                    let message = notify.message(child.pid.as_raw(), &serde_json::to_vec(&state()).unwrap_or_default());
+                    let message =
+                        notify.message(child.pid.as_raw(), &serde_json::to_vec(&state()?).unwrap_or_default());
                     send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
                 }
             }

@@ -20,7 +20,7 @@ pub fn kill(setting: &Setting, id: &str, signal: i32, all: bool) -> Result<()> {
     let id = Id::new(id)?;
     let entry = Store::new(&setting.root).open(&id)?;
     let record = entry.record()?.ok_or_else(|| Error::plain(format!("container {id} is not created yet")))?;
-    let stopped = status::of(&entry, &record) == Status::Stopped;
+    let stopped = status::of(&entry, &record)? == Status::Stopped;
     // Without a pid namespace of its own the other processes do not end with the first.
     let every = all || signal == Signal::SIGKILL as i32 && shares_pids(&entry.config()?) && has_processes(&record);
     if every && let Some(path) = &record.cgroup {
@@ -51,7 +51,7 @@ fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
         return cgroup::life::kill(cgroup);
     }
     for pid in cgroup::life::procs(cgroup)? {
-        match send(pid.as_raw(), signal, || true) {
+        match send(pid.as_raw(), signal, || Ok(true)) {
             Err(error) if error.errno() == Some(Errno::ESRCH) => (),
             answer => answer?,
         }
@@ -60,11 +60,11 @@ fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
 }
 
 /// Signals a process by its descriptor, once `still` says that it is the one.
-fn send(pid: i32, signal: i32, still: impl Fn() -> bool) -> Result<()> {
+fn send(pid: i32, signal: i32, still: impl Fn() -> Result<bool>) -> Result<()> {
     let gone = || Error::plain("container not running");
     let raw = rustix::process::Pid::from_raw(pid).ok_or_else(gone)?;
     let pidfd = pidfd_open(raw, PidfdFlags::empty()).or_cannot("signal process", pid)?;
-    if !still() {
+    if !still()? {
         return Err(gone());
     }
     crate::sys::signal::pidfd_send(pidfd.as_fd(), signal).or_cannot("signal process", pid)

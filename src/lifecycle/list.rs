@@ -12,9 +12,10 @@ pub fn list(setting: &Setting) -> Result<Vec<State>> {
     let store = Store::new(&setting.root);
     let mut states = Vec::new();
     for id in store.ids()? {
-        let Ok(entry) = store.open(&id) else { continue };
-        match state::of(&entry) {
+        match store.open(&id).and_then(|entry| state::of(&entry)) {
             Ok(state) => states.extend(state),
+            // Deleted since the names were read.
+            Err(_) if !store.has(&id) => (),
             Err(error) => setting.log.warning(error),
         }
     }

@@ -40,7 +40,7 @@ fn complete(entry: Entry) -> Result<Live> {
         return Err(Error::plain(format!("container {:?} is not complete", entry.id.as_str()))
             .hint("it is being created, or creating it was cut off: `ferry delete --force` then removes it"));
     };
-    let status = status::of(&entry, &record);
+    let status = status::of(&entry, &record)?;
     Ok(Live { entry, record, status })
 }
 

@@ -61,7 +61,7 @@ fn open(setting: &Setting, id: &str) -> Result<(Live, Init, OwnedFd)> {
     let pid = rustix::process::Pid::from_raw(init.pid).ok_or_else(stopped)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).or_cannot("find", "the container's process")?;
     // Asked once the descriptor is held: from now on it is known whose it is.
-    if !init.is_alive() {
+    if !init.is_alive()? {
         return Err(stopped());
     }
     if !container.record.namespaces.contains(&Kind::Mount) {

@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 
+use nix::errno::Errno;
+
 use super::create::{self, Begun, Source, announce, begin, console, read};
 use super::{Setting, delete};
 use crate::container::Status;
@@ -53,7 +55,11 @@ pub(super) fn run_source(setting: &Setting, options: &Options, source: Source) -
         }
         return Ok(0);
     }
-    let code = foreground::attend(&begun.child, begun.notify.as_ref())?;
+    let code = match foreground::attend(&begun.child, begun.notify.as_ref()) {
+        Ok(code) => code,
+        // A container that nobody attends any more is not to go on in the dark.
+        Err(error) => return Err(begun.undo(setting, error)),
+    };
     // Somebody may have deleted it meanwhile; then there is nothing left to do.
     if !options.keep && begun.entry.lock().is_ok() {
         delete::clean_up(setting, &begun.entry, Some(&begun.record))?;
@@ -66,6 +72,11 @@ fn executed(setting: &Setting, begun: &mut Begun) -> Result<()> {
     // A child that has failed already takes no message; what it said is read by serve, which also lets a child go that
     // stops for hooks before.
     let gone = if begun.plan.stops_for_hooks() { Ok(()) } else { begun.child.go() };
+    match &gone {
+        // It was not told, and waits to be.
+        Err(error) if error.errno() != Some(Errno::EPIPE) => return gone,
+        _ => (),
+    }
     match begun.serve(setting)? {
         Reached::End => gone?,
         Reached::Ready => return Err(begun.ended()),

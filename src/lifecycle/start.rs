@@ -24,7 +24,7 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
     entry.lock()?;
     let record =
         entry.record()?.ok_or_else(|| Error::plain(format!("cannot start container {id}: it is not created yet")))?;
-    match status::of(&entry, &record) {
+    match status::of(&entry, &record)? {
         Status::Created => (),
         Status::Stopped => {
             return Err(Error::plain(format!("cannot start container {id}: it has stopped"))

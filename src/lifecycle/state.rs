@@ -19,7 +19,7 @@ pub fn state(setting: &Setting, id: &str) -> Result<State> {
 /// The state of a container; `None` while it has no record.
 pub(super) fn of(entry: &Entry) -> Result<Option<State>> {
     let Some(record) = entry.record()? else { return Ok(None) };
-    let status = status::of(entry, &record);
+    let status = status::of(entry, &record)?;
     let annotations = entry.config().map(|config| config.annotations).unwrap_or_default();
     Ok(Some(State::new(&record, status, annotations, user_name(record.owner))))
 }

@@ -186,6 +186,9 @@ std::arch::global_asm!(
     "mov esi, 2",
     "mov edx, 1",
     "syscall",
+    "mov ebp, 2", // the stage: the program would have the report
+    "test rax, rax",
+    "js 3f",
     "cmp dword ptr [rip + ferry_stub_end + 28], 0",
     "je 4f",
     "mov ebp, 3",   // the stage
@@ -261,6 +264,8 @@ std::arch::global_asm!(
     "mov x2, #1",
     "mov x8, #25",
     "svc #0",
+    "mov x21, #2", // the stage: the program would have the report
+    "tbnz x0, #63, 3f",
     "ldr w3, [x20, #28]",
     "cbz w3, 4f",
     "mov x21, #3",        // the stage
