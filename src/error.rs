@@ -40,6 +40,9 @@ pub enum Cause {
     Config(String),
 }
 
+/// Where nobody has a better hint for a call that is not there.
+const LACKING: &str = "this kernel lacks the call, or a filter around ferry hides it: see `ferry doctor`";
+
 /// The exit code of a failed verb, as runc's.
 pub const EXIT_FAILURE: u8 = 1;
 
@@ -176,10 +179,11 @@ impl fmt::Display for Error {
             Cause::Config(why) => write!(f, "{deed}{object}: {why}")?,
             Cause::Said(why) => write!(f, "cannot {deed}{}{object}: {why}", space(object))?,
         }
-        if let Some(hint) = hint {
-            write!(f, " (hint: {hint})")?;
+        match (hint, cause) {
+            (Some(hint), _) => write!(f, " (hint: {hint})"),
+            (None, Cause::Kernel(Errno::ENOSYS)) => write!(f, " (hint: {LACKING})"),
+            (None, _) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::path::{Links, Root};
 use crate::rootfs::mount::{self, CgroupView};
 use crate::rootfs::plan::Mount;
-use crate::sys::clone::{Cloned, Parent, clone3, exit_now, setns};
+use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now, setns};
 
 /// A container that runs, to be entered.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +119,7 @@ impl Inside<'_> {
     fn beside(&self) -> Result<Beside> {
         let (wait, hold) = pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
         let (told, tell) = pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
-        match clone3(0, None, Parent::Caller).or_cannot("clone", "a process to take sources beside")? {
+        match clone_either_way(0, Parent::Caller).or_cannot("clone", "a process to take sources beside")? {
             Cloned::Child => {
                 drop(hold);
                 let entered = setns(self.init, CloneFlags::CLONE_NEWUSER.bits())

@@ -51,6 +51,8 @@ pub struct Init<'a> {
     pub handed: Handed,
     /// Whether it is ferry that carries the terminal.
     pub foreground: bool,
+    /// Whether it was born outside of its cgroup, and has to wait until it is there.
+    pub moved: bool,
     /// The new root, once it is attached.
     pub root: Option<Root>,
     /// A private procfs, for the process' label.
@@ -187,7 +189,7 @@ impl Init<'_> {
     }
 
     fn await_placement(&mut self) -> Result<()> {
-        if self.plan.waits_to_be_placed() {
+        if self.plan.waits_to_be_placed() || self.moved {
             self.take_what_is_handed()?;
         }
         let keeps_groups = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);

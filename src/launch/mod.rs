@@ -5,6 +5,7 @@
 //! of named steps over one plan.
 
 pub mod attach;
+pub mod birth;
 pub mod execute;
 pub mod foreground;
 pub mod gate;

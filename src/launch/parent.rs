@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::birth::clone_into;
 use super::execute;
 use super::init::{self, Init};
 use super::plan::Plan;
@@ -30,7 +31,8 @@ use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
 use crate::process::limits;
-use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
+use crate::sys::clone::{Cloned, Parent, exit_now};
+use crate::sys::fd;
 
 /// A child that was cloned and not yet let go. Dropping it does not end it: [`Child::kill`] does.
 #[derive(Debug)]
@@ -96,13 +98,13 @@ impl Launch<'_> {
             handed: init::Handed::default(),
             procfs: None,
             foreground: self.console_socket.is_none(),
+            moved: false,
             root: None,
             terminal: None,
             program: PathBuf::new(),
         };
-        let (pid, pidfd, channel) = self.born(channel, init, cgroup.as_ref())?;
-        let child = Child { pid, pidfd, channel, console: None };
-        match self.beside(record, &child, cgroup) {
+        let (child, moved) = self.born(channel, init, cgroup.as_ref())?;
+        match self.beside(record, &child, cgroup, moved) {
             Ok(()) => Ok(child),
             Err(error) => Err(child.failed(error)),
         }
@@ -115,22 +117,24 @@ impl Launch<'_> {
 
     /// The clone itself. Namespaces that are joined are joined by ferry first, for the child to inherit, and left again:
     /// hooks run in ferry's own. A user namespace cannot be left, so a process between the two joins it.
-    fn born(&self, channel: Channel, init: Init<'_>, cgroup: Option<&Cgroup>) -> Result<(Pid, OwnedFd, Channel)> {
+    fn born(&self, channel: Channel, init: Init<'_>, cgroup: Option<&Cgroup>) -> Result<(Child, bool)> {
         if let User::Join(path) = &self.plan.namespaces.user {
             return self.born_between(channel, init, cgroup, path);
         }
         let way_back = enter(&self.plan.namespaces.join)?;
-        let cloned = clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::Caller)?;
+        let (cloned, moved) = clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::Caller)?;
         match cloned {
             Cloned::Child => {
-                // The parent's end: the stream would otherwise not end with the parent.
+                // The parent's end: the stream would otherwise not end with the parent. And its lock: whoever deletes what a
+                // parent that was killed has left is not to wait for a child that is busy.
                 drop(channel);
-                init::main(init)
+                fd::close_in_child(self.entry.dir());
+                init::main(Init { moved, ..init })
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(init);
                 leave(way_back)?;
-                Ok((pid, pidfd, channel))
+                Ok((Child { pid, pidfd, channel, console: None }, moved))
             }
         }
     }
@@ -141,17 +145,18 @@ impl Launch<'_> {
         init: Init<'_>,
         cgroup: Option<&Cgroup>,
         user: &Path,
-    ) -> Result<(Pid, OwnedFd, Channel)> {
+    ) -> Result<(Child, bool)> {
         let namespace = open_namespace(&Join { kind: Kind::User, path: user.to_owned() })?;
-        match clone_into(0, None, Parent::Caller)? {
+        match clone_into(0, None, Parent::Caller)?.0 {
             Cloned::Child => {
                 drop(channel);
+                fd::close_in_child(self.entry.dir());
                 let born = enter_around(&namespace, user, &self.plan.namespaces.join)
                     .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
                 let told = match born {
-                    Ok(Cloned::Child) => init::main(init),
-                    Ok(Cloned::Parent { pid, pidfd }) => {
-                        init.channel.send(&Message::Born(pid.as_raw()), Some(pidfd.as_fd()))
+                    Ok((Cloned::Child, moved)) => init::main(Init { moved, ..init }),
+                    Ok((Cloned::Parent { pid, pidfd }, moved)) => {
+                        init.channel.send(&Message::Born(pid.as_raw(), moved), Some(pidfd.as_fd()))
                     }
                     Err(error) => init.channel.send(&Message::Failed(error), None),
                 };
@@ -162,7 +167,9 @@ impl Launch<'_> {
                 let answer = channel.receive();
                 waitpid(pid, None).or_cannot("wait for", "the process that joins the user namespace")?;
                 match answer? {
-                    Some((Message::Born(pid), Some(pidfd))) => Ok((Pid::from_raw(pid), pidfd, channel)),
+                    Some((Message::Born(pid, moved), Some(pidfd))) => {
+                        Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None }, moved))
+                    }
                     Some((Message::Failed(error), _)) => Err(error),
                     _ => Err(Error::said("join user namespace", user.display().to_string(), "the child has ended")),
                 }
@@ -171,7 +178,7 @@ impl Launch<'_> {
     }
 
     /// What the host side does while the child prepares itself.
-    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>) -> Result<()> {
+    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>, moved: bool) -> Result<()> {
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
             id_map::write(self.host, child.pid, uids, gids)?;
         }
@@ -194,7 +201,7 @@ impl Launch<'_> {
             let namespace = std::fs::File::open(&path).or_cannot("open", &path)?;
             network::devices::move_in(&self.plan.net_devices, &namespace)?;
         }
-        if self.plan.waits_to_be_placed() {
+        if self.plan.waits_to_be_placed() || moved {
             child.channel.send(&Message::Placed, None)?;
         }
         let stat = crate::procfs::stat(child.pid).or_cannot("look at", "the container's process")?;
@@ -303,11 +310,21 @@ impl Child {
     pub fn kill(&self) -> Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => (),
+            // Our own child, and not waited for: its pid is nobody else's.
+            Err(rustix::io::Errno::NOSYS) => {
+                match nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => (),
+                    Err(answer) => return Err(Error::kernel("kill", "the container's process", answer)),
+                }
+            }
             Err(answer) => return Err(answer).or_cannot("kill", "the container's process"),
         }
-        match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
-            Ok(_) | Err(Errno::ECHILD) => Ok(()),
-            Err(answer) => Err(Error::kernel("wait for", "the container's process", answer)),
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+                Ok(_) | Err(Errno::ECHILD) => return Ok(()),
+                Err(Errno::EINTR) => (),
+                Err(answer) => return Err(Error::kernel("wait for", "the container's process", answer)),
+            }
         }
     }
 
@@ -342,28 +359,6 @@ impl Child {
             }
         }
     }
-}
-
-/// clone3, into the cgroup where the kernel can; otherwise the child is moved there before anything else.
-fn clone_into(namespaces: u64, cgroup: Option<&Cgroup>, parent: Parent) -> Result<Cloned> {
-    let cloned = clone3(namespaces, cgroup.map(|cgroup| cgroup.dir.as_fd()), parent);
-    let cloned = match (cloned, cgroup) {
-        (Err(Errno::EINVAL | Errno::E2BIG), Some(cgroup)) => {
-            let cloned = clone3(namespaces, None, parent);
-            if let Ok(Cloned::Parent { pid, .. }) = &cloned {
-                cgroup::fs::attach(cgroup, *pid)?;
-            }
-            cloned
-        }
-        (cloned, _) => cloned,
-    };
-    cloned.or_cannot("clone", "the container's process").map_err(|error| match error.errno() {
-        Some(Errno::EPERM) => error.hint("see `ferry doctor`: namespaces may be switched off for this user"),
-        Some(Errno::ENOSPC | Errno::EUSERS) => error.hint("a limit on namespaces is reached: see /proc/sys/user"),
-        Some(Errno::ENOSYS) => error.hint("clone3 is missing: Linux 5.3 has it, or a filter around ferry hides it"),
-        Some(Errno::EAGAIN) => error.hint("a limit on processes is reached: ulimit -u, or pids.max"),
-        _ => error,
-    })
 }
 
 fn open_namespace(join: &Join) -> Result<OwnedFd> {

@@ -5,7 +5,7 @@
 //!   | clone3 ---------------------------> |
 //!   | id maps, scope of systemd           | waits, where there are any
 //!   | ---- Root, Source + descriptor ----> | (only in a user namespace, and with id-mapped mounts)
-//!   | ---- Placed ----------------------> |
+//!   | ---- Placed ----------------------> | (also where it could not be cloned into its cgroup and was moved there)
 //!   | record, limits, device program      | namespaces, root filesystem
 //!   | <--- HooksDue ---------------------- | (only where createRuntime or prestart hooks are configured)
 //!   | hooks                               |
@@ -57,8 +57,9 @@ pub enum Message {
     Ready,
     /// Parent: go on to execute.
     Go,
-    /// The process between: this is the child's pid as the parent counts, with its pidfd.
-    Born(i32),
+    /// The process between: this is the child's pid as the parent counts, with its pidfd; and whether it was born outside of
+    /// its cgroup, and waits to be Placed.
+    Born(i32, bool),
     /// Child: what the log should say.
     Warning(String),
     /// Child: this failed, and it ends.
@@ -184,7 +185,7 @@ const SOURCE: u8 = 35;
 fn encode(message: &Message) -> Vec<u8> {
     let tagged = |tag: u8, body: &[u8]| [&[tag], &body[..body.len().min(LONGEST - 1)]].concat();
     match message {
-        Message::Born(pid) => tagged(BORN, &pid.to_ne_bytes()),
+        Message::Born(pid, moved) => tagged(BORN, &[&pid.to_ne_bytes()[..], &[u8::from(*moved)]].concat()),
         Message::Source(index) => tagged(SOURCE, &index.to_ne_bytes()),
         Message::Warning(text) => tagged(WARNING, text.as_bytes()),
         Message::Failed(error) => {
@@ -205,7 +206,10 @@ fn decode(bytes: &[u8]) -> Option<Message> {
     match tag {
         1..=3 => stub::parse_report(bytes).map(|(stage, errno)| Message::NotExecuted(stage, errno)),
         SOURCE => Some(Message::Source(u32::from_ne_bytes(body.try_into().ok()?))),
-        BORN => Some(Message::Born(i32::from_ne_bytes(body.try_into().ok()?))),
+        BORN => {
+            let (moved, pid) = body.split_last()?;
+            Some(Message::Born(i32::from_ne_bytes(pid.try_into().ok()?), *moved != 0))
+        }
         WARNING => Some(Message::Warning(String::from_utf8_lossy(body).into_owned())),
         FAILED => serde_json::from_slice(body).ok().map(|wire| Message::Failed(Error::from_wire(wire))),
         tag => TAGS.iter().find(|row| row.0 == tag && body.is_empty()).map(|row| row.1.clone()),
@@ -220,9 +224,14 @@ mod tests {
     fn what_is_sent_is_received() {
         let (one, other) = Channel::pair().unwrap();
         let error = Error::kernel("mount proc on", "/proc", Errno::EPERM).hint("a way out").exit(126);
-        for message in
-            [Message::Placed, Message::Root, Message::Go, Message::Born(7), Message::Source(3), Message::Failed(error)]
-        {
+        for message in [
+            Message::Placed,
+            Message::Root,
+            Message::Go,
+            Message::Born(7, true),
+            Message::Source(3),
+            Message::Failed(error),
+        ] {
             one.send(&message, None).unwrap();
             assert_eq!(other.receive().unwrap().unwrap().0, message);
         }

@@ -16,6 +16,7 @@ use crate::container::store::Entry;
 use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
+use crate::launch::birth::clone_into;
 use crate::launch::join::{self, Joining};
 use crate::launch::parent::{Child, send_descriptor};
 use crate::launch::protocol::{Channel, Message};
@@ -25,7 +26,7 @@ use crate::process::{limits, scheduling};
 use crate::security::capabilities;
 use crate::spec::config::Process;
 use crate::spec::{Config, Document, check_process};
-use crate::sys::clone::{Cloned, Parent, clone3, setns};
+use crate::sys::clone::{Cloned, Parent, setns};
 
 /// What to execute.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -221,15 +222,16 @@ fn open_cgroup(record: &Record, below: Option<&str>) -> Result<Option<Cgroup>> {
 
 /// Clones into the cgroup. An inner one takes no process: where the container moved its own into one below (as a service
 /// manager does), that of its first process (`moved`) serves, unless a certain one was asked for.
-fn clone_into(cgroup: Option<&Cgroup>, moved: Option<&Init>) -> Result<Cloned> {
-    let cloned = match (clone3(0, cgroup.map(|cgroup| cgroup.dir.as_fd()), Parent::Caller), moved) {
-        (Err(Errno::EBUSY), Some(init)) => {
+fn clone_beside(cgroup: Option<&Cgroup>, moved: Option<&Init>) -> Result<Cloned> {
+    let cloned = match (clone_into(0, cgroup, Parent::Caller), moved) {
+        (Err(error), Some(init)) if error.errno() == Some(Errno::EBUSY) => {
             let moved = cgroup::location::of_process(init.pid())?.map(|path| cgroup::fs::open(&path)).transpose()?;
-            clone3(0, moved.as_ref().map(|cgroup| cgroup.dir.as_fd()), Parent::Caller)
+            clone_into(0, moved.as_ref(), Parent::Caller)
         }
         (cloned, _) => cloned,
     };
-    cloned.or_cannot("clone", "a process in the container's cgroup").map_err(|error| match error.errno() {
+    // One that was moved is there by now, and waits for its Go before it does anything that this could matter to.
+    cloned.map(|(cloned, _)| cloned).map_err(|error| match error.errno() {
         Some(Errno::EBUSY) => {
             error.hint("it has cgroups with controllers below it and takes no process: name one of these")
         }
@@ -268,7 +270,7 @@ fn clone_joining(
             .map_err(|error| error.hint("the container belongs to another user"))?;
     }
     let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
-    match clone_into(cgroup, moved)? {
+    match clone_beside(cgroup, moved)? {
         Cloned::Child => {
             // ferry's end: the stream would otherwise not end with ferry.
             drop(channel);

@@ -16,7 +16,7 @@ use nix::unistd::{Pid, pipe2, read};
 use super::{Kind, id_map};
 use crate::error::{Context, Result};
 use crate::spec::config::IdMapping;
-use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
+use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now};
 
 /// A new user namespace with these maps.
 ///
@@ -24,7 +24,7 @@ use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
 /// What stands in the way of a user namespace, or of its maps: EPERM for ids that are not the caller's to map.
 pub fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
     let (wait, hold) = pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
-    let cloned = clone3(CloneFlags::CLONE_NEWUSER.bits() as u64, None, Parent::Caller);
+    let cloned = clone_either_way(CloneFlags::CLONE_NEWUSER.bits() as u64, Parent::Caller);
     match cloned.or_cannot("make", "a user namespace for id mappings")? {
         Cloned::Child => {
             drop(hold);

@@ -1,4 +1,4 @@
-//! clone3(2): a child born in new namespaces and in its cgroup, with a pidfd.
+//! clone3(2): a child born in new namespaces and in its cgroup, with a pidfd. clone(2) where that is missing.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -67,6 +67,55 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, parent: Parent) -
     // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor that nothing else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Cloned::Parent { pid: Pid::from_raw(pid as libc::pid_t), pidfd })
+}
+
+/// As [`clone3`] without a cgroup, by clone(2): for kernels before 5.3, and for filters around ferry that hide clone3, whose
+/// flags lie behind a pointer that they cannot follow.
+///
+/// # Errors
+/// As [`clone3`]; ENOSYS where there are no pidfds (before Linux 5.2).
+pub fn clone(namespaces: u64, parent: Parent) -> Result<Cloned, Errno> {
+    // The lowest byte is the exit signal here, where clone3 has CLONE_NEWTIME.
+    if namespaces & 0xff != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut pidfd: libc::c_int = -1;
+    let flags = namespaces
+        | CLONE_PIDFD
+        | match parent {
+            Parent::Caller => libc::SIGCHLD as u64,
+            Parent::CallersParent => libc::CLONE_PARENT as u64,
+        };
+    let (stack, unused) = (0_u64, 0_u64);
+    // SAFETY: as `clone3`: no CLONE_VM, so the child runs on its own copy of this stack, which a stack of 0 asks for. With
+    // CLONE_PIDFD the third argument is where the kernel writes one int, which outlives the call; the last two are not
+    // looked at, so that their order, which differs between machines, does not matter.
+    let answered = unsafe { libc::syscall(libc::SYS_clone, flags, stack, &raw mut pidfd, unused, unused) };
+    let pid = answer(answered)?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    let pid = Pid::from_raw(pid as libc::pid_t);
+    if pidfd < 0 {
+        // A kernel that does not know the flag passes over it. The child is of no use to anybody.
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::__WALL))?;
+        return Err(Errno::ENOSYS);
+    }
+    // SAFETY: the kernel wrote a fresh descriptor that nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Cloned::Parent { pid, pidfd })
+}
+
+/// A clone without a cgroup, in whichever way there is. A filter may answer EPERM for a call that it does not know.
+///
+/// # Errors
+/// As [`clone3`].
+pub fn clone_either_way(namespaces: u64, parent: Parent) -> Result<Cloned, Errno> {
+    match clone3(namespaces, None, parent) {
+        Err(Errno::ENOSYS | Errno::EPERM) => clone(namespaces, parent),
+        cloned => cloned,
+    }
 }
 
 /// Joins the namespaces `flags` of the process behind `pidfd` in one call. setns(2), since Linux 5.8.

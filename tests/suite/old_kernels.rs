@@ -6,13 +6,13 @@ use std::process::Command;
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use super::case::Case;
+use super::case::{Case, marked_processes};
 use super::mounts::HostMount;
-use super::need::Need::{Ferry, Root, Tool};
+use super::need::Need::{Delegated, Ferry, Root, Tool};
 use super::output::{self, Output};
 use super::pseudo_terminal::Terminal;
 use super::scenario::{Outcome, Scenario, scenario};
-use crate::rootfs_fixtures::config::{add, bind, mount, user_namespace};
+use crate::rootfs_fixtures::config::{add, bind, mount, user_namespace, without_namespace};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("without_mounts_by_descriptor", &[Ferry, STRACE], |case| same(case, BY_DESCRIPTOR)),
@@ -27,6 +27,22 @@ pub const SCENARIOS: &[Scenario] = &[
     // An ordinary user maps subordinate ids through newuidmap, which has no rights of its own under strace.
     scenario("root_on_top_without_mounts_by_descriptor", &[Ferry, STRACE, Root], copy_on_write),
     scenario("a_detached_container_without_close_range", &[Ferry, STRACE], detached),
+    scenario("without_clone3", &[Ferry, STRACE], |case| same(case, &["clone3"])),
+    scenario("without_clone3_the_cgroup_is_the_same", &[Ferry, STRACE], |case| clone3(case, "error=ENOSYS")),
+    // As filters of engines answered that did not know the call.
+    scenario("without_clone3_that_is_refused", &[Ferry, STRACE], |case| clone3(case, "error=EPERM")),
+    scenario("without_clones_into_a_cgroup", &[Ferry, STRACE, Delegated(&[])], |case| {
+        clone3(case, "error=EINVAL:when=1")
+    }),
+    scenario("a_user_namespace_is_joined_without_clone3", &[Ferry, STRACE, Root], joined_without_clone3),
+    scenario("exec_without_clone3", &[Ferry, STRACE], |case| {
+        exec_without_clone3(case, &["error=ENOSYS", "error=EPERM"])
+    }),
+    scenario("exec_without_clones_into_a_cgroup", &[Ferry, STRACE, Delegated(&[])], |case| {
+        exec_without_clone3(case, &["error=EINVAL:when=1"])
+    }),
+    scenario("without_pidfds_it_says_so", &[Ferry, STRACE], pidfds),
+    scenario("a_child_is_ended_without_pidfd_send_signal", &[Ferry, STRACE], undone_without_pidfds),
     scenario("idmapped_mounts_say_what_they_need", &[Ferry, STRACE, Root], idmapped),
 ];
 
@@ -42,11 +58,15 @@ fn all() -> Vec<&'static str> {
 /// `RUNTIME VERB…` where these calls are answered with ENOSYS, in its children too. Strace is no parent of the runtime's, so
 /// that it keeps nobody waiting for a container that lives on.
 fn without(case: &Case, calls: &[&str], verb: &[&str]) -> Command {
+    answered(case, &calls.join(","), "error=ENOSYS", verb)
+}
+
+/// The same, where what they are answered is `answer`, as strace says it.
+fn answered(case: &Case, calls: &str, answer: &str, verb: &[&str]) -> Command {
     let command = case.command(verb);
-    let calls = calls.join(",");
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-qq", "-o", &case.path("trace"), "-e", &format!("trace={calls}")]);
-    strace.args(["-e", &format!("inject={calls}:error=ENOSYS")]).arg(command.get_program()).args(command.get_args());
+    strace.args(["-e", &format!("inject={calls}:{answer}")]).arg(command.get_program()).args(command.get_args());
     strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     strace
 }
@@ -69,9 +89,19 @@ fn deed_without(case: &mut Case, calls: &[&str], deed: &[&str]) -> Result<Value,
     run_without(case, calls)?.success()?.json()
 }
 
+/// What is left once strace, which is nobody's child here, has ended too.
+fn leftovers(case: &Case) -> Result<Vec<String>, Failed> {
+    for pid in marked_processes(&case.directory) {
+        if !output::wait_for_pid(pid, case.patience())? {
+            break;
+        }
+    }
+    case.leftovers()
+}
+
 /// What a container sees of its mounts: in order, without what differs from one run to the next. Superblocks may differ: a
 /// filesystem that is mounted read-only by mount(2) is so as a whole.
-fn mounts(report: &Value) -> Vec<Value> {
+pub fn mounts(report: &Value) -> Vec<Value> {
     let kind = |tag: &Value| tag.as_str().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
     let kinds = |tags: &Value| tags.as_array().into_iter().flatten().map(kind).collect::<Vec<_>>();
     let row = |row: &Value| {
@@ -130,7 +160,7 @@ fn same(case: &mut Case, calls: &[&str]) -> Outcome {
         assert_eq!(deed_without(case, calls, &["read", path])?, json!({ "ok": text }), "{path}");
     }
     assert_eq!(deed_without(case, calls, &["list", "/home/hold"])?, json!({"ok": []}));
-    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    assert_eq!(leftovers(case)?, Vec::<String>::new());
     Ok(())
 }
 
@@ -175,7 +205,7 @@ fn shared(case: &mut Case) -> Outcome {
     for calls in [BY_DESCRIPTOR, &["mount_setattr"]] {
         assert_eq!(mounts(&run_without(case, calls)?.success()?.json()?), expected, "{calls:?}");
     }
-    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    assert_eq!(leftovers(case)?, Vec::<String>::new());
     assert!(!fs::read_to_string("/proc/self/mountinfo")?.contains(" /proc/fs "));
     Ok(())
 }
@@ -220,5 +250,82 @@ fn idmapped(case: &mut Case) -> Outcome {
     add(&mut case.config, "/mounts", row);
     let end = run_without(case, &["mount_setattr"])?.failure()?;
     assert!(end.stderr.contains("Linux 5.12"), "{}", end.stderr);
+    Ok(())
+}
+
+/// A process that was moved into its cgroup sees it, and everything else, as one that was born there; its cgroup namespace,
+/// where it has one, begins there too.
+fn clone3(case: &mut Case, answer: &str) -> Outcome {
+    furnish(case)?;
+    let expected = case.report()?;
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    for verb in [&["run", "--bundle", &bundle, &id][..], &["run", "--no-pivot", "--bundle", &bundle, &id]] {
+        let mut command = answered(case, "clone3", answer, verb);
+        let report = case.finish(&mut command)?.success()?.json()?;
+        assert!(fs::read_to_string(case.path("trace"))?.contains("INJECTED"));
+        for field in ["cgroup", "capabilities", "seccomp", "no_new_privs", "uid_map", "processes"] {
+            assert_eq!(report[field], expected[field], "{field}");
+        }
+        assert_eq!(leftovers(case)?, Vec::<String>::new());
+    }
+    Ok(())
+}
+
+fn joined_without_clone3(case: &mut Case) -> Outcome {
+    user_namespace(&mut case.config, (100_000, 100_000), 1000);
+    case.bundle.give_to(100_000)?;
+    case.start_waiting()?;
+    let path = format!("/proc/{}/ns/user", case.pid()?);
+    without_namespace(&mut case.config, "user");
+    add(&mut case.config, "/linux/namespaces", json!({"type": "user", "path": path}));
+    for map in ["uidMappings", "gidMappings"] {
+        case.config["linux"][map] = Value::Null;
+    }
+    let (bundle, other) = (case.args(&["/probe"]).write_config()?, case.other_id());
+    let verb = ["run", "--bundle", &bundle, &other];
+    let expected = case.call(&verb)?.success()?.json()?;
+    for answer in ["error=ENOSYS", "error=EPERM"] {
+        let mut command = answered(case, "clone3", answer, &verb);
+        let report = case.finish(&mut command)?.success()?.json()?;
+        assert_eq!((&report["cgroup"], &report["uid_map"]), (&expected["cgroup"], &expected["uid_map"]), "{answer}");
+    }
+    Ok(())
+}
+
+fn exec_without_clone3(case: &mut Case, answers: &[&str]) -> Outcome {
+    case.start_waiting()?;
+    let expected = case.exec(&[], &["/probe"])?.success()?.json()?;
+    let id = case.id.clone();
+    for answer in answers {
+        let mut command = answered(case, "clone3", answer, &["exec", &id, "/probe"]);
+        let report = case.finish(&mut command)?.success()?.json()?;
+        assert_eq!(
+            (&report["cgroup"], &report["namespaces"]),
+            (&expected["cgroup"], &expected["namespaces"]),
+            "{answer}"
+        );
+    }
+    Ok(())
+}
+
+fn pidfds(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let id = case.id.clone();
+    for verb in [&["kill", &id, "KILL"][..], &["exec", &id, "/probe"], &["delete", "--force", &id]] {
+        let mut command = without(case, &["pidfd_open"], verb);
+        let end = case.finish(&mut command)?.failure()?;
+        assert!(end.stderr.contains("ferry doctor"), "{}", end.stderr);
+        assert_eq!(case.state()?["status"], "running", "{verb:?}");
+    }
+    Ok(())
+}
+
+fn undone_without_pidfds(case: &mut Case) -> Outcome {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    // A child that waits, and a parent that fails.
+    let verb = ["create", "--pid-file", "/no/such/directory/pid", "--bundle", &bundle, &id];
+    let mut command = without(case, &["pidfd_send_signal"], &verb);
+    case.finish(&mut command)?.failure()?;
+    assert_eq!(leftovers(case)?, Vec::<String>::new());
     Ok(())
 }

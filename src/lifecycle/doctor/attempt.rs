@@ -11,15 +11,15 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::error::IntoErrno;
 use crate::host::Host;
 use crate::namespaces::Kind;
-use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
+use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now};
 
 /// How long a trial may take, in milliseconds: beyond it the kernel hangs, and the answer is ETIME.
 const PATIENCE: u16 = 5000;
 
-/// Does `deed` in a child in new namespaces of these kinds. Called by a process of one thread, as `clone3` asks.
+/// Does `deed` in a child in new namespaces of these kinds. Called by a process of one thread, as `clone_either_way` asks.
 pub(super) fn attempt(kinds: &[Kind], deed: &dyn Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.row().flag as u64);
-    match clone3(flags, None, Parent::Caller)? {
+    match clone_either_way(flags, Parent::Caller)? {
         // The answer is small enough to be an exit status: errnos end at 133.
         Cloned::Child => exit_now(deed().err().map_or(0, |errno| errno as i32)),
         Cloned::Parent { pid, pidfd } => {

@@ -48,7 +48,7 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
 }
 
 fn clone() -> Finding {
-    let subject = "clone3, pidfd";
+    let subject = "clone, pidfd";
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).map(drop).map_err(errno);
     match attempt(&[], &|| Ok(())).and(pidfd) {
         Ok(()) => Finding::ok(subject, "available"),

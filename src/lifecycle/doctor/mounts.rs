@@ -13,7 +13,7 @@ use super::Finding;
 use super::attempt::{attempt, become_root, errno, scratch, write};
 use crate::host::Host;
 use crate::namespaces::Kind;
-use crate::sys::clone::{Cloned, Parent, clone3, exit_now};
+use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// What was found.
@@ -70,7 +70,7 @@ fn idmapped(host: &Host) -> Finding {
 /// Maps the ids of a copy of `/` through a user namespace, which a child of its own holds open until this process ends.
 fn map_root() -> Result<(), Errno> {
     let (held, hold) = nix::unistd::pipe()?;
-    match clone3(Kind::User.row().flag as u64, None, Parent::Caller)? {
+    match clone_either_way(Kind::User.row().flag as u64, Parent::Caller)? {
         Cloned::Child => {
             drop(hold);
             // Ends as soon as nobody has the other end any more.
