@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
@@ -269,7 +269,7 @@ impl Case {
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
         }
         marked_processes(&self.directory).into_iter().try_for_each(|pid| self.wait_for(pid))?;
-        self.cgroups().iter().rev().try_for_each(fs::remove_dir)?;
+        self.cgroups().iter().rev().try_for_each(|path| remove_cgroup(path, self.patience()))?;
         for name in names_in(&self.state_root()) {
             remove_tree(&self.state_root().join(name))?;
         }
@@ -282,6 +282,17 @@ impl Drop for Case {
     fn drop(&mut self) {
         if let Err(why) = self.clean_up() {
             println!("{}: not cleaned up: {}", self.id, why.message().unwrap_or_default());
+        }
+    }
+}
+
+/// Removes a cgroup. A process that was killed is in it until somebody has waited for it.
+fn remove_cgroup(path: &Path, limit: Duration) -> Result<(), Failed> {
+    let end = Instant::now() + limit;
+    loop {
+        match fs::remove_dir(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => std::thread::yield_now(),
+            answer => return Ok(answer?),
         }
     }
 }
@@ -301,18 +312,21 @@ pub fn marked_processes(directory: &Path) -> Vec<u32> {
     let root = format!("/{}/{}/", names[1], names[0]);
     let marked = |pid: &u32| {
         let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let mounted = |line: &[u8]| {
-            let fields = line.split(|byte| *byte == b' ').enumerate();
-            fields.into_iter().any(|(index, field)| index != 4 && memory_contains(field, root.as_bytes()))
+        let mounted = |table: &[u8]| {
+            let table = String::from_utf8_lossy(table);
+            let lines = table.lines().filter(|line| line.contains(&root));
+            lines
+                .into_iter()
+                .any(|line| line.split(' ').enumerate().any(|(index, field)| index != 4 && field.contains(&root)))
         };
-        memory_contains(&read("environ"), mark.as_bytes())
-            || read("mountinfo").split(|byte| *byte == b'\n').any(mounted)
+        memory_contains(&read("environ"), mark.as_bytes()) || mounted(&read("mountinfo"))
     };
     names_in(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).filter(marked).collect()
 }
 
+/// By way of the standard library's search, which is quick in a debug build too: this is asked of every process of the host.
 fn memory_contains(bytes: &[u8], text: &[u8]) -> bool {
-    bytes.windows(text.len()).any(|window| window == text)
+    String::from_utf8_lossy(bytes).contains(&*String::from_utf8_lossy(text))
 }
 
 fn mounts_below(directory: &Path) -> Result<Vec<String>, Failed> {

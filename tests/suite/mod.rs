@@ -12,6 +12,8 @@ mod dev;
 mod errors;
 mod exec;
 mod explain;
+mod fault_matrix;
+mod fault_points;
 mod faults;
 mod flags;
 mod hook_failures;
@@ -89,6 +91,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("rootfs", rootfs::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
+    ("fault_matrix", fault_matrix::SCENARIOS),
     ("old_kernels", old_kernels::SCENARIOS),
 ];
 
