@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -67,7 +69,7 @@ fn idmapped(host: &Host) -> Finding {
     }
 }
 
-/// Maps the ids of a copy of `/` through a user namespace, which a child of its own holds open until this process ends.
+/// Maps the ids of a copy of `/` through a user namespace, which a child of its own holds open meanwhile.
 fn map_root() -> Result<(), Errno> {
     let (held, hold) = nix::unistd::pipe()?;
     match clone_either_way(Kind::User.row().flag as u64, Parent::Caller)? {
@@ -77,15 +79,21 @@ fn map_root() -> Result<(), Errno> {
             exit_now(nix::unistd::read(&held, &mut [0]).map_or(1, |_| 0))
         }
         Cloned::Parent { pid, .. } => {
-            for map in ["uid_map", "gid_map"] {
-                write(&format!("/proc/{pid}/{map}"), "0 100000 65536")?;
-            }
-            let namespace = File::open(format!("/proc/{pid}/ns/user")).map_err(errno)?;
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let copy = open_tree(CWD, "/", flags).map_err(errno)?;
-            let attr =
-                MountAttr { set: MOUNT_ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
-            mount_setattr(copy.as_fd(), c"", false, &attr)
+            let mapped = map_through(pid);
+            drop(hold);
+            waitpid(pid, None)?;
+            mapped
         }
     }
+}
+
+fn map_through(pid: Pid) -> Result<(), Errno> {
+    for map in ["uid_map", "gid_map"] {
+        write(&format!("/proc/{pid}/{map}"), "0 100000 65536")?;
+    }
+    let namespace = File::open(format!("/proc/{pid}/ns/user")).map_err(errno)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = open_tree(CWD, "/", flags).map_err(errno)?;
+    let attr = MountAttr { set: MOUNT_ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    mount_setattr(copy.as_fd(), c"", false, &attr)
 }
