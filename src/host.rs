@@ -36,6 +36,14 @@ pub fn outer_uid() -> u32 {
     std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|map| outer_in(&map, own)).unwrap_or(own)
 }
 
+/// Whether this process is in a user namespace below the first one, which alone maps every id to itself. Without /proc there
+/// is no telling, and the host's is likelier.
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids: Vec<&str> = map.split_ascii_whitespace().collect();
+    !ids.is_empty() && ids != ["0", "0", "4294967295"]
+}
+
 fn outer_in(map: &str, own: u32) -> Option<u32> {
     map.lines().find_map(|line| {
         let fields: Vec<u32> = line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();

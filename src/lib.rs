@@ -61,6 +61,7 @@ pub mod cli;
 pub mod container;
 pub mod error;
 pub mod host;
+pub mod image;
 pub mod launch;
 pub mod lifecycle;
 pub mod log;

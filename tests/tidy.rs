@@ -38,6 +38,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("process", "namespaces", "which kernel parameters a container may set depends on the namespaces it has"),
     ("process", "security", "capabilities are part of who a process runs as"),
     ("rootfs", "namespaces", "what may be mounted depends on the namespaces it is mounted in"),
+    ("image", "rootfs", "whether a mounted image is in use, the mount table says"),
 ];
 
 /// Files that may be longer than [`LONGEST`], and why.
@@ -233,7 +234,7 @@ fn verb_without_page(source: &Source, tree: &[Source]) -> Vec<Finding> {
     let Some(at) = source.code.find("pub const VERB: Verb") else {
         return Vec::new();
     };
-    let (page, line) = (format!("man/ferry-{}.1", verb.replace('_', "-")), line_of(&source.code, at));
+    let (page, line) = (format!("man/ferry-{}.1", verb.replace(['_', '/'], "-")), line_of(&source.code, at));
     let mut found = Vec::new();
     if !tree.iter().any(|other| other.file == page) {
         found.push(source.at(line, format!("verb `{verb}` has no page {page}")));

@@ -119,15 +119,29 @@ pub fn normalise(verb: &Verb, argv: impl Iterator<Item = OsString>) -> Result<Op
     // Whether the flag is there that makes the arguments a command line.
     let mut command = false;
     let mut verbatim = false;
+    // Whether the flag is there that makes them one behind the dashes.
+    let mut parted = false;
     while let Some(word) = words.read()? {
         match word {
             Word::Help => return Ok(None),
             Word::Flag(flag, value) => {
-                command |= verb.arguments.command == CommandLine::With(flag.long);
+                match verb.arguments.command {
+                    CommandLine::With(with) => command |= flag.long == with,
+                    CommandLine::WithOrBehind(with, behind) => {
+                        command |= flag.long == with;
+                        parted |= flag.long == behind;
+                    }
+                    CommandLine::None | CommandLine::AfterId => {}
+                }
                 flags.push(canonical(flag, &value));
             }
             Word::Unknown(word) => flags.push(word),
-            Word::End => verbatim = true,
+            Word::End => {
+                verbatim = true;
+                if parted {
+                    arguments.push("--".into());
+                }
+            }
             Word::Argument(word) => {
                 arguments.push(word);
                 verbatim = command || verb.arguments.command == CommandLine::AfterId;
@@ -206,6 +220,13 @@ mod tests {
         assert_eq!(normal(&run::VERB, "--rootfs / ls -l"), "--rootfs=/ -- ls -l");
         assert_eq!(normal(&run::VERB, "--rootfs / -- ls -- -b"), "--rootfs=/ -- ls -- -b");
         assert_eq!(normal(&run::VERB, "c --detach"), "--detach=true -- c");
+    }
+
+    #[test]
+    fn with_an_image_the_command_stands_behind_the_dashes() {
+        assert_eq!(normal(&run::VERB, "--image a web --tty -- ls -- -l"), "--image=a --tty=true -- web -- ls -- -l");
+        assert_eq!(normal(&run::VERB, "--image a -- ls"), "--image=a -- -- ls");
+        assert_eq!(normal(&run::VERB, "--image a"), "--image=a --");
     }
 
     #[test]

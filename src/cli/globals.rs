@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::argv::{Word, Words};
@@ -20,6 +19,13 @@ pub const FLAGS: &[Flag] = &[
         value: Value::Path("DIR"),
         help: "Keep the containers' records in DIR, which should be on a tmpfs (default /run/ferry, or \
                $XDG_RUNTIME_DIR/ferry or /tmp/ferry-UID for an ordinary user)",
+        ..Flag::SWITCH
+    },
+    Flag {
+        long: "store",
+        value: Value::Path("DIR"),
+        help: "Keep images in DIR (default /var/lib/ferry, or $XDG_DATA_HOME/ferry or ~/.local/share/ferry for an \
+               ordinary user)",
         ..Flag::SWITCH
     },
     Flag {
@@ -86,6 +92,7 @@ pub enum Asked {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Given {
     root: Option<PathBuf>,
+    store: Option<PathBuf>,
     log: Option<PathBuf>,
     format: Format,
     level: Level,
@@ -111,7 +118,12 @@ pub fn read(argv: &mut impl Iterator<Item = OsString>, log: &mut Log) -> Result<
     }
     let root_given = given.root.is_some();
     let root = given.root.map_or_else(|| Ok(default_root()), |root| absolute_root(&root))?;
-    let setting = Setting { root, cgroup_manager: given.cgroup_manager, rootless: given.rootless, log: log.clone() };
+    let store = given.store.filter(|path| !path.as_os_str().is_empty());
+    let store = store
+        .map(|path| std::path::absolute(&path).or_cannot("find the working directory for --store", path.display()));
+    let store = store.transpose()?;
+    let setting =
+        Setting { root, cgroup_manager: given.cgroup_manager, rootless: given.rootless, store, log: log.clone() };
     Ok((Globals { setting, root_given }, asked))
 }
 
@@ -136,6 +148,7 @@ fn take(given: &mut Given, flag: &Flag, value: OsString) -> Result<()> {
     let wrong = |known: &str| Err(Error::plain(format!("invalid {} {text:?}: it is one of {known}", flag.long)));
     match (flag.long, &*text) {
         ("root", _) => given.root = Some(value.into()),
+        ("store", _) => given.store = Some(value.into()),
         ("log", _) => given.log = Some(value.into()),
         ("log-format", "" | "text") => given.format = Format::Text,
         ("log-format", "json") => given.format = Format::Json,
@@ -187,7 +200,7 @@ fn absolute_root(given: &Path) -> Result<PathBuf> {
 fn default_root() -> PathBuf {
     let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     match runtime {
-        Some(dir) if !nix::unistd::geteuid().is_root() || (in_user_namespace() && !user_is_root()) => {
+        Some(dir) if !nix::unistd::geteuid().is_root() || (crate::host::in_user_namespace() && !user_is_root()) => {
             Path::new(&dir).join("ferry")
         }
         None if !nix::unistd::geteuid().is_root() => env::temp_dir().join(format!("ferry-{}", nix::unistd::geteuid())),
@@ -197,13 +210,6 @@ fn default_root() -> PathBuf {
 
 fn user_is_root() -> bool {
     env::var_os("USER").is_some_and(|user| user == "root")
-}
-
-/// The first user namespace alone maps every id to itself. Without /proc there is no telling, and the host's is likelier.
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let ids: Vec<&str> = map.split_ascii_whitespace().collect();
-    !ids.is_empty() && ids != ["0", "0", "4294967295"]
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Command;
 
 use super::verb::documented;
-use super::{VERBS, find, globals, output};
+use super::{FAMILIES, VERBS, find, globals, output};
 use crate::error::Result;
 
 /// What ferry(1) says under DESCRIPTION.
@@ -20,7 +20,13 @@ const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated pro
 /// There is no such verb.
 pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
     let text = match argv.next() {
-        Some(name) if name != "help" && name != "-h" && name != "--help" => find(&name)?.help(),
+        Some(name) if name != "help" && name != "-h" && name != "--help" => {
+            match (FAMILIES.iter().find(|family| name == family.name), argv.next()) {
+                (Some(family), Some(word)) => family.find(&word)?.help(),
+                (Some(family), None) => family.help(),
+                (None, _) => find(&name)?.help(),
+            }
+        }
         _ => overview().render_help().to_string(),
     };
     output::print(&text)?;
@@ -37,7 +43,13 @@ pub fn overview() -> Command {
         .disable_help_subcommand(true);
     let command = globals::FLAGS.iter().fold(command, |command, flag| command.arg(documented(flag)));
     let help = Command::new("help").about("Show this list, or the help of a command");
-    VERBS.iter().map(|verb| Command::new(verb.name).about(verb.about)).chain([help]).fold(command, Command::subcommand)
+    let families = FAMILIES.iter().map(|family| Command::new(family.name).about(family.about));
+    VERBS
+        .iter()
+        .map(|verb| Command::new(verb.name).about(verb.about))
+        .chain(families)
+        .chain([help])
+        .fold(command, Command::subcommand)
 }
 
 #[cfg(test)]

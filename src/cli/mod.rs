@@ -26,10 +26,12 @@ mod duration;
 mod events;
 mod exec;
 mod explain;
+pub mod family;
 mod features;
 mod given;
 pub mod globals;
 mod help;
+pub mod image;
 mod kill;
 mod list;
 mod mount;
@@ -39,6 +41,7 @@ mod pause;
 mod ps;
 mod resume;
 mod run;
+mod run_image;
 mod run_rootfs;
 mod size;
 mod spec;
@@ -50,6 +53,7 @@ mod update;
 mod user;
 pub mod verb;
 
+use family::Family;
 use globals::Asked;
 pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
@@ -79,6 +83,14 @@ pub static VERBS: [Verb; 21] = [
     completion::VERB,
 ];
 
+/// Verbs of one noun each.
+pub static FAMILIES: [Family; 1] = [image::FAMILY];
+
+/// Every row, those of families too.
+pub fn rows() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().chain(FAMILIES.iter().flat_map(|family| family.verbs))
+}
+
 /// Carries out a command line, without the program's name, and answers the exit code. `log` becomes the log the command
 /// line asks for, so that the caller can put the error there.
 ///
@@ -94,7 +106,13 @@ pub fn run(mut argv: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8
     if name == "help" || name == "h" {
         return help::run(argv);
     }
-    let verb = find(&name)?;
+    let verb = match FAMILIES.iter().find(|family| name == family.name) {
+        Some(family) => match argv.next().filter(|word| word != "--help" && word != "-h" && word != "help") {
+            Some(word) => family.find(&word)?,
+            None => return output::print(&family.help()).map(|()| 0),
+        },
+        None => find(&name)?,
+    };
     match argv::normalise(verb, argv).map_err(|error| usage(error, Some(verb)))? {
         Some(argv) => (verb.run)(&globals, &parse(verb, argv)?),
         None => output::print(&verb.help()).map(|()| 0),
@@ -113,10 +131,15 @@ fn find(name: &std::ffi::OsStr) -> Result<&'static Verb> {
     }
     let name = name.to_string_lossy();
     let unknown = Error::plain(format!("unknown command {name:?}"));
-    Err(match suggest::nearest(&name, VERBS.iter().map(|verb| verb.name)) {
-        Some(near) => unknown.hint(format!("did you mean `ferry {near}`? `ferry help` lists the commands")),
-        None => unknown.hint("`ferry help` lists the commands"),
-    })
+    Err(
+        match suggest::nearest(
+            &name,
+            VERBS.iter().map(|verb| verb.name).chain(FAMILIES.iter().map(|family| family.name)),
+        ) {
+            Some(near) => unknown.hint(format!("did you mean `ferry {near}`? `ferry help` lists the commands")),
+            None => unknown.hint("`ferry help` lists the commands"),
+        },
+    )
 }
 
 /// A verb's flags and arguments, in the right number.
@@ -222,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_row_says_what_help_and_man_pages_need() {
-        for verb in &VERBS {
+        for verb in rows() {
             assert!(!verb.about.is_empty() && !verb.about.ends_with('.'), "{}: about", verb.name);
             assert!(verb.details.iter().any(|(title, _)| *title == "DESCRIPTION"), "{}: no description", verb.name);
             for flag in verb.flags.iter().chain(globals::FLAGS) {

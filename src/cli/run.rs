@@ -1,4 +1,5 @@
-//! `ferry run`: a bundle, as runc runs it, or, by `run_rootfs`, a bare root filesystem with a command.
+//! `ferry run`: a bundle, as runc runs it, or, by `run_rootfs` and `run_image`, a bare root filesystem
+//! or an image with a command.
 
 use std::env;
 use std::io::{IsTerminal, stdin, stdout};
@@ -9,6 +10,7 @@ use super::create::{
     self, BUNDLE, CONFIG, CONSOLE_SOCKET, KSM, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
 };
 use super::globals::Globals;
+use super::run_image;
 use super::run_rootfs::{self, Caller};
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{given, usage};
@@ -20,10 +22,10 @@ pub const VERB: Verb = Verb {
     name: "run",
     about: "Make a container and run its program",
     arguments: Arguments {
-        usage: "ID | --rootfs DIR [--] [COMMAND [ARG...]]",
+        usage: "ID | --rootfs DIR [--] [COMMAND [ARG...]] | --image NAME [ID] [-- COMMAND [ARG...]]",
         min: 0,
         max: usize::MAX,
-        command: CommandLine::With("rootfs"),
+        command: CommandLine::WithOrBehind("rootfs", "image"),
     },
     flags: &[
         BUNDLE,
@@ -49,15 +51,21 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         Flag {
+            long: "image",
+            value: Value::Text("NAME"),
+            help: "Run this image of the store; COMMAND replaces the image's own",
+            ..Flag::SWITCH
+        },
+        Flag {
             long: "name",
             value: Value::Text("ID"),
-            help: "With --rootfs: the container's id (default: a random one)",
+            help: "With --rootfs or --image: the container's id (default: a random one)",
             ..Flag::SWITCH
         },
         Flag {
             long: "hostname",
             value: Value::Text("NAME"),
-            help: "With --rootfs: the host name inside",
+            help: "With --rootfs or --image: the host name inside",
             ..Flag::SWITCH
         },
         Flag {
@@ -65,27 +73,27 @@ pub const VERB: Verb = Verb {
             short: Some('e'),
             value: Value::Text("NAME[=VALUE]"),
             many: true,
-            help: "With --rootfs: set an environment variable, or pass the caller's on; may be given many times",
+            help: "With --rootfs or --image: set an environment variable, or pass the caller's on; may be given many times",
             ..Flag::SWITCH
         },
         Flag {
             long: "cwd",
             value: Value::Path("DIR"),
-            help: "With --rootfs: the working directory, inside (default /)",
+            help: "With --rootfs or --image: the working directory, inside (default /)",
             ..Flag::SWITCH
         },
         Flag {
             long: "user",
             short: Some('u'),
             value: Value::Text("UID[:GID]"),
-            help: "With --rootfs: run as this user and group, by number",
+            help: "With --rootfs or --image: run as this user and group, by number",
             ..Flag::SWITCH
         },
         Flag {
             long: "mount",
             value: Value::Text("SPEC"),
             many: true,
-            help: "With --rootfs: mount as type=bind,src=DIR,dst=DIR[,ro] says; may be given many times",
+            help: "With --rootfs or --image: mount as type=bind,src=DIR,dst=DIR[,ro] says; may be given many times",
             ..Flag::SWITCH
         },
         Flag {
@@ -93,36 +101,40 @@ pub const VERB: Verb = Verb {
             short: Some('v'),
             value: Value::Text("SRC:DST[:ro]"),
             many: true,
-            help: "With --rootfs: bind SRC of the host to DST inside; may be given many times",
+            help: "With --rootfs or --image: bind SRC of the host to DST inside; may be given many times",
             ..Flag::SWITCH
         },
         Flag {
             long: "memory",
             short: Some('m'),
             value: Value::Text("SIZE"),
-            help: "With --rootfs: at most so much memory, such as 64m or 1.5g",
+            help: "With --rootfs or --image: at most so much memory, such as 64m or 1.5g",
             ..Flag::SWITCH
         },
         Flag {
             long: "cpus",
             value: Value::Text("N"),
-            help: "With --rootfs: at most so many CPUs' time, such as 1.5",
+            help: "With --rootfs or --image: at most so many CPUs' time, such as 1.5",
             ..Flag::SWITCH
         },
         Flag {
             long: "pids-limit",
             value: Value::Text("N"),
-            help: "With --rootfs: at most so many tasks; -1 for no limit",
+            help: "With --rootfs or --image: at most so many tasks; -1 for no limit",
             ..Flag::SWITCH
         },
-        Flag { long: "read-only", help: "With --rootfs: make the root filesystem read-only", ..Flag::SWITCH },
+        Flag {
+            long: "read-only",
+            help: "With --rootfs or --image: make the root filesystem read-only",
+            ..Flag::SWITCH
+        },
         Flag {
             long: "tty",
             short: Some('t'),
-            help: "With --rootfs: give the command a terminal (default: when ferry itself has one)",
+            help: "With --rootfs or --image: give the command a terminal (default: when ferry itself has one)",
             ..Flag::SWITCH
         },
-        Flag { long: "no-tty", help: "With --rootfs: give the command no terminal", ..Flag::SWITCH },
+        Flag { long: "no-tty", help: "With --rootfs or --image: give the command no terminal", ..Flag::SWITCH },
     ],
     details: &[
         (
@@ -132,7 +144,10 @@ pub const VERB: Verb = Verb {
              ends, passes signals on to it, and then deletes the container. With --detach it returns as soon as the \
              program runs, and the container is yours to delete.\n\nWith --rootfs, runs COMMAND in that directory as the \
              root filesystem, without a bundle: with namespaces of its own, the usual mounts, and what the flags add. \
-             Without COMMAND it is $SHELL, or sh. Everything from COMMAND on is the command's own.",
+             Without COMMAND it is $SHELL, or sh. Everything from COMMAND on is the command's own.\n\nWith --image, runs \
+             an image that `ferry image import` brought into the store, with what it says of its command, user, environment \
+             and working directory. Its layers are shared by all containers of it; what the container writes goes to a \
+             layer of its own, and away with it.",
         ),
         (
             "EXIT STATUS",
@@ -143,6 +158,7 @@ pub const VERB: Verb = Verb {
             "EXAMPLES",
             "    ferry run --bundle /srv/web web\n    ferry run --detach --pid-file /run/web.pid --bundle /srv/web web\n    \
              ferry run --rootfs ./alpine -- sh\n    \
+             ferry run --image debian:12 -- apt list\n    \
              ferry run --rootfs ./alpine --memory 64m --volume ./src:/src:ro make -C /src",
         ),
     ],
@@ -169,32 +185,43 @@ const BUNDLE_ONLY: [&str; 11] = [
 enum Form {
     Bundle(lifecycle::run::Options),
     Rootfs(lifecycle::run_rootfs::Options),
+    Image(String, lifecycle::run_rootfs::Options),
 }
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let caller = Caller {
-        terminal: given::path(matches, "rootfs").is_some() && stdin().is_terminal() && stdout().is_terminal(),
+        terminal: (matches.contains_id("rootfs") || matches.contains_id("image"))
+            && stdin().is_terminal()
+            && stdout().is_terminal(),
         variable: &|name| env::var(name).ok(),
     };
     match form(matches, &caller)? {
         Form::Bundle(options) => lifecycle::run::run(&globals.setting, &options),
         Form::Rootfs(options) => lifecycle::run_rootfs::run(&globals.setting, &options),
+        Form::Image(image, options) => lifecycle::run_image::run(&globals.setting, &image, &options),
     }
 }
 
 fn form(matches: &ArgMatches, caller: &Caller) -> Result<Form> {
-    let rootfs = given::absolute(matches, "rootfs")?;
+    let (rootfs, image) = (given::absolute(matches, "rootfs")?, given::string(matches, "image"));
+    let bare = rootfs.is_some() || image.is_some();
     let of_the_other = |flag: &&Flag| match (BUNDLE_ONLY.contains(&flag.long), flag.long) {
-        (_, "detach" | "rootfs") => false,
-        (bundles, _) => bundles == rootfs.is_some() && matches.contains_id(flag.long),
+        (_, "detach" | "rootfs" | "image") => false,
+        (bundles, _) => bundles == bare && matches.contains_id(flag.long),
     };
     if let Some(flag) = VERB.flags.iter().find(of_the_other) {
-        let sentence = if rootfs.is_some() { "does not go with --rootfs" } else { "needs --rootfs" };
+        let sentence = match (&rootfs, &image) {
+            (Some(_), _) => "does not go with --rootfs",
+            (None, Some(_)) => "does not go with --image",
+            (None, None) => "needs --rootfs or --image",
+        };
         return Err(usage(Error::plain(format!("--{} {sentence}", flag.long)), Some(&VERB)));
     }
-    match rootfs {
-        Some(rootfs) => Ok(Form::Rootfs(run_rootfs::options(matches, rootfs, caller)?)),
-        None => Ok(Form::Bundle(bundle_options(matches)?)),
+    match (rootfs, image) {
+        (Some(_), Some(_)) => Err(usage(Error::plain("--rootfs and --image contradict each other"), Some(&VERB))),
+        (Some(rootfs), None) => Ok(Form::Rootfs(run_rootfs::options(matches, rootfs, caller)?)),
+        (None, Some(image)) => Ok(Form::Image(image, run_image::options(matches, caller)?)),
+        (None, None) => Ok(Form::Bundle(bundle_options(matches)?)),
     }
 }
 
@@ -245,11 +272,11 @@ mod tests {
 
     #[test]
     fn flags_of_the_one_form_are_refused_in_the_other() {
-        for flag in VERB.flags.iter().filter(|flag| !["detach", "rootfs"].contains(&flag.long)) {
+        for flag in VERB.flags.iter().filter(|flag| !["detach", "rootfs", "image"].contains(&flag.long)) {
             let value = if flag.value == Value::Switch { "" } else { "=1" };
             let (line, said) = match BUNDLE_ONLY.contains(&flag.long) {
                 true => (format!("--rootfs /r --{}{value} sh", flag.long), "does not go with --rootfs"),
-                false => (format!("--{}{value} web", flag.long), "needs --rootfs"),
+                false => (format!("--{}{value} web", flag.long), "needs --rootfs or --image"),
             };
             assert!(refused(&line).starts_with(&format!("--{} {said}", flag.long)), "{line}: {}", refused(&line));
         }

@@ -29,6 +29,14 @@ pub fn options(matches: &ArgMatches, rootfs: PathBuf, caller: &Caller) -> Result
         let shell = (caller.variable)("SHELL").filter(|shell| !shell.is_empty());
         args.push(shell.unwrap_or_else(|| "sh".to_owned()));
     }
+    flags(matches, rootfs, args, caller)
+}
+
+/// The same with this command.
+///
+/// # Errors
+/// As [`options`].
+pub fn flags(matches: &ArgMatches, rootfs: PathBuf, args: Vec<String>, caller: &Caller) -> Result<Options> {
     let detach = given::switch(matches, "detach");
     Ok(Options {
         id: given::string(matches, "name").unwrap_or_else(random_id),

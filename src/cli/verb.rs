@@ -53,6 +53,9 @@ pub enum CommandLine {
     AfterId,
     /// From the first argument on, once this flag was given.
     With(&'static str),
+    /// From the first argument on, once the first flag was given; behind `--`, which stays among the arguments, once the
+    /// second was.
+    WithOrBehind(&'static str, &'static str),
 }
 
 impl Arguments {
@@ -119,13 +122,17 @@ impl Verb {
 
     /// The text of `ferry VERB --help`.
     pub fn help(&self) -> String {
-        let mut text = self.manual().render_help().to_string();
-        for (title, body) in self.details {
-            let paragraphs: Vec<String> = body.split("\n\n").map(wrapped).collect();
-            text.push_str(&format!("\n{title}:\n{}\n", paragraphs.join("\n\n")));
-        }
-        text
+        with_details(self.manual().render_help().to_string(), self.details)
     }
+}
+
+/// A help with the sections behind it.
+pub fn with_details(mut text: String, details: &[(&str, &str)]) -> String {
+    for (title, body) in details {
+        let paragraphs: Vec<String> = body.split("\n\n").map(wrapped).collect();
+        text.push_str(&format!("\n{title}:\n{}\n", paragraphs.join("\n\n")));
+    }
+    text
 }
 
 /// A paragraph in lines of at most 80 columns; one that is indented stands as it is.

@@ -47,6 +47,9 @@ pub struct Record {
     /// Its groups in the resctrl filesystem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<Groups>,
+    /// The image store in which it has its upper layer, where its root is an image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
     /// Who made the cgroup.
     pub cgroup_driver: Driver,
     /// The namespaces it does not share with the host: what `exec` joins.

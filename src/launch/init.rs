@@ -24,7 +24,7 @@ use crate::namespaces::{CLONE_NEWTIME, Kind, User};
 use crate::path::{Links, Root};
 use crate::process::{command, sysctl};
 use crate::rootfs::mount::CgroupView;
-use crate::rootfs::{Base, devices, mount, overlay, pivot, protect};
+use crate::rootfs::{Base, devices, layers, mount, overlay, pivot, protect};
 use crate::security::lsm;
 use crate::spec::config::Hook;
 use crate::sys::{clone::exit_now, fd, keyring};
@@ -294,6 +294,10 @@ impl Init<'_> {
                 let root = overlay::build(lower, stage, userxattr, &mut warnings)?;
                 warnings.into_iter().try_for_each(|text| self.channel.send(&Message::Warning(text), None))?;
                 root
+            }
+            Base::Layers(stack) => {
+                pivot::isolate(rootfs)?;
+                layers::mount(stack)?
             }
         };
         self.root = Some(root);

@@ -39,6 +39,8 @@ pub struct Options {
     pub cgroup_driver: Driver,
     /// The root is a copy-on-write overlay, staged upon this directory.
     pub copy_on_write: Option<PathBuf>,
+    /// The root is an image's layers, stacked.
+    pub layers: Option<rootfs::Layers>,
 }
 
 /// Everything that is done to start a container.
@@ -151,6 +153,10 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     label(config, &mut rootfs.mounts)?;
     if let (Some(stage), rootfs::Base::Directory(lower)) = (&options.copy_on_write, &rootfs.base) {
         rootfs.base = rootfs::Base::CopyOnWrite { lower: lower.clone(), stage: stage.clone() };
+        rootfs.handed = false;
+    }
+    if let Some(layers) = &options.layers {
+        rootfs.base = rootfs::Base::Layers(layers.clone());
         rootfs.handed = false;
     }
     let process = match &config.process {

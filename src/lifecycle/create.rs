@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
-use super::Setting;
+use super::{Setting, run_image};
 use crate::cgroup::location::Place;
 use crate::cgroup::{self, Cgroup};
 use crate::container::record::FORMAT;
@@ -62,6 +62,8 @@ pub(super) struct Source {
     pub bundle: PathBuf,
     /// Whether the root is a copy-on-write overlay over the configured directory.
     pub copy_on_write: bool,
+    /// The image whose layers are the root.
+    pub image: Option<run_image::Used>,
 }
 
 /// A container that is being made: its child prepares itself, and nobody has let it go.
@@ -112,7 +114,7 @@ pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Source> {
             .hint("a bundle is a directory with a config.json: name it with --bundle, or write one with `ferry spec`"),
         _ => error,
     })?;
-    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false })
+    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false, image: None })
 }
 
 /// A terminal that nobody holds would end with ferry.
@@ -146,6 +148,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         listen_fds: listen_fds(),
         cgroup_driver: setting.cgroup_manager,
         copy_on_write: stage,
+        layers: source.image.as_ref().map(|image| image.layers(&setting.root.join(id.as_str()))),
     };
     let document = spec::Document::new(&source.path, source.text);
     let plan = plan::plan(&id, &source.config, &source.bundle, &host, &plan_options)
@@ -155,8 +158,9 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
 
     let entry = store.claim(&id)?;
     let mut record = record(&plan, &source.config, options, &host);
+    record.store = source.image.as_ref().map(|image| image.path.clone());
     let mut listener = None;
-    let begun = prepare(&entry, &record, &plan, &document.text, source.copy_on_write)
+    let begun = prepare(&entry, &record, &plan, &document.text, source.image.as_ref())
         .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
         .and_then(|()| {
             listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
@@ -174,7 +178,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         });
     let (child, cgroup) = match begun {
         Ok(begun) => begun,
-        Err(error) => return Err(undo_entry(&entry, error)),
+        Err(error) => return Err(undo_entry(&entry, &record, error)),
     };
     let console_socket = options.console_socket.clone();
     Ok(Begun { entry, plan, record, child, notify: listener, streams, host, cgroup, gated, console_socket })
@@ -194,14 +198,15 @@ fn ask_to_merge(source: &mut Source) -> Result<()> {
     Ok(())
 }
 
-fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], copy_on_write: bool) -> Result<()> {
+fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], image: Option<&run_image::Used>) -> Result<()> {
     // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
     entry.save(record)?;
     entry.keep_config(config)?;
-    if copy_on_write && matches!(plan.rootfs.base, Base::CopyOnWrite { .. }) {
-        entry.make_stage()?;
-    }
-    Ok(())
+    match plan.rootfs.base {
+        Base::Directory(_) => return Ok(()),
+        Base::CopyOnWrite { .. } | Base::Layers(_) => entry.make_stage()?,
+    };
+    image.map_or(Ok(()), |image| image.begin(entry.path()))
 }
 
 /// `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.
@@ -253,6 +258,7 @@ fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Recor
             Place::Directory(_) | Place::Nowhere => None,
         },
         resctrl: None,
+        store: None,
         cgroup_driver: plan.cgroup.driver,
         namespaces: kinds,
         no_new_keyring: options.no_new_keyring,
@@ -335,7 +341,7 @@ impl Begun {
         let error = and_then(error, self.child.kill());
         let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
         let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
-        let error = undo_entry(&self.entry, error);
+        let error = undo_entry(&self.entry, &self.record, error);
         hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &self.streams, &setting.log);
         error
     }
@@ -355,7 +361,11 @@ fn undo_resctrl(record: &Record, error: Error) -> Error {
     }
 }
 
-fn undo_entry(entry: &Entry, error: Error) -> Error {
+fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
+    let error = match &record.store {
+        Some(store) => and_then(error, run_image::end(store, entry.path())),
+        None => error,
+    };
     and_then(error, entry.remove())
 }
 

@@ -90,6 +90,9 @@ pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>
             cgroup::systemd::Manager::connect()?.stop(unit)?;
         }
     }
+    if let Some(store) = record.and_then(|record| record.store.as_deref()) {
+        super::run_image::end(store, entry.path())?;
+    }
     entry.remove()?;
     if let (Some(record), false) = (record, config.hooks.poststop.is_empty()) {
         let state = State::new(record, Status::Stopped, config.annotations.clone(), String::new());

@@ -41,6 +41,7 @@ impl Sleeper {
             init: Some(init),
             cgroup: Some(cgroup.path),
             unit: None,
+            store: None,
             cgroup_driver: Driver::Cgroupfs,
             namespaces: Vec::new(),
             no_new_keyring: false,

@@ -13,6 +13,7 @@ pub mod events;
 pub mod exec;
 pub mod explain;
 pub mod features;
+pub mod image;
 pub mod kill;
 pub mod list;
 mod live;
@@ -22,6 +23,7 @@ pub mod pause;
 pub mod ps;
 pub mod resume;
 pub mod run;
+pub mod run_image;
 pub mod run_rootfs;
 pub mod start;
 pub mod state;
@@ -37,6 +39,8 @@ pub struct Setting {
     pub cgroup_manager: Driver,
     /// Whether refused cgroups are borne with; `None`: find out.
     pub rootless: Option<bool>,
+    /// Where images are; `None`: where the user's are.
+    pub store: Option<PathBuf>,
     /// Where warnings go.
     pub log: Log,
 }

@@ -8,7 +8,7 @@ use super::{Setting, create, run};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::namespaces::id_map;
-use crate::spec::config::{Config, IdMapping, Mount, Root};
+use crate::spec::config::{Config, Mount, Root};
 use crate::spec::template;
 
 /// What to run.
@@ -59,17 +59,17 @@ pub fn run(setting: &Setting, options: &Options) -> Result<u8> {
     let text =
         serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
     let path = options.rootfs.join("config.json");
-    let source = Source { config, text, path, bundle: options.rootfs.clone(), copy_on_write: true };
+    let source = Source { config, text, path, bundle: options.rootfs.clone(), copy_on_write: true, image: None };
     let create = create::Options { id: options.id.clone(), ..create::Options::default() };
     run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
 }
 
 /// The configuration that the flags describe.
-fn config(options: &Options, host: &host::Host) -> Result<Config> {
+pub(super) fn config(options: &Options, host: &host::Host) -> Result<Config> {
     let mut config = template::config(true);
     if !host.privileged {
         config = template::rootless(config, host.uid, host.gid);
-        let (uids, gids) = mappings(host);
+        let (uids, gids) = id_map::of_caller(host);
         config.linux.uid_mappings = uids;
         config.linux.gid_mappings = gids;
         own_networking(&mut config);
@@ -113,30 +113,11 @@ fn own_networking(config: &mut Config) {
     }
 }
 
-/// The caller as root, and subordinate ids behind it where there are some and the programs that map them.
-fn mappings(host: &host::Host) -> (Vec<IdMapping>, Vec<IdMapping>) {
-    let own = |host_id| IdMapping { container_id: 0, host_id, size: 1 };
-    let name = crate::passwd::find(host.uid).map_or_else(String::new, |user| user.name);
-    let programs = ["newuidmap", "newgidmap"].iter().all(|program| on_path(program));
-    let subordinate = |file| id_map::subordinate(file, &name, host.uid).filter(|_| programs);
-    match (subordinate("/etc/subuid"), subordinate("/etc/subgid")) {
-        (Some(uids), Some(gids)) => {
-            let behind = |(host_id, size)| IdMapping { container_id: 1, host_id, size };
-            (vec![own(host.uid), behind(uids)], vec![own(host.gid), behind(gids)])
-        }
-        _ => (vec![own(host.uid)], vec![own(host.gid)]),
-    }
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::Host;
+    use crate::spec::config::IdMapping;
 
     #[test]
     fn flags_become_a_configuration() {

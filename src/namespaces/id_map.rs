@@ -95,6 +95,26 @@ fn find_subordinate(text: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
     })
 }
 
+/// The caller as root, and subordinate ids behind it where there are some and the programs that map them.
+pub fn of_caller(host: &Host) -> (Vec<IdMapping>, Vec<IdMapping>) {
+    let own = |host_id| IdMapping { container_id: 0, host_id, size: 1 };
+    let name = crate::passwd::find(host.uid).map_or_else(String::new, |user| user.name);
+    let programs = ["newuidmap", "newgidmap"].iter().all(|program| on_path(program));
+    let behind_own = |file| subordinate(file, &name, host.uid).filter(|_| programs);
+    match (behind_own("/etc/subuid"), behind_own("/etc/subgid")) {
+        (Some(uids), Some(gids)) => {
+            let behind = |(host_id, size)| IdMapping { container_id: 1, host_id, size };
+            (vec![own(host.uid), behind(uids)], vec![own(host.gid), behind(gids)])
+        }
+        _ => (vec![own(host.uid)], vec![own(host.gid)]),
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! One table names the eight kinds; the plan, `features`, `explain` and errors derive from it. namespaces(7)
 
 pub mod id_map;
+pub mod inside;
 pub mod mapped;
 pub mod plan;
 

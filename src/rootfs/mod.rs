@@ -8,6 +8,7 @@ pub mod copy;
 pub mod devices;
 pub mod idmapped;
 pub mod label;
+pub mod layers;
 pub mod mount;
 pub mod mountinfo;
 pub mod options;
@@ -16,4 +17,4 @@ pub mod pivot;
 pub mod plan;
 pub mod protect;
 
-pub use plan::{Base, Rootfs};
+pub use plan::{Base, Layers, Rootfs};

@@ -180,7 +180,7 @@ fn put(context: BorrowedFd<'_>, data: &[(String, Option<String>)]) -> rustix::io
 }
 
 /// What the filesystem said beside its errno: lines of the context's log, each behind a level letter. fsopen(2)
-fn words(context: BorrowedFd<'_>) -> String {
+pub(super) fn words(context: BorrowedFd<'_>) -> String {
     let mut said = Vec::new();
     let mut line = [0u8; 512];
     while let Ok(length @ 1..) = rustix::io::read(context, &mut line) {

@@ -60,6 +60,23 @@ pub enum Base {
         /// An empty directory of the host to stage upon, in the container's own mount namespace.
         stage: PathBuf,
     },
+    /// An image's layers, shared with other containers, under an upper layer of the container's own.
+    Layers(Layers),
+}
+
+/// Layers of an image, to be stacked.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Layers {
+    /// Directories of the host, the uppermost first.
+    pub lowers: Vec<PathBuf>,
+    /// Takes what the container writes; `None` for a root that cannot be written.
+    pub upper: Option<PathBuf>,
+    /// Overlay's own, beside `upper`.
+    pub work: PathBuf,
+    /// An empty directory of the host to mount upon, in the container's own mount namespace.
+    pub stage: PathBuf,
+    /// Whether the layers' marks are those of a user namespace.
+    pub userxattr: bool,
 }
 
 /// One mount, its options parsed.

@@ -122,6 +122,7 @@ fn root(rootfs: &Rootfs) -> Vec<String> {
         Base::CopyOnWrite { lower, .. } => {
             format!("{}, beneath an overlay in memory that ends with the container", lower.display())
         }
+        Base::Layers(stack) => format!("{} layers of an image, beneath one of the container's own", stack.lowers.len()),
     };
     let how = match (rootfs.isolated, rootfs.pivot) {
         (true, true) => "entered by pivot_root",

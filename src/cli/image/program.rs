@@ -1,0 +1,64 @@
+//! The command line of `ferry-image`: that of `ferry`, of which it carries out the verbs on images.
+
+use std::ffi::OsString;
+
+use clap::ArgMatches;
+
+use super::{check, history, import, inspect, list, prune, remove, tag};
+use crate::cli::globals::{self, Asked, Globals};
+use crate::cli::{FAMILIES, argv, output, parse, usage};
+use crate::error::{Error, Result};
+use crate::log::Log;
+
+/// Carries a verb out.
+type Deed = fn(&Globals, &ArgMatches) -> Result<u8>;
+
+/// What each verb does.
+const DEEDS: [(&str, Deed); 8] = [
+    (import::VERB.name, import::run),
+    (list::VERB.name, list::run),
+    (inspect::VERB.name, inspect::run),
+    (history::VERB.name, history::run),
+    (tag::VERB.name, tag::run),
+    (remove::VERB.name, remove::run),
+    (prune::VERB.name, prune::run),
+    (check::VERB.name, check::run),
+];
+
+/// As [`crate::cli::run`].
+///
+/// # Errors
+/// The command line is not understood, or is none of this program; the verb failed.
+pub fn run(mut words: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
+    let (globals, asked) = globals::read(&mut words, log)?;
+    let other = || Error::plain("ferry-image carries out `ferry image`, and nothing else").hint("call ferry");
+    let Asked::Verb(name) = asked else { return Err(other()) };
+    let family = FAMILIES.iter().find(|family| name == family.name).ok_or_else(other)?;
+    let verb = family.find(&words.next().ok_or_else(other)?)?;
+    let Some(words) = argv::normalise(verb, words).map_err(|error| usage(error, Some(verb)))? else {
+        return output::print(&verb.help()).map(|()| 0);
+    };
+    let matches = parse(verb, words)?;
+    let deed = DEEDS.iter().find(|(name, _)| *name == verb.name).map(|(_, deed)| deed).ok_or_else(other)?;
+    deed(&globals, &matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_has_a_deed() {
+        let verbs: Vec<&str> = FAMILIES.iter().flat_map(|family| family.verbs).map(|verb| verb.name).collect();
+        let deeds: Vec<&str> = DEEDS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(verbs, deeds);
+    }
+
+    #[test]
+    fn verbs_of_ferry_are_not_its_own() {
+        for line in [&["list"][..], &[], &["--version"], &["image"]] {
+            let error = run(line.iter().map(OsString::from), &mut Log::default()).unwrap_err().to_string();
+            assert!(error.starts_with("ferry-image carries out"), "{error}");
+        }
+    }
+}

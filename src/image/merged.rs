@@ -1,0 +1,214 @@
+//! What an overlay of layers would show, looked up without mounting it: the owner of a directory that an upper layer only passes
+//! through, the target of a hard link, the user database.
+//!
+//! Whiteouts hide, opaque directories hide what is below them, and symbolic links are followed inside. kernel:
+//! Documentation/filesystems/overlayfs.rst
+
+use std::collections::VecDeque;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, openat, readlinkat, statat};
+use rustix::io::Errno as Answer;
+
+use crate::path::errno;
+
+/// As the kernel's own limit: path_resolution(7).
+const MOST_LINKS: u32 = 40;
+/// The attribute of a directory that hides the ones below it: as root, and in a user namespace.
+pub const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+
+/// Layers, the uppermost first.
+#[derive(Debug)]
+pub struct Merged {
+    layers: Vec<OwnedFd>,
+}
+
+/// What a path is.
+#[derive(Debug)]
+pub enum Found {
+    /// A directory: its parts, the uppermost first.
+    Directory(Vec<OwnedFd>),
+    /// Anything else: the directory it is in, its name there, and what it is.
+    Other(OwnedFd, CString, Box<Stat>),
+}
+
+/// Whether this is how overlay marks what is removed.
+pub fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Whether a directory hides the ones below it.
+pub fn is_opaque(dir: impl AsFd) -> bool {
+    OPAQUE.iter().any(|name| {
+        let mut value = [0; 1];
+        fgetxattr(&dir, *name, &mut value).is_ok_and(|length| length == 1 && value[0] == b'y')
+    })
+}
+
+impl Merged {
+    /// `layers`, the uppermost first.
+    pub fn new(layers: Vec<OwnedFd>) -> Self {
+        Self { layers }
+    }
+
+    /// Finds a path; its last link is followed when `follow`.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ELOOP, and what the kernel answers.
+    pub fn find(&self, path: &Path, follow: bool) -> Result<Found, Errno> {
+        self.walk(path, follow).map(|(found, _)| found)
+    }
+
+    /// Where a path leads, all links followed.
+    ///
+    /// # Errors
+    /// As [`Merged::find`].
+    pub fn real_path(&self, path: &Path) -> Result<PathBuf, Errno> {
+        self.walk(path, true).map(|(_, names)| names.into_iter().collect())
+    }
+
+    /// Reads a small regular file.
+    ///
+    /// # Errors
+    /// As [`Merged::find`]; EINVAL for what is no regular file.
+    pub fn read(&self, path: &Path, most: u64) -> Result<Vec<u8>, Errno> {
+        use std::io::Read;
+        let Found::Other(dir, name, stat) = self.find(path, true)? else { return Err(Errno::EISDIR) };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::EINVAL);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = std::fs::File::from(openat(&dir, &name, flags, Mode::empty()).map_err(errno)?);
+        let mut bytes = Vec::new();
+        let read = file.take(most).read_to_end(&mut bytes);
+        read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        Ok(bytes)
+    }
+
+    fn walk(&self, path: &Path, follow: bool) -> Result<(Found, Vec<OsString>), Errno> {
+        let mut rest: VecDeque<OsString> = components(path.as_os_str());
+        let mut dirs: Vec<Vec<OwnedFd>> = vec![duplicate(&self.layers)?];
+        let mut names: Vec<OsString> = Vec::new();
+        let mut links = 0;
+        while let Some(name) = rest.pop_front() {
+            if name == ".." {
+                if dirs.len() > 1 {
+                    dirs.pop();
+                    names.pop();
+                }
+                continue;
+            }
+            let here = dirs.last().ok_or(Errno::ENOENT)?;
+            match step(here, &name)? {
+                Found::Directory(parts) => {
+                    dirs.push(parts);
+                    names.push(name);
+                }
+                Found::Other(dir, c_name, stat) => {
+                    let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+                    if is_link && (follow || !rest.is_empty()) {
+                        links += 1;
+                        if links > MOST_LINKS {
+                            return Err(Errno::ELOOP);
+                        }
+                        let target = readlinkat(&dir, &c_name, Vec::new()).map_err(errno)?.into_bytes();
+                        if target.first() == Some(&b'/') {
+                            dirs.truncate(1);
+                            names.clear();
+                        }
+                        for part in components(OsStr::from_bytes(&target)).into_iter().rev() {
+                            rest.push_front(part);
+                        }
+                    } else if rest.is_empty() {
+                        names.push(name);
+                        return Ok((Found::Other(dir, c_name, stat), names));
+                    } else {
+                        return Err(Errno::ENOTDIR);
+                    }
+                }
+            }
+        }
+        Ok((Found::Directory(dirs.pop().ok_or(Errno::ENOENT)?), names))
+    }
+}
+
+fn duplicate(fds: &[OwnedFd]) -> Result<Vec<OwnedFd>, Errno> {
+    fds.iter().map(|fd| fd.try_clone().map_err(|_| Errno::EMFILE)).collect()
+}
+
+fn components(path: &OsStr) -> VecDeque<OsString> {
+    let parts = path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    parts.map(|part| OsString::from_vec(part.to_vec())).collect()
+}
+
+/// One name in a merged directory.
+fn step(parts: &[OwnedFd], name: &OsStr) -> Result<Found, Errno> {
+    let c_name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let mut found = Vec::new();
+    for part in parts {
+        let stat = match statat(part, &c_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Answer::NOENT) => continue,
+            Err(answer) => return Err(errno(answer)),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if found.is_empty() && !is_whiteout(&stat) {
+                let dir = part.try_clone().map_err(|_| Errno::EMFILE)?;
+                return Ok(Found::Other(dir, c_name, Box::new(stat)));
+            }
+            break;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = openat(part, &c_name, flags, Mode::empty()).map_err(errno)?;
+        let opaque = is_opaque(&dir);
+        found.push(dir);
+        if opaque {
+            break;
+        }
+    }
+    if found.is_empty() { Err(Errno::ENOENT) } else { Ok(Found::Directory(found)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, mknodat};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn upper_layers_hide_lower_ones_and_links_stay_inside() {
+        let base = std::env::temp_dir().join(format!("ferry-merged-{}", std::process::id()));
+        let (low, up) = (base.join("low"), base.join("up"));
+        for dir in ["low/etc", "low/usr/lib", "up/etc"] {
+            std::fs::create_dir_all(base.join(dir)).unwrap();
+        }
+        for (file, text) in
+            [("low/etc/passwd", "low"), ("low/etc/gone", "x"), ("low/usr/lib/so", "so"), ("up/etc/passwd", "up")]
+        {
+            std::fs::write(base.join(file), text).unwrap();
+        }
+        symlink("/usr/lib", low.join("lib")).unwrap();
+        symlink("../../../../etc/passwd", low.join("etc/alias")).unwrap();
+        symlink("loop", low.join("loop")).unwrap();
+        let whiteout = mknodat(CWD, up.join("etc/gone"), FileType::CharacterDevice, Mode::empty(), 0).is_ok();
+        let open = |path: &Path| openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let merged = Merged::new(vec![open(&up), open(&low)]);
+        let read = |path: &str| merged.read(Path::new(path), 99).map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(read("etc/passwd").as_deref(), Ok("up"));
+        assert_eq!(read("/etc/alias").as_deref(), Ok("up"));
+        assert_eq!(read("lib/so").as_deref(), Ok("so"));
+        assert_eq!(merged.real_path(Path::new("lib/so")), Ok("usr/lib/so".into()));
+        assert_eq!(read("loop"), Err(Errno::ELOOP));
+        assert_eq!(read("etc/passwd/x"), Err(Errno::ENOTDIR));
+        assert!(matches!(merged.find(Path::new("lib"), false), Ok(Found::Other(..))));
+        assert!(matches!(merged.find(Path::new("etc"), true), Ok(Found::Directory(parts)) if parts.len() == 2));
+        if whiteout {
+            assert_eq!(read("etc/gone"), Err(Errno::ENOENT));
+        }
+        std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
+    }
+}

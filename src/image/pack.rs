@@ -1,0 +1,233 @@
+//! A directory becomes a layer's archive, the same bytes every time: sorted by name, with nothing in it that the files do not
+//! say. What a container's upper layer removed becomes whiteouts. OCI image-spec, layer.md
+//!
+//! Names, times and attributes that the old header has no room for go into PAX records, which all readers of layers know.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, major, minor, readlinkat, statat};
+use tar::{EntryType, Header};
+
+use super::merged::{is_opaque, is_whiteout};
+use super::{copy, xattr};
+use crate::error::{Context, Error, Result};
+use crate::path::errno;
+
+/// Descriptors are held for every level; a usual tree has ten.
+const DEEPEST: usize = 400;
+
+/// Writes everything in `dir` as an archive.
+///
+/// # Errors
+/// Something cannot be read, or `out` not written.
+pub fn directory(dir: &OwnedFd, out: impl Write) -> Result<()> {
+    archive(dir, out, false)
+}
+
+/// Writes the upper layer of an overlay as an archive.
+///
+/// # Errors
+/// As [`directory`].
+pub fn upper(dir: &OwnedFd, out: impl Write) -> Result<()> {
+    archive(dir, out, true)
+}
+
+fn archive(dir: &OwnedFd, out: impl Write, marks: bool) -> Result<()> {
+    let mut packer = Packer { builder: tar::Builder::new(out), links: HashMap::new(), marks };
+    let stat = fstat(dir).or_cannot("pack", "the directory")?;
+    packer.entry(
+        b"./",
+        &stat,
+        EntryType::Directory,
+        b"",
+        &xattr::list(dir.as_fd()).or_cannot("pack", "the directory")?,
+        io::empty(),
+    )?;
+    packer.walk(dir.as_fd(), b"", 0)?;
+    let mut out = packer.builder.into_inner().or_cannot("write", "the archive")?;
+    out.flush().or_cannot("write", "the archive")
+}
+
+struct Packer<W: Write> {
+    builder: tar::Builder<W>,
+    /// Files with several names: the first of them, by device and inode.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    /// Whether overlay's marks mean something here.
+    marks: bool,
+}
+
+impl<W: Write> Packer<W> {
+    fn walk(&mut self, dir: BorrowedFd<'_>, path: &[u8], depth: usize) -> Result<()> {
+        let named = || format!("{:?}", String::from_utf8_lossy(path));
+        if depth > DEEPEST {
+            return Err(Error::said("pack", named(), "directories are nested too deeply"));
+        }
+        let mut names: Vec<CString> = Vec::new();
+        for entry in Dir::read_from(dir).or_cannot("read", named())? {
+            let name = entry.or_cannot("read", named())?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        if self.marks && is_opaque(dir) {
+            self.whiteout(path, b".wh..wh..opq")?;
+        }
+        names.iter().try_for_each(|name| self.name(dir, path, name, depth))
+    }
+
+    fn name(&mut self, dir: BorrowedFd<'_>, above: &[u8], name: &CStr, depth: usize) -> Result<()> {
+        let path = if above.is_empty() { name.to_bytes().to_vec() } else { [above, b"/", name.to_bytes()].concat() };
+        let named = format!("{:?}", String::from_utf8_lossy(&path));
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).or_cannot("pack", &named)?;
+        if self.marks && is_whiteout(&stat) {
+            return self.whiteout(above, &[b".wh.", name.to_bytes()].concat());
+        }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
+                return self.entry(&path, &stat, EntryType::Link, &first, &[], io::empty());
+            }
+            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
+        }
+        match kind {
+            FileType::Directory => {
+                let below = copy::opened(dir, name, OFlags::RDONLY | OFlags::DIRECTORY).or_cannot("pack", &named)?;
+                let attributes = xattr::list(below.as_fd()).or_cannot("pack", &named)?;
+                let with_slash = [path.as_slice(), b"/"].concat();
+                self.entry(&with_slash, &stat, EntryType::Directory, b"", &attributes, io::empty())?;
+                self.walk(below.as_fd(), &path, depth + 1)
+            }
+            FileType::RegularFile => {
+                let file = copy::opened(dir, name, OFlags::RDONLY | OFlags::NONBLOCK).or_cannot("pack", &named)?;
+                let attributes = xattr::list(file.as_fd()).or_cannot("pack", &named)?;
+                let data = Exactly { file: File::from(file), left: stat.st_size.unsigned_abs() };
+                self.entry(&path, &stat, EntryType::Regular, b"", &attributes, data)
+            }
+            FileType::Symlink => {
+                let target = readlinkat(dir, name, Vec::new()).map_err(errno).or_cannot("pack", &named)?;
+                self.entry(&path, &stat, EntryType::Symlink, target.as_bytes(), &[], io::empty())
+            }
+            FileType::CharacterDevice => self.entry(&path, &stat, EntryType::Char, b"", &[], io::empty()),
+            FileType::BlockDevice => self.entry(&path, &stat, EntryType::Block, b"", &[], io::empty()),
+            FileType::Fifo => self.entry(&path, &stat, EntryType::Fifo, b"", &[], io::empty()),
+            // A socket is of use only to the process that made it, and no archive has any.
+            _ => Ok(()),
+        }
+    }
+
+    fn whiteout(&mut self, above: &[u8], name: &[u8]) -> Result<()> {
+        let path = if above.is_empty() { name.to_vec() } else { [above, b"/", name].concat() };
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(0);
+        header.set_mode(0);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        self.append(header, &path, b"", Vec::new(), io::empty())
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        stat: &Stat,
+        kind: EntryType,
+        target: &[u8],
+        attributes: &[(CString, Vec<u8>)],
+        data: impl Read,
+    ) -> Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(stat.st_uid.into());
+        header.set_gid(stat.st_gid.into());
+        header.set_size(if kind == EntryType::Regular { stat.st_size.unsigned_abs() } else { 0 });
+        header.set_mtime(stat.st_mtime.try_into().unwrap_or(0));
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            header.set_device_major(major(stat.st_rdev)).or_cannot("pack", "a device")?;
+            header.set_device_minor(minor(stat.st_rdev)).or_cannot("pack", "a device")?;
+        }
+        let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+        if stat.st_mtime_nsec != 0 || stat.st_mtime < 0 {
+            records.push(("mtime".to_owned(), seconds(stat.st_mtime, stat.st_mtime_nsec as i64).into_bytes()));
+        }
+        for (name, value) in attributes {
+            records.push((format!("SCHILY.xattr.{}", name.to_string_lossy()), value.clone()));
+        }
+        self.append(header, path, target, records, data)
+    }
+
+    fn append(
+        &mut self,
+        mut header: Header,
+        path: &[u8],
+        target: &[u8],
+        mut records: Vec<(String, Vec<u8>)>,
+        data: impl Read,
+    ) -> Result<()> {
+        let named = format!("{:?}", String::from_utf8_lossy(path));
+        if let Some(ustar) = header.as_ustar_mut() {
+            for (field, value, key) in [(&mut ustar.name, path, "path"), (&mut ustar.linkname, target, "linkpath")] {
+                let fitting = value.len().min(field.len());
+                field[..fitting].copy_from_slice(&value[..fitting]);
+                if fitting < value.len() {
+                    records.push((key.to_owned(), value.to_vec()));
+                }
+            }
+        }
+        header.set_cksum();
+        if !records.is_empty() {
+            let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+            self.builder.append_pax_extensions(records).or_cannot("pack", &named)?;
+        }
+        self.builder.append(&header, data).or_cannot("pack", &named)
+    }
+}
+
+/// A time as PAX writes it.
+fn seconds(whole: i64, nanoseconds: i64) -> String {
+    match (whole < 0, nanoseconds) {
+        (_, 0) => whole.to_string(),
+        // Before 1970 the fraction counts the other way.
+        (true, _) => format!("-{}.{:09}", -(whole + 1), 1_000_000_000 - nanoseconds),
+        (false, _) => format!("{whole}.{nanoseconds:09}"),
+    }
+}
+
+/// So many bytes of a file, whatever happens to it meanwhile: the header has said how many.
+struct Exactly {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let mut count = self.file.read(&mut buffer[..most])?;
+        if count == 0 && most > 0 {
+            // It has become shorter.
+            buffer[..most].fill(0);
+            count = most;
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_have_a_fraction_too() {
+        assert_eq!(seconds(12, 0), "12");
+        assert_eq!(seconds(12, 5), "12.000000005");
+        assert_eq!(seconds(-2, 750_000_000), "-1.250000000");
+        assert_eq!(seconds(-1, 500_000_000), "-0.500000000");
+    }
+}

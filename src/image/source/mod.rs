@@ -1,0 +1,276 @@
+//! Where images come from: an OCI image layout (a directory or an archive of one), a docker archive, a root filesystem (an
+//! archive or a directory).
+//!
+//! A source is taken apart into [`Image`]s: documents that were read and verified, and layers that are still to be. A registry
+//! would be one more of them.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::compression;
+use super::digest::{Digest, Verified};
+use super::manifest::{Compression, Descriptor, LARGEST, Platform};
+use super::store::session::Session;
+use crate::error::{Context, Error, Result};
+use crate::path::{Links, Root};
+
+pub mod archive;
+mod docker;
+mod oci;
+
+use archive::Archive;
+
+/// What a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// An OCI image layout.
+    Oci,
+    /// What `docker save` writes.
+    Docker,
+    /// A root filesystem.
+    Rootfs,
+}
+
+/// The names of the forms, for `--format`.
+pub const FORMS: [(&str, Form); 3] = [("oci", Form::Oci), ("docker", Form::Docker), ("rootfs", Form::Rootfs)];
+
+/// The files of a source.
+#[derive(Debug)]
+pub enum Files {
+    /// Of a directory.
+    Directory(Root),
+    /// Of an archive.
+    Archive(Archive),
+    /// A single archive that is itself a layer; its size.
+    Single(File, u64),
+    /// A directory that is itself a layer.
+    Tree(OwnedFd),
+}
+
+/// An image that was found.
+#[derive(Debug)]
+pub struct Image {
+    /// Names that the source gives it.
+    pub names: Vec<String>,
+    /// Its manifest; `None` where the source has none, and one is made.
+    pub manifest: Option<(Descriptor, Vec<u8>)>,
+    /// Its configuration; `None` likewise.
+    pub config: Option<(Descriptor, Vec<u8>)>,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer that was found.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The name of its file in the source; empty where the source is the layer.
+    pub file: String,
+    /// What the manifest says of it, where there is one.
+    pub descriptor: Option<Descriptor>,
+}
+
+/// A source, opened and understood.
+#[derive(Debug)]
+pub struct Source {
+    /// Its files.
+    pub files: Files,
+    /// What it is.
+    pub form: Form,
+    /// What it is called where it gives its image no full name: its file's name, without endings.
+    stem: String,
+}
+
+/// The largest unpacked archive of an image that came packed or by a pipe. Bytes.
+const MOST_SPOOLED: u64 = 256 << 30;
+
+/// Opens a source; `-` is standard input. `form` is found out unless given.
+///
+/// # Errors
+/// It is not there, cannot be read, or is none of the forms.
+pub fn open(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
+    let named = path.display().to_string();
+    let stem = stem(path);
+    if path == Path::new("-") {
+        let (mut file, _) = session.file()?;
+        std::io::copy(&mut std::io::stdin().lock().take(MOST_SPOOLED), &mut file)
+            .or_cannot("read", "standard input")?;
+        file.seek(SeekFrom::Start(0)).or_cannot("read", "standard input")?;
+        return archive(file, "standard input", stem, form, session);
+    }
+    let file = File::open(path).or_cannot("open", &named)?;
+    if !file.metadata().or_cannot("look at", &named)?.is_dir() {
+        return archive(file, &named, stem, form, session);
+    }
+    let root = Root::open(path)?;
+    let has = |name: &str| root.resolve(Path::new(name), Links::Follow).is_ok();
+    let found = if has("oci-layout") || has("index.json") {
+        Form::Oci
+    } else if has("manifest.json") {
+        Form::Docker
+    } else {
+        Form::Rootfs
+    };
+    let form = form.unwrap_or(found);
+    let files = match form {
+        Form::Rootfs => Files::Tree(OwnedFd::from(file)),
+        _ => Files::Directory(root),
+    };
+    Ok(Source { files, form, stem })
+}
+
+fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, session: &Session) -> Result<Source> {
+    let size = file.metadata().or_cannot("look at", named)?.len();
+    let mut start = [0; 6];
+    let filled = file.read(&mut start).or_cannot("read", named)?;
+    let rewind = |file: &mut File| file.seek(SeekFrom::Start(0)).map(drop).or_cannot("read", named);
+    rewind(&mut file)?;
+    let packed = compression::detect(&start[..filled]) != Compression::None;
+    let form = match form {
+        Some(form) => form,
+        None => {
+            let form = glance(&file, named)?;
+            rewind(&mut file)?;
+            form
+        }
+    };
+    if form == Form::Rootfs {
+        return Ok(Source { files: Files::Single(file, size), form, stem });
+    }
+    if packed {
+        let (mut spool, _) = session.file()?;
+        let unpacked = compression::unpack(&file).or_cannot("read", named)?;
+        std::io::copy(&mut unpacked.take(MOST_SPOOLED), &mut spool).or_cannot("unpack", named)?;
+        file = spool;
+        rewind(&mut file)?;
+    }
+    let archive = Archive::index(file, named)?;
+    Ok(Source { files: Files::Archive(archive), form, stem })
+}
+
+/// What an archive is, by the names of its entries. What an image's archive has at its top is few; the first entry that is none
+/// of it tells a root filesystem.
+fn glance(file: &File, named: &str) -> Result<Form> {
+    let broken = |why: std::io::Error| Error::said("read archive", named.to_owned(), why.to_string());
+    let stream = compression::unpack(file).map_err(broken)?;
+    let mut archive = tar::Archive::new(stream);
+    let mut docker = false;
+    let mut any = false;
+    for entry in archive.entries().map_err(broken)? {
+        let entry = entry.map_err(broken)?;
+        any = true;
+        let name =
+            String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").trim_end_matches('/').to_owned();
+        match name.as_str() {
+            "" | "." => continue,
+            "oci-layout" | "index.json" => return Ok(Form::Oci),
+            "manifest.json" | "repositories" => docker = true,
+            name if is_an_images(name) => (),
+            _ => return Ok(Form::Rootfs),
+        }
+    }
+    match (docker, any) {
+        (true, _) => Ok(Form::Docker),
+        (false, true) => Ok(Form::Rootfs),
+        (false, false) => Err(Error::said("read archive", named.to_owned(), "it is empty")),
+    }
+}
+
+/// Whether an image's archive has such a name beside its documents: `blobs/…`, or a layer's or configuration's digest.
+fn is_an_images(name: &str) -> bool {
+    let first = name.split('/').next().unwrap_or(name);
+    let digits = first.split('.').next().unwrap_or(first);
+    first == "blobs" || (digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+fn stem(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+    let name = absolute.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let endings = [".gz", ".tgz", ".zst", ".zstd", ".tar"];
+    endings.iter().fold(name, |name, ending| name.strip_suffix(ending).map_or(name.clone(), str::to_owned))
+}
+
+impl Source {
+    /// The images in it that serve `platform`.
+    ///
+    /// # Errors
+    /// It is broken, or none serves.
+    pub fn images(&self, platform: &Platform) -> Result<Vec<Image>> {
+        match self.form {
+            Form::Oci => oci::images(&self.files, platform, &self.stem),
+            Form::Docker => docker::images(&self.files),
+            Form::Rootfs => Ok(vec![Image {
+                names: Vec::new(),
+                manifest: None,
+                config: None,
+                layers: vec![Layer { file: String::new(), descriptor: None }],
+            }]),
+        }
+    }
+}
+
+impl Files {
+    /// Opens a file: its bytes, and how many there are.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn open(&self, name: &str) -> Result<(Box<dyn Read + Send + '_>, u64)> {
+        match self {
+            Self::Archive(archive) => match archive.open(name) {
+                Some((part, size)) => Ok((Box::new(part), size)),
+                None => Err(Error::said("open", name.to_owned(), "the archive has no such file")),
+            },
+            Self::Directory(root) => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let file = File::from(
+                    root.open_inside(Path::new(name), flags, Links::Follow)
+                        .or_cannot("open", root.name(name.as_ref()))?,
+                );
+                let metadata = file.metadata().or_cannot("look at", name)?;
+                if !metadata.is_file() {
+                    return Err(Error::said("open", root.name(name.as_ref()), "it is no file"));
+                }
+                Ok((Box::new(file), metadata.len()))
+            }
+            Self::Single(file, size) => {
+                let mut file = file.try_clone().or_cannot("open", "the archive")?;
+                file.seek(SeekFrom::Start(0)).or_cannot("read", "the archive")?;
+                Ok((Box::new(file), *size))
+            }
+            Self::Tree(_) => Err(Error::said("open", name.to_owned(), "the source is a directory")),
+        }
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// It is not there, or too large.
+    fn document(&self, name: &str) -> Result<Vec<u8>> {
+        let (stream, size) = self.open(name)?;
+        if size > LARGEST {
+            return Err(Error::said("read", name.to_owned(), format!("it is larger than {LARGEST} bytes")));
+        }
+        let mut bytes = Vec::new();
+        stream.take(LARGEST).read_to_end(&mut bytes).or_cannot("read", name)?;
+        Ok(bytes)
+    }
+
+    /// Reads a document, which must be what its descriptor says.
+    ///
+    /// # Errors
+    /// It is not there, too large, or another.
+    fn described(&self, name: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.verified(name, &descriptor.digest, Some(descriptor.size))
+    }
+
+    fn verified(&self, name: &str, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
+        let bytes = self.document(name)?;
+        let mut verified = Verified::new(bytes.as_slice(), digest, size);
+        std::io::copy(&mut verified, &mut std::io::sink()).or_cannot("verify", name)?;
+        verified.finish()?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,164 @@
+//! An OCI image layout: `index.json` names manifests, or further indexes, and everything else is a blob. OCI image-spec,
+//! image-layout.md
+
+use std::collections::BTreeSet;
+
+use super::{Files, Image, Layer};
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{self, Descriptor, Index, Kind, MOST_LAYERS, Manifest, Platform};
+use crate::image::reference::Reference;
+
+/// How deep indexes may be nested. Tools make two levels.
+const DEEPEST: usize = 8;
+/// How many documents one source may have the reader look at.
+const MOST_DOCUMENTS: usize = 1000;
+/// The annotation that names an image: a tag, or a whole name.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The same by containerd and docker: always a whole name.
+const FULL_NAME: &str = "io.containerd.image.name";
+
+struct Reader<'a> {
+    files: &'a Files,
+    platform: &'a Platform,
+    /// Indexes on the way down: one that is met again is a cycle.
+    way: Vec<Digest>,
+    documents: usize,
+    /// Platforms that were passed over, for the error where none serves.
+    others: BTreeSet<String>,
+}
+
+/// The images of a layout that serve `platform`; `stem` names one that has only a tag.
+///
+/// # Errors
+/// The layout is broken, or nothing in it serves.
+pub fn images(files: &Files, platform: &Platform, stem: &str) -> Result<Vec<Image>> {
+    version(files)?;
+    let index: Index = manifest::parse(&files.document("index.json")?, "index.json")?;
+    let mut reader = Reader { files, platform, way: Vec::new(), documents: 0, others: BTreeSet::new() };
+    let mut found: Vec<(u8, Image)> = Vec::new();
+    for entry in &index.manifests {
+        let Some((score, descriptor, bytes)) = reader.resolve(entry)? else { continue };
+        let image = image(files, descriptor, bytes, names(entry, stem))?;
+        // Several of one name are one image for several platforms.
+        match found.iter_mut().find(|(_, other)| other.names == image.names) {
+            Some((best, other)) if *best < score => (*best, *other) = (score, image),
+            Some(_) => (),
+            None => found.push((score, image)),
+        }
+    }
+    if found.is_empty() {
+        let wanted = format!("{}/{}", platform.os, platform.architecture);
+        let others: Vec<String> = reader.others.into_iter().collect();
+        return Err(match others.is_empty() {
+            true => Error::plain("index.json lists no image"),
+            false => Error::plain(format!("there is no image for {wanted}"))
+                .hint(format!("there is one for {}: choose it with --platform", others.join(", "))),
+        });
+    }
+    Ok(found.into_iter().map(|(_, image)| image).collect())
+}
+
+fn version(files: &Files) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        image_layout_version: String,
+    }
+    let version: Version = manifest::parse(&files.document("oci-layout")?, "oci-layout")?;
+    if version.image_layout_version.starts_with("1.") {
+        return Ok(());
+    }
+    let why = format!("its version is {:?}, and 1.0.0 is understood", version.image_layout_version);
+    Err(Error::said("read", "oci-layout", why))
+}
+
+fn blob(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.directory(), digest.hex())
+}
+
+impl Reader<'_> {
+    /// The manifest that an entry of an index leads to, and how well it serves.
+    fn resolve(&mut self, entry: &Descriptor) -> Result<Option<(u8, Descriptor, Vec<u8>)>> {
+        let mut score = 2;
+        if let Some(platform) = &entry.platform {
+            match platform.serves(self.platform) {
+                Some(served) => score = served,
+                None => {
+                    // Attestations have the platform unknown/unknown: nobody could choose them.
+                    if platform.os != "unknown" {
+                        self.others.insert(format!("{}/{}", platform.os, platform.architecture));
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        if !entry.media_type.is_empty() {
+            manifest::kind(&entry.media_type)?;
+        }
+        self.documents += 1;
+        if self.way.contains(&entry.digest) {
+            return Err(Error::said("read index", entry.digest.to_string(), "it contains itself"));
+        }
+        if self.way.len() >= DEEPEST || self.documents > MOST_DOCUMENTS {
+            return Err(Error::said("read index", entry.digest.to_string(), "indexes are nested too deeply"));
+        }
+        let bytes = self.files.described(&blob(&entry.digest), entry)?;
+        match manifest::document_kind(&bytes, &entry.media_type, &entry.digest)? {
+            Kind::Manifest => Ok(Some((score, entry.clone(), bytes))),
+            Kind::Index => {
+                let index: Index = manifest::parse(&bytes, &entry.digest)?;
+                self.way.push(entry.digest.clone());
+                let mut best: Option<(u8, Descriptor, Vec<u8>)> = None;
+                for child in &index.manifests {
+                    let found = self.resolve(child)?;
+                    if found.as_ref().map(|found| found.0) > best.as_ref().map(|best| best.0) {
+                        best = found;
+                    }
+                }
+                self.way.pop();
+                Ok(best)
+            }
+            Kind::Config | Kind::Layer(_) => {
+                Err(Error::said("read", entry.digest.to_string(), "it is no manifest, and an index lists it as one"))
+            }
+        }
+    }
+}
+
+/// The names an entry gives its image.
+fn names(entry: &Descriptor, stem: &str) -> Vec<String> {
+    if let Some(name) = entry.annotations.get(FULL_NAME).and_then(|name| name.parse::<Reference>().ok()) {
+        return vec![name.to_string()];
+    }
+    let Some(name) = entry.annotations.get(REF_NAME) else { return Vec::new() };
+    let whole = if name.contains(['/', ':']) { name.clone() } else { format!("{stem}:{name}") };
+    whole.parse::<Reference>().map(|name| name.to_string()).into_iter().collect()
+}
+
+/// Reads what a manifest refers to.
+fn image(files: &Files, descriptor: Descriptor, bytes: Vec<u8>, names: Vec<String>) -> Result<Image> {
+    let found: Manifest = manifest::parse(&bytes, &descriptor.digest)?;
+    if !matches!(manifest::kind(&found.config.media_type)?, Kind::Config) {
+        let why = format!("its configuration has the media type {:?}", found.config.media_type);
+        return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
+    }
+    if found.layers.len() > MOST_LAYERS {
+        let why = format!("it has {} layers, and an overlay takes {MOST_LAYERS} at most", found.layers.len());
+        return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
+    }
+    for layer in &found.layers {
+        if !matches!(manifest::kind(&layer.media_type)?, Kind::Layer(_)) {
+            let why = format!("a layer of it has the media type {:?}", layer.media_type);
+            return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
+        }
+    }
+    let config = files.described(&blob(&found.config.digest), &found.config)?;
+    let layer = |layer: Descriptor| Layer { file: blob(&layer.digest), descriptor: Some(layer) };
+    Ok(Image {
+        names,
+        manifest: Some((Descriptor { annotations: Default::default(), ..descriptor }, bytes)),
+        layers: found.layers.iter().cloned().map(layer).collect(),
+        config: Some((found.config, config)),
+    })
+}

@@ -1,0 +1,139 @@
+//! Names of images: one small file, read whole, changed under a lock and replaced whole.
+
+use std::collections::BTreeMap;
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, Store};
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
+use crate::image::reference::Reference;
+
+const FILE: &str = "images.json";
+const LOCK: &str = "images.lock";
+/// So many bytes hold a hundred thousand names.
+const MOST: u64 = 64 << 20;
+
+/// An image that has a name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Named {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// When it got the name: RFC 3339, UTC.
+    pub tagged: String,
+}
+
+/// All names.
+pub type Names = BTreeMap<String, Named>;
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    format: u32,
+    images: Names,
+}
+
+impl Store {
+    /// All names.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn names(&self) -> Result<Names> {
+        let Some(bytes) = self.read(FILE, MOST)? else { return Ok(Names::new()) };
+        let damaged = |why: String| Error::said("read", self.path(FILE).display().to_string(), why);
+        let file: File = serde_json::from_slice(&bytes).map_err(|why| damaged(why.to_string()))?;
+        match file.format {
+            FORMAT => Ok(file.images),
+            other => Err(damaged(format!("it is of format {other}"))),
+        }
+    }
+
+    /// Changes the names; nobody else does meanwhile.
+    ///
+    /// # Errors
+    /// The file cannot be read or written; what `change` answers.
+    pub fn change_names<T>(&self, change: impl FnOnce(&mut Names) -> Result<T>) -> Result<T> {
+        let _guard = self.lock_file(LOCK, FlockOperation::LockExclusive)?;
+        let before = self.names()?;
+        let mut images = before.clone();
+        let answer = change(&mut images)?;
+        if images != before {
+            let file = File { format: FORMAT, images };
+            let bytes = serde_json::to_vec(&file).map_err(|why| Error::said("save", FILE, why.to_string()))?;
+            self.replace(FILE, &bytes)?;
+        }
+        Ok(answer)
+    }
+
+    /// The image that is called so: by name, or by the first digits of its manifest's digest, at least four.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn find(&self, wanted: &str) -> Result<(Option<String>, Descriptor)> {
+        find(&self.names()?, wanted).map_err(|error| {
+            error.hint(format!(
+                "`ferry image list` shows what is in {}; --store before the verb names another",
+                self.root.display()
+            ))
+        })
+    }
+}
+
+fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
+    let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let reference = wanted.parse::<Reference>();
+    if let Ok(reference) = &reference {
+        let tagged = Reference { digest: None, ..reference.clone() };
+        let candidates = match (&reference.tag, &reference.digest) {
+            (Some(_), _) => names.get_key_value(&tagged.to_string()).into_iter().collect::<Vec<_>>(),
+            (None, _) => names.iter().filter(|(name, _)| name.starts_with(&format!("{}:", reference.name))).collect(),
+        };
+        let fits = |named: &&Named| reference.digest.as_ref().is_none_or(|digest| named.manifest.digest == *digest);
+        if let Some((name, named)) = candidates.into_iter().find(|(_, named)| fits(named)) {
+            return Ok((Some(name.clone()), named.manifest.clone()));
+        }
+    }
+    if digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let mut found: Vec<(&Digest, &Descriptor)> = names
+            .values()
+            .map(|named| (&named.manifest.digest, &named.manifest))
+            .filter(|(digest, _)| digest.hex().starts_with(digits))
+            .collect();
+        found.dedup_by(|one, other| one.0 == other.0);
+        found.sort_by(|one, other| one.0.cmp(other.0));
+        found.dedup_by(|one, other| one.0 == other.0);
+        match found[..] {
+            [(_, manifest)] => return Ok((None, manifest.clone())),
+            [] => (),
+            _ => return Err(Error::plain(format!("more than one image's digest begins with {digits}"))),
+        }
+    }
+    reference?;
+    Err(Error::plain(format!("there is no image {wanted:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::manifest::Kind;
+
+    #[test]
+    fn images_are_found_by_name_and_by_the_beginning_of_their_digest() {
+        let (one, other) = (Descriptor::of(b"1", Kind::Manifest), Descriptor::of(b"2", Kind::Manifest));
+        let named = |manifest: &Descriptor| Named { manifest: manifest.clone(), tagged: String::new() };
+        let names: Names = [("a:latest", &one), ("a:1", &other), ("b:latest", &one)]
+            .map(|(name, image)| (name.to_owned(), named(image)))
+            .into();
+        let find = |wanted: &str| find(&names, wanted).map(|(name, found)| (name.unwrap_or_default(), found.digest));
+        assert_eq!(find("a"), Ok(("a:latest".into(), one.digest.clone())));
+        assert_eq!(find("a:1"), Ok(("a:1".into(), other.digest.clone())));
+        assert_eq!(find(one.digest.short()), Ok((String::new(), one.digest.clone())));
+        assert_eq!(find(&one.digest.to_string()), Ok((String::new(), one.digest.clone())));
+        assert_eq!(find(&format!("a@{}", other.digest)), Ok(("a:1".into(), other.digest.clone())));
+        assert!(find("c").unwrap_err().to_string().starts_with("there is no image \"c\""));
+        assert!(find("../x").unwrap_err().to_string().starts_with("cannot understand image name"));
+        assert!(find(&format!("a:1@{}", one.digest)).is_err());
+    }
+}

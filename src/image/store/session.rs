@@ -1,0 +1,174 @@
+//! Adding to the store: everything is made in a directory of its own below `tmp`, synced at once, and then renamed to its place.
+//!
+//! A session that was cut off leaves its directory, which nobody looks into and [`super::prune`] removes.
+
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat, syncfs};
+use rustix::io::Errno as Answer;
+
+use super::layers::{self, Layer};
+use super::{Guard, Store};
+use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
+use crate::path::errno;
+
+/// Things that are being made, in a store that nothing is removed from meanwhile.
+#[derive(Debug)]
+pub struct Session<'a> {
+    store: &'a Store,
+    name: String,
+    dir: OwnedFd,
+    count: AtomicU32,
+    _guard: Guard,
+}
+
+/// A blob that was written and not yet put in its place.
+#[derive(Debug)]
+pub struct NewBlob {
+    name: String,
+    /// What is in it.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A layer's directory that is being filled.
+#[derive(Debug)]
+pub struct NewLayer {
+    name: String,
+    /// `diff`, open.
+    pub diff: OwnedFd,
+}
+
+/// A number that no other process has. The standard library seeds its hash maps from the kernel's random numbers.
+pub fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+impl<'a> Session<'a> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// The store cannot be locked or written.
+    pub fn begin(store: &'a Store) -> Result<Self> {
+        let guard = store.share()?;
+        let name = format!("tmp/{:016x}", random());
+        let named = || store.path(&name).display().to_string();
+        mkdirat(&store.dir, &name, Mode::RWXU).or_cannot("make directory", named())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(&store.dir, &name, flags, Mode::empty()).or_cannot("open", named())?;
+        Ok(Self { store, name, dir, count: AtomicU32::new(0), _guard: guard })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    fn next(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.store.path(&self.name).join(name).display().to_string()
+    }
+
+    /// A new file, and its name for [`Session::blob`].
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn file(&self) -> Result<(File, String)> {
+        let name = self.next("blob");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600)).or_cannot("write", self.path(&name))?;
+        Ok((File::from(file), name))
+    }
+
+    /// A file that was filled with what `digest` says. The caller has verified it.
+    pub fn blob(&self, name: String, digest: Digest, size: u64) -> NewBlob {
+        NewBlob { name, digest, size }
+    }
+
+    /// A blob of these bytes.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<NewBlob> {
+        let (mut file, name) = self.file()?;
+        file.write_all(bytes).or_cannot("write", self.path(&name))?;
+        Ok(self.blob(name, Digest::of(bytes), bytes.len() as u64))
+    }
+
+    /// An empty layer.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn layer(&self) -> Result<NewLayer> {
+        let name = self.next("layer");
+        let diff = format!("{name}/diff");
+        mkdirat(&self.dir, &name, Mode::from_raw_mode(0o711)).or_cannot("make directory", self.path(&name))?;
+        mkdirat(&self.dir, &diff, Mode::from_raw_mode(0o755)).or_cannot("make directory", self.path(&diff))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let diff = openat(&self.dir, &diff, flags, Mode::empty()).or_cannot("open", self.path(&diff))?;
+        Ok(NewLayer { name, diff })
+    }
+
+    /// Puts everything in its place: synced together first, then the layers, then the blobs, documents last. What is there
+    /// already stays.
+    ///
+    /// # Errors
+    /// What the kernel answers; then nothing refers to what came in its place until then.
+    pub fn commit(&self, layers: Vec<(NewLayer, Layer)>, blobs: Vec<NewBlob>) -> Result<()> {
+        if layers.is_empty() && blobs.is_empty() {
+            return Ok(());
+        }
+        for (new, layer) in &layers {
+            let text = serde_json::to_vec(layer).map_err(|why| Error::said("save", "the layer", why.to_string()))?;
+            let name = format!("{}/{}", new.name, layers::RECORD);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file =
+                openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
+            File::from(file).write_all(&text).or_cannot("write", self.path(&name))?;
+        }
+        syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
+        for (new, layer) in &layers {
+            self.put(&new.name, &layers::directory(&layer.chain_id))?;
+        }
+        if !layers.is_empty() {
+            self.store.sync_directory("layers".as_ref())?;
+        }
+        for blob in &blobs {
+            self.put(&blob.name, &Store::blob_name(&blob.digest))?;
+        }
+        for directory in ["sha256", "sha512"] {
+            if blobs.iter().any(|blob| blob.digest.directory() == directory) {
+                self.store.sync_directory(format!("blobs/{directory}").as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&self, from: &str, to: &str) -> Result<()> {
+        match renameat(&self.dir, from, &self.store.dir, to) {
+            // Another process was first. A layer's directory is never empty; a blob is replaced by its equal.
+            Ok(()) | Err(Answer::NOTEMPTY | Answer::EXIST) => Ok(()),
+            Err(answer) => Err(Error::kernel("save", self.store.path(to).display().to_string(), errno(answer))),
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    /// What was not put in its place goes. A failure here is no error of what was done: prune tries again.
+    fn drop(&mut self) {
+        let _left: Result<(), Errno> = std::ffi::CString::new(self.name.as_str())
+            .map_err(|_| Errno::EINVAL)
+            .and_then(|name| crate::image::tree::remove(self.store.dir(), &name));
+    }
+}

@@ -1,0 +1,124 @@
+//! What is in use, and by whom: one directory a container or mount, which prune respects as long as the user is there.
+//!
+//! A container's directory also holds its upper layer and overlay's work directory.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno as Answer;
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, Store};
+use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
+use crate::path::errno;
+
+const RECORD: &str = "use.json";
+
+/// Who uses layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum User {
+    /// A container: its directory below `--root`.
+    Container(PathBuf),
+    /// A mount on the host: its mount point.
+    Mount(PathBuf),
+}
+
+/// One use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Use {
+    /// The store's format.
+    pub format: u32,
+    /// By whom.
+    pub user: User,
+    /// The image as it was asked for.
+    pub image: String,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Its layers' chain ids, the lowest first.
+    pub layers: Vec<Digest>,
+}
+
+impl Use {
+    /// A use of the current format.
+    pub fn new(user: User, image: String, manifest: Digest, layers: Vec<Digest>) -> Self {
+        Self { format: FORMAT, user, image, manifest, layers }
+    }
+
+    /// Whether the user is still there.
+    pub fn is_live(&self) -> bool {
+        match &self.user {
+            User::Container(state) => state.exists(),
+            User::Mount(point) => crate::image::mounted(point),
+        }
+    }
+}
+
+/// The name of a user's directory: the same user has the same name, and no two share one.
+pub fn key(user: &User) -> String {
+    let (word, path) = match user {
+        User::Container(path) => ("container", path),
+        User::Mount(path) => ("mount", path),
+    };
+    let whole = format!("{word} {}", path.display());
+    let name: String = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{}-{}", name.chars().take(80).collect::<String>(), Digest::of(whole.as_bytes()).short())
+}
+
+impl Store {
+    /// Notes a use, and makes the directories of an upper layer for it. The caller holds the store shared, from before it
+    /// looked the layers up.
+    ///
+    /// # Errors
+    /// The directory is there already, or cannot be made.
+    pub fn begin_use(&self, used: &Use) -> Result<PathBuf> {
+        let name = format!("containers/{}", key(&used.user));
+        let path = self.path(&name);
+        let make = |name: &str, mode| mkdirat(&self.dir, name, Mode::from_raw_mode(mode)).map_err(errno);
+        match mkdirat(&self.dir, &name, Mode::from_raw_mode(0o711)) {
+            // Of a container that was cut off, and whose record is gone: this one has its place now.
+            Err(Answer::EXIST) => {
+                self.remove(&name)?;
+                make(&name, 0o711).or_cannot("make directory", path.display())?;
+            }
+            answer => answer.or_cannot("make directory", path.display())?,
+        }
+        for directory in ["upper", "work"] {
+            make(&format!("{name}/{directory}"), 0o755).or_cannot("make directory", path.join(directory).display())?;
+        }
+        let bytes = serde_json::to_vec(used).map_err(|why| Error::said("save", RECORD, why.to_string()))?;
+        // Not synced: after a crash of the host there is no container, and a record that is torn is nobody's.
+        std::fs::write(path.join(RECORD), bytes).or_cannot("write", path.join(RECORD).display())?;
+        Ok(path)
+    }
+
+    /// Ends a use: its directory goes, the upper layer with it.
+    ///
+    /// # Errors
+    /// EACCES or EPERM where files belong to ids of a user namespace that the caller is not in.
+    pub fn end_use(&self, user: &User) -> Result<()> {
+        self.remove(&format!("containers/{}", key(user)))
+    }
+
+    /// The directory of a use.
+    pub fn use_path(&self, user: &User) -> PathBuf {
+        self.path(Path::new("containers").join(key(user)))
+    }
+
+    /// Every use that is noted, with its directory's name. What cannot be read is answered as `None`.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn uses(&self) -> Result<Vec<(String, Option<Use>)>> {
+        let mut uses = Vec::new();
+        for name in self.names_in("containers")? {
+            let name = name.to_string_lossy().into_owned();
+            let bytes = self.read(format!("containers/{name}/{RECORD}"), 1 << 20)?;
+            let found = bytes.and_then(|bytes| serde_json::from_slice::<Use>(&bytes).ok());
+            uses.push((name, found.filter(|found| found.format == FORMAT)));
+        }
+        Ok(uses)
+    }
+}

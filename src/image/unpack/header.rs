@@ -1,0 +1,186 @@
+//! What an archive says of one entry, GNU's and PAX' additions worked in. POSIX pax(1), GNU tar manual, "Basic Tar Format"
+
+use std::ffi::CString;
+use std::io::Read;
+
+use rustix::fs::Timespec;
+use tar::{Entry, EntryType};
+
+use super::sparse;
+use crate::error::{Error, Result};
+
+/// A name longer than this no kernel takes: linux/limits.h, PATH_MAX.
+const LONGEST_NAME: usize = 4096;
+
+/// One entry.
+#[derive(Debug)]
+pub struct Header {
+    /// Where, from the layer's root on; empty for the root itself. Without `.` and `..`.
+    pub path: Vec<u8>,
+    /// What.
+    pub kind: EntryType,
+    /// Where a link leads: as it stands for a symbolic one, cleaned like `path` for a hard one.
+    pub target: Vec<u8>,
+    /// Permissions, with the set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification.
+    pub mtime: Timespec,
+    /// Bytes that it has, holes included.
+    pub size: u64,
+    /// Device number.
+    pub device: (u32, u32),
+    /// Extended attributes, all of them.
+    pub xattrs: Vec<(CString, Vec<u8>)>,
+    /// How a sparse file's data lies, where PAX says so.
+    pub sparse: Option<sparse::Map>,
+}
+
+impl Header {
+    /// Reads the header of `entry`; `None` for what is no file: a comment of the archive.
+    ///
+    /// # Errors
+    /// It is broken, or leads out of the layer.
+    pub fn read(entry: &mut Entry<'_, impl Read>) -> Result<Option<Self>> {
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) || kind.as_byte() == b'V' {
+            return Ok(None);
+        }
+        let mut path = entry.path_bytes().into_owned();
+        let mut target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+        let named = String::from_utf8_lossy(&path).into_owned();
+        let bad = |why: String| Error::said("unpack", format!("{named:?}"), why);
+        let broken = |why: std::io::Error| bad(why.to_string());
+        let header = entry.header();
+        let mut mode = header.mode().map_err(broken)? & 0o7777;
+        let (mut uid, mut gid) = (header.uid().map_err(broken)?, header.gid().map_err(broken)?);
+        // Negative times are base-256 numbers that the parser gives as they stand.
+        let mut mtime = Timespec { tv_sec: header.mtime().map_err(broken)?.cast_signed(), tv_nsec: 0 };
+        let device = match kind {
+            EntryType::Char | EntryType::Block => {
+                let number = |field: std::io::Result<Option<u32>>| field.map_err(broken).map(Option::unwrap_or_default);
+                (number(header.device_major())?, number(header.device_minor())?)
+            }
+            _ => (0, 0),
+        };
+        let mut size = entry.size();
+        let mut xattrs = Vec::new();
+        let mut holes = sparse::Said::default();
+        if let Some(extensions) = entry.pax_extensions().map_err(broken)? {
+            for extension in extensions {
+                let extension = extension.map_err(broken)?;
+                let (key, value) = (extension.key_bytes(), extension.value_bytes());
+                let text = || std::str::from_utf8(value).map_err(|why| bad(why.to_string()));
+                let number = |what: &str| text()?.parse::<u64>().map_err(|_| bad(format!("its {what} is no number")));
+                match key {
+                    b"uid" => uid = number("uid")?,
+                    b"gid" => gid = number("gid")?,
+                    b"mtime" => mtime = timestamp(text()?).ok_or_else(|| bad("its time is no number".to_owned()))?,
+                    _ if key.starts_with(b"SCHILY.xattr.") => {
+                        let name = CString::new(&key[b"SCHILY.xattr.".len()..]);
+                        xattrs.push((
+                            name.map_err(|_| bad("an attribute's name has a NUL byte".into()))?,
+                            value.to_vec(),
+                        ));
+                    }
+                    _ if key.starts_with(b"GNU.sparse.") => {
+                        holes.take(&key[b"GNU.sparse.".len()..], value).map_err(&bad)?;
+                    }
+                    _ => (),
+                }
+            }
+        }
+        if let Some(name) = holes.name.take() {
+            path = name;
+        }
+        let sparse = holes.map(size).map_err(&bad)?;
+        if let Some(map) = &sparse {
+            size = map.size;
+        }
+        // What an archive says of a link's permissions means nothing: it has none.
+        if kind.is_symlink() {
+            mode = 0o777;
+        }
+        let id = |id: u64, what: &str| u32::try_from(id).map_err(|_| bad(format!("its {what} {id} is out of range")));
+        let (uid, gid) = (id(uid, "uid")?, id(gid, "gid")?);
+        if kind.is_hard_link() {
+            target = clean(&target).map_err(|why| bad(format!("its target {why}")))?;
+        }
+        if target.contains(&0) {
+            return Err(bad("its target has a NUL byte".to_owned()));
+        }
+        let path = clean(&path).map_err(|why| bad(why.to_owned()))?;
+        Ok(Some(Self { path, kind, target, mode, uid, gid, mtime, size, device, xattrs, sparse }))
+    }
+
+    /// The entry's name as people read it.
+    pub fn named(&self) -> String {
+        format!("{:?}", String::from_utf8_lossy(&self.path))
+    }
+}
+
+/// A path from the layer's root on. A leading `/` means that root.
+fn clean(path: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if path.len() > LONGEST_NAME {
+        return Err("has a name that is too long");
+    }
+    let mut cleaned = Vec::with_capacity(path.len());
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => continue,
+            b".." => return Err("leads out of the layer with \"..\""),
+            _ if part.contains(&0) => return Err("has a NUL byte in its name"),
+            _ => {
+                if !cleaned.is_empty() {
+                    cleaned.push(b'/');
+                }
+                cleaned.extend_from_slice(part);
+            }
+        }
+    }
+    Ok(cleaned)
+}
+
+/// Seconds with a fraction, such as `1700000000.123456789`; more digits are cut off.
+fn timestamp(text: &str) -> Option<Timespec> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let nanoseconds: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    match (text.starts_with('-'), nanoseconds) {
+        (true, 1..) => Some(Timespec { tv_sec: seconds.checked_sub(1)?, tv_nsec: (1_000_000_000 - nanoseconds) as _ }),
+        _ => Some(Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_begin_at_the_layers_root_and_stay_below() {
+        assert_eq!(clean(b"./a//b/./c/").unwrap(), b"a/b/c");
+        assert_eq!(clean(b"/etc/passwd").unwrap(), b"etc/passwd");
+        assert_eq!(clean(b"./").unwrap(), b"");
+        for bad in [&b".."[..], b"a/../b", b"/../x", b"a\0b", &[b'a'; 5000]] {
+            assert!(clean(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_have_nanoseconds() {
+        let of = |text| timestamp(text).map(|time| (time.tv_sec, time.tv_nsec));
+        assert_eq!(of("12"), Some((12, 0)));
+        assert_eq!(of("12.5"), Some((12, 500_000_000)));
+        assert_eq!(of("12.1234567899"), Some((12, 123_456_789)));
+        assert_eq!(of("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(of("-0.5"), Some((-1, 500_000_000)));
+        assert_eq!(of("x"), None);
+        assert_eq!(of("1.x"), None);
+    }
+}

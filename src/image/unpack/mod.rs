@@ -1,0 +1,510 @@
+//! A layer's archive becomes a directory that an overlay can be mounted from.
+//!
+//! Every layer is unpacked by itself, so that all of them can be at once. What only the layers below can tell (who owns a
+//! directory that the archive merely passes through, a hard link to a file further down) is noted in [`Rest`] and made good by
+//! [`complete`] once they are there.
+//!
+//! Entries are placed by descriptor: a parent directory is resolved inside the layer's root by openat2, where no link, `..` or
+//! absolute name leads out. OCI image-spec, layer.md
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown, fstat, futimens,
+    linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno as Answer;
+use tar::{Entry, EntryType};
+
+use super::merged::{OPAQUE, is_whiteout};
+use super::{tree, xattr};
+use crate::error::{Context, Error, Result};
+use crate::path::{Links, Root, errno};
+
+pub mod complete;
+mod header;
+mod sparse;
+
+use header::Header;
+
+/// Data is copied in pieces of this size. Bytes.
+const PIECE: usize = 128 << 10;
+/// A name that begins so removes what follows it from the layers below. OCI image-spec, layer.md#whiteouts
+const WHITEOUT: &[u8] = b".wh.";
+/// This name removes everything that the layers below have in its directory.
+const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
+/// Names that begin so are aufs' own affair.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// How to unpack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// In a user namespace: overlay's marks are `user.` attributes, and devices cannot be made.
+    pub user_namespace: bool,
+    /// Whether only one id is to be had, so that everything is made to belong to it.
+    pub one_id: bool,
+    /// The largest file, holes included. Bytes.
+    pub max_size: u64,
+}
+
+/// What was unpacked, and what was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Count {
+    /// Entries of the archive.
+    pub entries: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Devices left out, since only root can make them.
+    pub devices: u64,
+    /// Attributes left out, which are not an image's to have or which the filesystem does not take.
+    pub attributes: u64,
+    /// Files made to belong to the one id there is.
+    pub owners: u64,
+    /// Entries that came again, and took the place of what they were before.
+    pub replaced: u64,
+}
+
+/// What the layers below are needed for, and what must come last.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// Directories that were made because something is in them, parents first.
+    implied: BTreeSet<Vec<u8>>,
+    /// Hard links to files that are not in this layer: target, link.
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Times of directories, which anything made in them changes.
+    times: BTreeMap<Vec<u8>, Timespec>,
+}
+
+/// Unpacks a layer into the empty directory `dir`; `named` is the layer in errors.
+///
+/// # Errors
+/// The archive is broken, an entry leads out or cannot be made. What was unpacked until then stays for the caller to remove.
+pub fn unpack(archive: impl Read, dir: OwnedFd, named: &str, how: &How) -> Result<(Count, Rest)> {
+    let mut layer = Layer {
+        root: Root::from_dir(dir, Path::new("")),
+        how: *how,
+        parent: None,
+        count: Count::default(),
+        rest: Rest::default(),
+        buffer: vec![0; PIECE],
+    };
+    // Until an entry says otherwise, the layers below decide on the root directory.
+    layer.rest.implied.insert(Vec::new());
+    let broken = |why: std::io::Error| Error::said("unpack layer", named.to_owned(), why.to_string());
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        layer.entry(&mut entry).map_err(|error| explain(error, how))?;
+    }
+    // To the end: what the archive is judged by may come behind its last entry.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
+    Ok((layer.count, layer.rest))
+}
+
+/// What stands behind an answer that would leave a person stuck.
+fn explain(error: Error, how: &How) -> Error {
+    match error.errno() {
+        Some(Errno::EINVAL) if how.user_namespace => error.hint(
+            "a file belongs to an id that this user's subordinate ids do not reach: give more in /etc/subuid and /etc/subgid",
+        ),
+        Some(Errno::ENOSPC) => error.hint("the image store's filesystem is full; nothing of the image was kept"),
+        Some(Errno::EDQUOT) => error.hint("the quota for the image store is used up; nothing of the image was kept"),
+        _ => error,
+    }
+}
+
+struct Layer {
+    root: Root,
+    how: How,
+    /// The directory of the last entry: archives are sorted, mostly. Its set-group-id bit decides who owns new files.
+    parent: Option<(Vec<u8>, OwnedFd, bool)>,
+    count: Count,
+    rest: Rest,
+    buffer: Vec<u8>,
+}
+
+fn parted(path: &[u8]) -> (&[u8], &[u8]) {
+    path.iter().rposition(|byte| *byte == b'/').map_or((b"", path), |at| (&path[..at], &path[at + 1..]))
+}
+
+fn c_name(name: &[u8]) -> Result<CString, Errno> {
+    CString::new(name).map_err(|_| Errno::EINVAL)
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(path))
+}
+
+impl Layer {
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+        let Some(mut header) = Header::read(entry)? else { return Ok(()) };
+        self.count.entries += 1;
+        let cannot = |answer: Errno| Error::kernel("unpack", header.named(), answer);
+        if header.path.is_empty() {
+            return self.root_itself(&header).map_err(cannot);
+        }
+        if header.size > self.how.max_size {
+            let why = format!("it has {} bytes, more than the limit; --max-size raises it", header.size);
+            return Err(Error::said("unpack", header.named(), why));
+        }
+        let (_, name) = parted(&header.path);
+        if name.starts_with(WHITEOUT) {
+            return self.whiteout(&header).map_err(cannot);
+        }
+        let name = c_name(name).map_err(cannot)?;
+        let (parent, set_group) = self.parent(&header.path).map_err(cannot)?;
+        let parent = parent.as_fd();
+        match header.kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                return self.file(entry, &mut header, parent, &name, set_group);
+            }
+            EntryType::Directory => return self.directory(&header, parent, &name, set_group).map_err(cannot),
+            EntryType::Link => return self.hard_link(&header, parent, &name).map_err(cannot),
+            EntryType::Symlink => {
+                let target = c_name(&header.target).map_err(cannot)?;
+                self.make(parent, &name, |dir, name| symlinkat(&target, dir, name)).map_err(cannot)?;
+            }
+            EntryType::Fifo => {
+                let mode = Mode::from_raw_mode(header.mode);
+                self.make(parent, &name, |dir, name| mknodat(dir, name, FileType::Fifo, mode, 0)).map_err(cannot)?;
+            }
+            EntryType::Char | EntryType::Block => {
+                if !self.device(&header, parent, &name).map_err(cannot)? {
+                    return Ok(());
+                }
+            }
+            kind => {
+                let why = format!("an entry of type {:?} is none that a layer has", char::from(kind.as_byte()));
+                return Err(Error::said("unpack", header.named(), why));
+            }
+        }
+        self.belongings(&header, parent, &name, set_group).map_err(cannot)
+    }
+
+    /// The directory that an entry is in, made where the archive does not mention it.
+    fn parent(&mut self, path: &[u8]) -> Result<(OwnedFd, bool), Errno> {
+        let (parent, _) = parted(path);
+        if self.parent.as_ref().is_none_or(|(known, ..)| known != parent) {
+            let dir = match self.open_dir(parent) {
+                Err(Errno::ENOENT | Errno::ENOTDIR) => self.imply(parent)?,
+                answer => answer?,
+            };
+            let set_group = fstat(&dir).map_err(errno)?.st_mode & 0o2000 != 0;
+            self.parent = Some((parent.to_vec(), dir, set_group));
+        }
+        match &self.parent {
+            Some((_, dir, set_group)) => Ok((dir.try_clone().map_err(|_| Errno::EMFILE)?, *set_group)),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.root.open_inside(as_path(path), OFlags::RDONLY | OFlags::DIRECTORY, Links::Follow)
+    }
+
+    /// Makes a directory that was not mentioned, and those above it.
+    fn imply(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let mut ends: Vec<usize> =
+            path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).collect();
+        ends.push(path.len());
+        for end in ends {
+            let here = &path[..end];
+            match self.open_dir(here) {
+                Ok(_) => continue,
+                Err(Errno::ENOENT) => {
+                    let made = self.root.make_dirs(as_path(here), 0o755, Links::Follow);
+                    made.map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+                    self.rest.implied.insert(here.to_vec());
+                }
+                // Removed from the layers below, and then there again: a directory that hides them.
+                Err(Errno::ENOTDIR) => self.reopen_whiteout(here)?,
+                Err(answer) => return Err(answer),
+            }
+        }
+        self.open_dir(path)
+    }
+
+    fn reopen_whiteout(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let (above, name) = parted(path);
+        let (dir, name) = (self.open_dir(above)?, c_name(name)?);
+        if !is_whiteout(&statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?) {
+            return Err(Errno::ENOTDIR);
+        }
+        unlinkat(&dir, &name, AtFlags::empty()).map_err(errno)?;
+        mkdirat(&dir, &name, Mode::from_raw_mode(0o755)).map_err(errno)?;
+        self.hide_below(path)
+    }
+
+    /// Makes something at a name; what is there from before goes, whatever it is.
+    fn make(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CString,
+        deed: impl Fn(BorrowedFd<'_>, &CString) -> rustix::io::Result<()>,
+    ) -> Result<(), Errno> {
+        match deed(dir, name) {
+            Err(Answer::EXIST) => {
+                self.parent = None;
+                self.count.replaced += 1;
+                tree::remove(dir, name)?;
+                deed(dir, name).map_err(errno)
+            }
+            answer => answer.map_err(errno),
+        }
+    }
+
+    fn file(
+        &mut self,
+        entry: &mut Entry<'_, impl Read>,
+        header: &mut Header,
+        dir: BorrowedFd<'_>,
+        name: &CString,
+        set_group: bool,
+    ) -> Result<()> {
+        let named = header.named();
+        let cannot = |answer: Errno| Error::kernel("unpack", named.clone(), answer);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Nobody but the owner until it is known who that is.
+        let open = || openat(dir, name, flags, Mode::from_raw_mode(header.mode & 0o700 | 0o600));
+        let file = match open() {
+            Err(Answer::EXIST) => {
+                self.parent = None;
+                self.count.replaced += 1;
+                tree::remove(dir, name).map_err(cannot)?;
+                open().map_err(|answer| cannot(errno(answer)))?
+            }
+            answer => answer.map_err(|answer| cannot(errno(answer)))?,
+        };
+        let mut file = File::from(file);
+        self.data(entry, header, &mut file).or_cannot("unpack", &named)?;
+        self.own(header, set_group, |uid, gid| fchown(&file, Some(uid), Some(gid))).map_err(cannot)?;
+        fchmod(&file, Mode::from_raw_mode(header.mode)).or_cannot("unpack", &named)?;
+        for (name, value) in &header.xattrs {
+            self.attribute(name, |name| xattr::set(file.as_fd(), name, value)).map_err(cannot)?;
+        }
+        futimens(&file, &both(header.mtime)).or_cannot("unpack", &named)
+    }
+
+    fn data(&mut self, entry: &mut impl Read, header: &mut Header, file: &mut File) -> std::io::Result<()> {
+        let gnu = header.kind.is_gnu_sparse();
+        if let Some(map) = &mut header.sparse {
+            map.read(entry, u64::MAX)?;
+            for (offset, length) in &map.parts {
+                file.seek(SeekFrom::Start(*offset))?;
+                let copied = std::io::copy(&mut entry.by_ref().take(*length), file)?;
+                if copied != *length {
+                    return Err(std::io::Error::other("it ends in the middle"));
+                }
+                self.count.bytes += copied;
+            }
+            return file.set_len(map.size);
+        }
+        let mut left = header.size;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
+            let count = entry.read(&mut self.buffer[..want])?;
+            if count == 0 {
+                return Err(std::io::Error::other("the archive ends in the middle of it"));
+            }
+            let piece = &self.buffer[..count];
+            // The parser has filled the holes with zeros.
+            if gnu && piece.iter().all(|byte| *byte == 0) {
+                file.seek(SeekFrom::Current(count as i64))?;
+            } else {
+                file.write_all(piece)?;
+            }
+            left -= count as u64;
+            self.count.bytes += count as u64;
+        }
+        if gnu { file.set_len(header.size) } else { Ok(()) }
+    }
+
+    fn directory(
+        &mut self,
+        header: &Header,
+        dir: BorrowedFd<'_>,
+        name: &CString,
+        set_group: bool,
+    ) -> Result<(), Errno> {
+        match mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)) {
+            Ok(()) => (),
+            Err(Answer::EXIST) => {
+                let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    self.parent = None;
+                    unlinkat(dir, name, AtFlags::empty()).map_err(errno)?;
+                    mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)).map_err(errno)?;
+                    if is_whiteout(&stat) {
+                        self.hide_below(&header.path)?;
+                    }
+                }
+            }
+            Err(answer) => return Err(errno(answer)),
+        }
+        self.rest.implied.remove(&header.path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = openat(dir, name, flags, Mode::empty()).map_err(errno)?;
+        self.directory_belongings(header, &opened, set_group)?;
+        // Its own entries come next, mostly.
+        self.parent = Some((header.path.clone(), opened, header.mode & 0o2000 != 0));
+        Ok(())
+    }
+
+    fn root_itself(&mut self, header: &Header) -> Result<(), Errno> {
+        if header.kind != EntryType::Directory {
+            return Err(Errno::EEXIST);
+        }
+        self.rest.implied.remove(&Vec::new());
+        let dir = self.open_dir(b"")?;
+        self.directory_belongings(header, &dir, true)
+    }
+
+    fn directory_belongings(&mut self, header: &Header, dir: &OwnedFd, set_group: bool) -> Result<(), Errno> {
+        self.own(header, set_group, |uid, gid| fchown(dir, Some(uid), Some(gid)))?;
+        fchmod(dir, Mode::from_raw_mode(header.mode)).map_err(errno)?;
+        for (name, value) in &header.xattrs {
+            self.attribute(name, |name| xattr::set(dir.as_fd(), name, value))?;
+        }
+        self.rest.times.insert(header.path.clone(), header.mtime);
+        Ok(())
+    }
+
+    fn hard_link(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString) -> Result<(), Errno> {
+        if header.target == header.path {
+            return Err(Errno::ELOOP);
+        }
+        let (above, target) = parted(&header.target);
+        let target = c_name(target)?;
+        let from = match self.open_dir(above) {
+            Ok(from) => match statat(&from, &target, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if is_whiteout(&stat) => None,
+                Ok(_) => Some(from),
+                Err(Answer::NOENT) => None,
+                Err(answer) => return Err(errno(answer)),
+            },
+            Err(Errno::ENOENT | Errno::ENOTDIR) => None,
+            Err(answer) => return Err(answer),
+        };
+        match from {
+            Some(from) => self.make(dir, name, |dir, name| linkat(&from, &target, dir, name, AtFlags::empty())),
+            None => {
+                self.rest.links.push((header.target.clone(), header.path.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the device was made: in a user namespace none can be.
+    fn device(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
+        let kind = if header.kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
+        let (mode, number) = (Mode::from_raw_mode(header.mode), makedev(header.device.0, header.device.1));
+        match self.make(dir, name, |dir, name| mknodat(dir, name, kind, mode, number)) {
+            Err(Errno::EPERM) if self.how.user_namespace => {
+                self.count.devices += 1;
+                Ok(false)
+            }
+            answer => answer.map(|()| true),
+        }
+    }
+
+    /// Owner, mode, attributes and times of what is neither file nor directory.
+    fn belongings(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString, group: bool) -> Result<(), Errno> {
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        self.own(header, group, |uid, gid| chownat(dir, name, Some(uid), Some(gid), nofollow))?;
+        if header.kind != EntryType::Symlink {
+            chmodat(dir, name, Mode::from_raw_mode(header.mode), AtFlags::empty()).map_err(errno)?;
+        }
+        for (attribute, value) in &header.xattrs {
+            self.attribute(attribute, |attribute| xattr::set_at(dir, name, attribute, value))?;
+        }
+        utimensat(dir, name, &both(header.mtime), nofollow).map_err(errno)
+    }
+
+    /// Who unpacks is root, here or in a user namespace, and owns what it makes; a set-group-id directory gives its group.
+    fn own(
+        &mut self,
+        header: &Header,
+        set_group: bool,
+        chown: impl FnOnce(Uid, Gid) -> rustix::io::Result<()>,
+    ) -> Result<(), Errno> {
+        if (header.uid, header.gid) == (0, 0) && !set_group {
+            return Ok(());
+        }
+        if self.how.one_id {
+            self.count.owners += 1;
+            return Ok(());
+        }
+        chown(Uid::from_raw(header.uid), Gid::from_raw(header.gid)).map_err(errno)
+    }
+
+    fn attribute(&mut self, name: &CString, set: impl FnOnce(&CString) -> Result<(), Errno>) -> Result<(), Errno> {
+        let taken = xattr::is_an_images(name.as_bytes()).then(|| set(name));
+        match taken {
+            Some(Ok(())) => Ok(()),
+            // A filesystem without ACLs, a user namespace that may not give this one: the file is of use without.
+            None | Some(Err(Errno::EOPNOTSUPP | Errno::EPERM)) => {
+                self.count.attributes += 1;
+                Ok(())
+            }
+            Some(Err(answer)) => Err(answer),
+        }
+    }
+
+    fn whiteout(&mut self, header: &Header) -> Result<(), Errno> {
+        let (above, name) = parted(&header.path);
+        if name == OPAQUE_WHITEOUT {
+            self.parent(&header.path)?;
+            return self.hide_below(above);
+        }
+        let removed = &name[WHITEOUT.len()..];
+        if name.starts_with(AUFS) || matches!(removed, b"" | b"." | b"..") {
+            return if name.starts_with(AUFS) { Ok(()) } else { Err(Errno::EINVAL) };
+        }
+        let removed_path = if above.is_empty() { removed.to_vec() } else { [above, b"/", removed].concat() };
+        let (dir, _) = self.parent(&header.path)?;
+        let name = c_name(removed)?;
+        match mknodat(&dir, &name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(()),
+            // It removes what is below, not what this layer brings itself.
+            Err(Answer::EXIST) => {
+                let stat = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => self.hide_below(&removed_path),
+                    _ => Ok(()),
+                }
+            }
+            Err(answer) => Err(errno(answer)),
+        }
+    }
+
+    /// Marks a directory as one that hides what the layers below have there.
+    fn hide_below(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let name = CString::new(OPAQUE[usize::from(self.how.user_namespace)]).unwrap_or_default();
+        xattr::set(self.open_dir(path)?.as_fd(), &name, b"y")
+    }
+}
+
+/// One time as that of the last access and of the last change.
+fn both(time: Timespec) -> Timestamps {
+    Timestamps { last_access: time, last_modification: time }
+}
+
+impl Count {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.devices += other.devices;
+        self.attributes += other.attributes;
+        self.owners += other.owners;
+        self.replaced += other.replaced;
+    }
+}

@@ -1,0 +1,96 @@
+//! Extended attributes of an image's files: which are an image's to have, and how they are listed, given and copied.
+//!
+//! An overlay reads marks of its own from `trusted.overlay.` (in a user namespace `user.overlay.`): an image that could bring
+//! some could redirect one file to another. Security labels are the host's to give, file capabilities excepted.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lsetxattr};
+use rustix::io::Errno as Answer;
+
+use crate::path::{errno, fd_path};
+
+/// The most bytes of a value or a list that the kernel gives: linux/limits.h, XATTR_SIZE_MAX.
+const MOST: usize = 64 << 10;
+
+/// Whether an image's file may have this attribute.
+pub fn is_an_images(name: &[u8]) -> bool {
+    let starts = |prefix: &str| name.starts_with(prefix.as_bytes());
+    (starts("user.") && !starts("user.overlay."))
+        || name == b"security.capability"
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
+}
+
+/// Gives an open file or directory an attribute.
+///
+/// # Errors
+/// What fsetxattr(2) answers.
+pub fn set(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    fsetxattr(fd, name, value, XattrFlags::empty()).map_err(errno)
+}
+
+/// Gives `name` in `dir`, which is no file that could be opened (a link, a device), an attribute.
+///
+/// # Errors
+/// What lsetxattr(2) answers: EPERM for `user.` on anything but files and directories.
+pub fn set_at(dir: BorrowedFd<'_>, file: &CStr, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    // By way of the descriptor of the directory: only the last name is looked up, and a link there is not followed.
+    let path = [fd_path(dir).as_bytes(), b"/", file.to_bytes()].concat();
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    lsetxattr(&path, name, value, XattrFlags::empty()).map_err(errno)
+}
+
+/// Name and value of every attribute that is an image's, sorted by name.
+///
+/// # Errors
+/// What flistxattr(2) and fgetxattr(2) answer; a filesystem without any has none.
+pub fn list(fd: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>, Errno> {
+    let mut names = [0_u8; 0];
+    match flistxattr(fd, &mut names[..]) {
+        Ok(0) | Err(Answer::OPNOTSUPP) => return Ok(Vec::new()),
+        Ok(_) => (),
+        Err(answer) => return Err(errno(answer)),
+    }
+    let mut names = vec![0; MOST];
+    let length = flistxattr(fd, &mut names[..]).map_err(errno)?;
+    let mut found = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| is_an_images(name)) {
+        let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+        let mut value = vec![0; MOST];
+        match fgetxattr(fd, &name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            Err(Answer::NODATA) => continue,
+            Err(answer) => return Err(errno(answer)),
+        }
+        found.push((name, value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Copies the attributes that are an image's.
+///
+/// # Errors
+/// As [`list`] and [`set`].
+pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    list(from)?.into_iter().try_for_each(|(name, value)| set(to, &name, &value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_overlay_and_labels_are_not_an_images() {
+        for name in ["user.x", "security.capability", "system.posix_acl_access"] {
+            assert!(is_an_images(name.as_bytes()), "{name}");
+        }
+        for name in ["trusted.overlay.redirect", "user.overlay.opaque", "trusted.x", "security.selinux", "system.x", ""]
+        {
+            assert!(!is_an_images(name.as_bytes()), "{name}");
+        }
+    }
+}

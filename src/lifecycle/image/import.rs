@@ -1,0 +1,82 @@
+//! `image import`: from a file or directory into the store.
+
+use std::path::PathBuf;
+
+use super::Setting;
+use crate::error::{Error, Result};
+use crate::image::import;
+use crate::image::manifest::Platform;
+use crate::image::progress::{Event, Progress};
+use crate::image::reference::Reference;
+use crate::image::source::{self, Form};
+use crate::image::store::session::Session;
+use crate::image::unpack::Count;
+
+/// What to import.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Options {
+    /// A file, a directory, or `-`.
+    pub source: PathBuf,
+    /// What it is called, beside what the source says.
+    pub name: Option<String>,
+    /// What the source is.
+    pub form: Option<Form>,
+    /// What machine it is for.
+    pub platform: Option<Platform>,
+    /// The most bytes a layer may unpack to.
+    pub max_size: Option<u64>,
+}
+
+/// `image import`.
+///
+/// # Errors
+/// The source is broken, or cannot be kept; the store is as it was.
+pub fn import(setting: &Setting, options: &Options, progress: &dyn Progress) -> Result<()> {
+    // Files get the modes their archive says.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let given = options.name.as_deref().map(str::parse::<Reference>).transpose()?;
+    let store = super::open(setting)?;
+    let session = Session::begin(&store)?;
+    let import_options = super::options(options.max_size, options.platform.clone());
+    let source = source::open(&options.source, options.form, &session)?;
+    let images = source.images(&import_options.platform)?;
+    if let (Some(name), true) = (&given, images.len() > 1) {
+        let found: Vec<&str> = images.iter().flat_map(|image| image.names.iter().map(String::as_str)).collect();
+        return Err(Error::plain(format!("--name {name} is for one image, and there are {} here", images.len()))
+            .hint(format!("without --name they keep their names: {}", found.join(", "))));
+    }
+    for image in &images {
+        let names = match &given {
+            Some(name) => vec![name.to_string()],
+            None => image.names.clone(),
+        };
+        if names.is_empty() {
+            return Err(Error::plain("the image has no name").hint("give it one with --name"));
+        }
+        let imported = import::import(&session, &source.files, image, &import_options, progress)?;
+        for name in &names {
+            import::name(&session, name, &imported.manifest)?;
+        }
+        warn(setting, &imported.count);
+        progress.event(Event::Done { manifest: imported.manifest.digest, names });
+    }
+    Ok(())
+}
+
+/// Tells of what was left out.
+fn warn(setting: &Setting, count: &Count) {
+    let rows = [
+        (count.devices, "device nodes were left out: only root can make them"),
+        (
+            count.attributes,
+            "extended attributes were left out: they are not an image's to have, or this filesystem has none",
+        ),
+        (
+            count.owners,
+            "files of other owners belong to you now: give yourself ids in /etc/subuid and /etc/subgid to keep them",
+        ),
+    ];
+    for (count, what) in rows.into_iter().filter(|(count, _)| *count > 0) {
+        setting.log.warning(format!("{count} {what}"));
+    }
+}

@@ -1,0 +1,142 @@
+//! `run --image`: a command in an image of the store, whose layers the container shares with all others of that image.
+
+use std::path::{Path, PathBuf};
+
+use super::create::Source;
+use super::run_rootfs::Options;
+use super::{Setting, create, image, run, run_rootfs};
+use crate::error::{Error, Result};
+use crate::host::{self, Host};
+use crate::image::bundle;
+use crate::image::store::uses::{Use, User};
+use crate::image::store::{Guard, Store, layers};
+use crate::namespaces::{id_map, inside};
+use crate::rootfs::Layers;
+use crate::spec::config::{Config, Root};
+
+/// An image that a container is made from. The store is held until the use is noted.
+pub(super) struct Used {
+    store: Store,
+    /// Where the store is.
+    pub path: PathBuf,
+    image: crate::image::Image,
+    user_namespace: bool,
+    _guard: Guard,
+}
+
+/// Capabilities that images are made for: what engines give by default.
+const CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// `run --image`. Answers the program's exit status, or 0 when detached.
+///
+/// # Errors
+/// What could not be done; nothing is left of it then.
+pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
+    if options.detach && options.tty {
+        return Err(Error::plain("--tty does not go with --detach").hint("give --no-tty"));
+    }
+    let host = host::probe();
+    let path = image::location(setting, &host)?;
+    let missing = || {
+        Error::plain(format!("there is no image {image:?}: {} holds none", path.display()))
+            .hint("bring one there with `ferry image import`")
+    };
+    let store = Store::existing(&path)?.ok_or_else(missing)?;
+    // Held from before the layers are looked up until their use is noted: nothing of them is removed in between.
+    let guard = store.share()?;
+    let image = store.image(image)?;
+    let user_namespace = unpacked(&store, &image)?;
+    let config = config(&store, &image, options, &host)?;
+    let text =
+        serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
+    let used = Used { store, path: path.clone(), image, user_namespace, _guard: guard };
+    // The configuration is made from the image: no file is to blame for it but that.
+    let file = path.join("config.json");
+    let source = Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used) };
+    let create = create::Options { id: options.id.clone(), ..create::Options::default() };
+    run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
+}
+
+/// Whether the image's layers were unpacked in a user namespace.
+fn unpacked(store: &Store, image: &crate::image::Image) -> Result<bool> {
+    let Some(top) = image.chain.last() else { return Ok(false) };
+    match store.layer(top)? {
+        Some(layer) => Ok(layer.user_namespace),
+        None => {
+            Err(Error::plain("the image's layers are not unpacked").hint("`ferry image check --repair` unpacks them"))
+        }
+    }
+}
+
+/// What the image says, and over it the flags.
+fn config(store: &Store, image: &crate::image::Image, options: &Options, host: &Host) -> Result<Config> {
+    let plain = Options { env: Vec::new(), cwd: None, user: None, ..options.clone() };
+    let mut config = run_rootfs::config(&plain, host)?;
+    config.root = Some(Root { path: PathBuf::from("rootfs"), readonly: options.read_only });
+    bundle::apply(&mut config, &image.config, &store.merged(&image.chain)?, &options.args)?;
+    let process = config.process.get_or_insert_default();
+    let names = || CAPABILITIES.map(str::to_owned).to_vec();
+    process.capabilities.bounding = names();
+    process.capabilities.effective = names();
+    process.capabilities.permitted = names();
+    // Images rely on programs that change the user, and on file capabilities.
+    process.no_new_privileges = false;
+    process.env.extend(options.env.iter().cloned());
+    if let Some(cwd) = &options.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some((uid, gid)) = options.user {
+        process.user.uid = uid;
+        process.user.gid = gid.unwrap_or(uid);
+        process.user.additional_gids.clear();
+    }
+    Ok(config)
+}
+
+impl Used {
+    /// The stack of layers for the container whose directory is `state`.
+    pub fn layers(&self, state: &Path) -> Layers {
+        let own = self.store.use_path(&User::Container(state.to_owned()));
+        let lower = |id| self.store.path(layers::directory(id)).join("diff");
+        Layers {
+            lowers: self.image.chain.iter().rev().map(lower).collect(),
+            upper: Some(own.join("upper")),
+            work: own.join("work"),
+            stage: state.join("root"),
+            userxattr: self.user_namespace,
+        }
+    }
+
+    /// Notes that the container whose directory is `state` uses the image, and makes its upper layer.
+    pub fn begin(&self, state: &Path) -> Result<()> {
+        let name = self.image.name.clone().unwrap_or_else(|| self.image.descriptor.digest.to_string());
+        let user = User::Container(state.to_owned());
+        let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
+        self.store.begin_use(&used).map(drop)
+    }
+}
+
+/// Removes what the container whose directory is `state` has in the store at `store`.
+pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
+    let Some(store) = Store::existing(store)? else { return Ok(()) };
+    let user = User::Container(state.to_owned());
+    let host = host::probe();
+    if host.privileged || !store.use_path(&user).exists() {
+        return store.end_use(&user);
+    }
+    // What the container wrote belongs to ids that only a user namespace gives the right to.
+    let (uids, gids) = id_map::of_caller(&host);
+    inside::run(&host, &uids, &gids, || store.end_use(&user).map(|()| 0)).map(drop)
+}
