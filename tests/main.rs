@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, clippy::panic, reason = "a test speaks on its standard output, and fails by panicking")]
 
+#[path = "../rootfs-fixtures/image.rs"]
+mod image_fixtures;
 #[path = "../rootfs-fixtures/mod.rs"]
 mod rootfs_fixtures;
 mod suite;

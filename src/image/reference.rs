@@ -76,7 +76,10 @@ fn is_alphanumeric(byte: u8) -> bool {
 
 fn is_host(part: &str) -> bool {
     let (host, port) = part.rsplit_once(':').unwrap_or((part, "0"));
+    let ends = [host.bytes().next(), host.bytes().last()];
     !host.is_empty()
+        && !host.contains("..")
+        && ends.into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
         && !port.is_empty()
         && port.bytes().all(|byte| byte.is_ascii_digit())

@@ -36,6 +36,8 @@ pub fn run(host: &Host, uids: &[IdMapping], gids: &[IdMapping], deed: impl FnOnc
     match cloned {
         Cloned::Child => {
             drop((go, answer));
+            // Whoever ends the caller means this process too. A caller that is gone already wrote no byte.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).ok();
             let mut start = [0];
             // Without a byte the parent has gone, or could not write the maps: there is nobody to do anything for.
             let done = match File::from(wait).read(&mut start) {

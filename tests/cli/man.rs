@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 use clap_mangen::Man;
+use ferry::cli::family::Family;
 use ferry::cli::verb::Verb;
-use ferry::cli::{VERBS, overview};
+use ferry::cli::{FAMILIES, VERBS, overview, rows};
 use ferry::spec::extensions;
 
 use super::config_page;
@@ -23,9 +24,11 @@ fn folder() -> PathBuf {
 
 /// File name and text of every page.
 fn pages() -> Vec<(String, String)> {
-    let verbs = VERBS.iter().map(|verb| (format!("ferry-{}.1", verb.name), verb_page(verb)));
+    let page = |name: &str| format!("ferry-{}.1", name.replace(' ', "-"));
+    let verbs = rows().map(|verb| (page(verb.name), verb_page(verb)));
+    let families = FAMILIES.iter().map(|family| (page(family.name), family_page(family)));
     let others = [("ferry.1".to_owned(), main_page()), ("ferry-config.5".to_owned(), config_page())];
-    others.into_iter().chain(verbs).collect()
+    others.into_iter().chain(verbs).chain(families).collect()
 }
 
 fn main_page() -> String {
@@ -34,8 +37,8 @@ fn main_page() -> String {
     page.push_str(&section("DESCRIPTION", &rendered(&command, Man::render_description_section, 1)));
     page.push_str(&rendered(&command, Man::render_options_section, 0));
     page.push_str(".SH COMMANDS\n");
-    for verb in &VERBS {
-        let Verb { name, about, .. } = verb;
+    let verbs = VERBS.iter().map(|verb| (verb.name, verb.about));
+    for (name, about) in verbs.chain(FAMILIES.iter().map(|family| (family.name, family.about))) {
         writeln!(page, ".TP\n\\fB{name}\\fR\n{}. See \\fBferry\\-{name}\\fR(1).", escaped(about)).unwrap();
     }
     page.push_str(".TP\n\\fBhelp\\fR [\\fICOMMAND\\fR]\nShow the commands, or the flags of one.\n");
@@ -66,7 +69,7 @@ fn config_page() -> String {
 
 fn verb_page(verb: &Verb) -> String {
     let command = verb.manual();
-    let mut page = head(&format!("ferry-{}", verb.name), &command);
+    let mut page = head(&format!("ferry-{}", verb.name.replace(' ', "-")), &command);
     let (description, others): (Vec<_>, Vec<_>) = verb.details.iter().partition(|(title, _)| *title == "DESCRIPTION");
     for (title, text) in description {
         page.push_str(&section(title, &paragraphs(text)));
@@ -74,6 +77,22 @@ fn verb_page(verb: &Verb) -> String {
     page.push_str(&rendered(&command, Man::render_options_section, 0));
     for (title, text) in others {
         page.push_str(&section(title, &paragraphs(text)));
+    }
+    page.push_str(&section("SEE ALSO", ".PP\n\\fBferry\\fR(1)\n"));
+    page
+}
+
+fn family_page(family: &Family) -> String {
+    let name = format!("ferry-{}", family.name);
+    let mut page = head(&name, &family.manual());
+    for (title, text) in family.details {
+        page.push_str(&section(title, &paragraphs(text)));
+    }
+    page.push_str(".SH COMMANDS\n");
+    for verb in family.verbs {
+        let (page_name, word) = (verb.name.replace(' ', "-"), verb.name.split(' ').next_back().unwrap_or_default());
+        let see = escaped(&format!("ferry-{page_name}"));
+        writeln!(page, ".TP\n\\fB{word}\\fR\n{}. See \\fB{see}\\fR(1).", escaped(verb.about)).unwrap();
     }
     page.push_str(&section("SEE ALSO", ".PP\n\\fBferry\\fR(1)\n"));
     page

@@ -18,6 +18,7 @@ mod faults;
 mod flags;
 mod hook_failures;
 mod hooks;
+mod image;
 mod lifecycle;
 mod limits;
 mod mount_options;
@@ -89,6 +90,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("errors", errors::SCENARIOS),
     ("bad_input", bad_input::SCENARIOS),
     ("rootfs", rootfs::SCENARIOS),
+    ("image", image::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),

@@ -91,7 +91,10 @@ fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
             (None, _) => names.iter().filter(|(name, _)| name.starts_with(&format!("{}:", reference.name))).collect(),
         };
         let fits = |named: &&Named| reference.digest.as_ref().is_none_or(|digest| named.manifest.digest == *digest);
-        if let Some((name, named)) = candidates.into_iter().find(|(_, named)| fits(named)) {
+        // podman puts a host before names that have none, and archives carry that.
+        let local = Reference { name: format!("localhost/{}", tagged.name), ..tagged };
+        let mut candidates = candidates.into_iter().chain(names.get_key_value(&local.to_string()));
+        if let Some((name, named)) = candidates.find(|(_, named)| fits(named)) {
             return Ok((Some(name.clone()), named.manifest.clone()));
         }
     }

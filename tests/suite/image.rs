@@ -1,0 +1,561 @@
+//! `ferry image` and `run --image`, on images that are made here.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use libtest_mimic::Failed;
+use serde_json::{Value, json};
+
+use super::case::{Case, names_in};
+use super::need::Need::{Ferry, OrdinaryUser, Root, Tool};
+use super::output::{self, Output};
+use super::scenario::{Outcome, Scenario, scenario};
+use crate::image_fixtures::{self as fixtures, Layer};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("a_layout_runs", &[Ferry], layout_runs),
+    scenario("every_form_runs", &[Ferry], forms),
+    scenario("layers_are_stacked", &[Ferry], stacked),
+    scenario("what_is_written_vanishes_and_nothing_is_left", &[Ferry], vanishes),
+    scenario("the_image_says_how_it_runs", &[Ferry], execution),
+    scenario("names", &[Ferry], names),
+    scenario("platforms", &[Ferry], platforms),
+    scenario("prune_spares_what_is_in_use", &[Ferry], prune_in_use),
+    scenario("broken_sources_leave_nothing", &[Ferry], broken),
+    scenario("hostile_layers_stay_inside", &[Ferry], hostile),
+    scenario("bombs_end_at_the_limit", &[Ferry], bomb),
+    scenario("check_repairs_layers", &[Ferry], check),
+    scenario("owners_and_devices_as_root", &[Ferry, Root], owners_root),
+    scenario("owners_and_devices_as_an_ordinary_user", &[Ferry, OrdinaryUser, Tool("newuidmap")], owners_user),
+    scenario("many_layers", &[Ferry], many_layers),
+    scenario("killed_at_any_moment", &[Ferry], killed),
+    scenario("umoci_and_skopeo", &[Ferry, Tool("umoci"), Tool("skopeo")], interoperation),
+];
+
+/// Calls the runtime with the case's own store.
+fn ferry(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+    let store = case.path("store");
+    case.call(&[&["--store", &store], args].concat())
+}
+
+fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+    ferry(case, &[&["image"], args].concat())
+}
+
+fn run(case: &mut Case, image: &str, command: &[&str]) -> Result<Output, Failed> {
+    ferry(case, &[&["run", "--image", image, "--"], command].concat())
+}
+
+fn base(case: &Case) -> Result<Vec<u8>, Failed> {
+    Ok(fixtures::base(&case.stage.probe)?.finish()?)
+}
+
+/// A layout of the base and these layers, imported as `test:latest`.
+fn import(case: &mut Case, layers: Vec<Vec<u8>>, execution: &Value) -> Outcome {
+    let layers = [vec![base(case)?], layers].concat();
+    let path = case.path("layout");
+    fixtures::layout(path.as_ref(), "test:latest", &layers, execution)?;
+    image(case, &["import", &path])?.success()?;
+    Ok(())
+}
+
+/// Everything the store has beside its empty directories goes, owners that are not the user's too.
+fn clear(case: &mut Case) -> Outcome {
+    image(case, &["prune", "--all"])?.success()?;
+    for directory in ["blobs/sha256", "layers", "containers", "tmp"] {
+        assert_eq!(names_in(&PathBuf::from(case.path("store")).join(directory)), Vec::<String>::new(), "{directory}");
+    }
+    Ok(())
+}
+
+fn layout_runs(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({"Cmd": ["/probe"]}))?;
+    let report = run(case, "test", &[])?.success()?.json()?;
+    assert_eq!((&report["exe"], &report["uid"]["effective"]), (&json!("/probe"), &json!(0)));
+    assert_eq!(run(case, "test", &["/probe", "exit", "7"])?.code, 7);
+    let rows = image(case, &["list", "--format", "json"])?.success()?.json()?;
+    assert_eq!((&rows[0]["name"], &rows[0]["layers"]), (&json!("test:latest"), &json!(1)));
+    clear(case)
+}
+
+fn forms(case: &mut Case) -> Outcome {
+    let layers = vec![base(case)?, Layer::new().file("top", 0o644, b"top")?.finish()?];
+    let execution = json!({"Cmd": ["/probe", "read", "/top"]});
+    let (layout, archive) = (case.path("layout"), case.path("layout.tar"));
+    fixtures::layout(layout.as_ref(), "oci:latest", &layers, &execution)?;
+    fixtures::archive(layout.as_ref(), archive.as_ref())?;
+    let packed = case.path("packed.tar.gz");
+    fs::write(&packed, fixtures::gzip(&fs::read(&archive)?)?)?;
+    let docker = case.path("docker.tar");
+    fixtures::docker(docker.as_ref(), "localhost/docker:1", &layers, &execution)?;
+    for (source, name) in [(&layout, "a:1"), (&archive, "b:1"), (&packed, "c:1")] {
+        image(case, &["import", source, "--name", name])?.success()?;
+        assert_eq!(run(case, name, &[])?.success()?.json()?["ok"], "top", "{source}");
+    }
+    image(case, &["import", &docker])?.success()?;
+    assert_eq!(run(case, "localhost/docker:1", &[])?.success()?.json()?["ok"], "top");
+    // A root filesystem says nothing of what to run.
+    let (plain, gzip, tree) = (case.path("rootfs.tar"), case.path("rootfs.tgz"), case.bundle.rootfs());
+    fs::write(&plain, &layers[0])?;
+    fs::write(&gzip, fixtures::gzip(&layers[0])?)?;
+    for (source, name) in [(&plain, "p:1"), (&gzip, "g:1"), (&tree.display().to_string(), "t:1")] {
+        image(case, &["import", source, "--name", name])?.success()?;
+        let report = run(case, name, &["/probe"])?.success()?.json()?;
+        assert_eq!(report["exe"], "/probe", "{source}");
+        let refused = run(case, name, &[])?.failure()?;
+        assert!(refused.stderr.contains("the image says nothing of what to run"), "{}", refused.stderr);
+    }
+    let refused = image(case, &["import", &plain])?.failure()?;
+    assert!(refused.stderr.contains("--name"), "{}", refused.stderr);
+    // Standard input.
+    let store = case.path("store");
+    let mut command = case.command(&["--store", &store, "image", "import", "-", "--name", "stdin:1"]);
+    case.finish(command.stdin(fs::File::open(&docker)?))?.success()?;
+    assert_eq!(run(case, "stdin:1", &[])?.success()?.json()?["ok"], "top");
+    clear(case)
+}
+
+/// Whiteouts, opaque directories, hard links to a layer below, directories that an upper layer only passes through, a path
+/// through what is a link below.
+fn stacked(case: &mut Case) -> Outcome {
+    let lower = Layer::new()
+        .directory("keep/")?
+        .entry(tar::EntryType::Directory, "odd/", 0o750, "", b"")?
+        .file("odd/file", 0o644, b"odd")?
+        .file("keep/gone", 0o644, b"x")?
+        .file("keep/stays", 0o644, b"stays")?
+        .directory("hidden/")?
+        .file("hidden/below", 0o644, b"x")?
+        .directory("usr/")?
+        .directory("usr/lib/")?
+        .file("usr/lib/low", 0o644, b"low")?
+        .link("lib", "usr/lib")?
+        .directory("was/")?
+        .file("was/old", 0o644, b"x")?
+        .finish()?;
+    let upper = Layer::new()
+        .file("keep/.wh.gone", 0o644, b"")?
+        .directory("hidden/")?
+        .file("hidden/.wh..wh..opq", 0o644, b"")?
+        .file("hidden/above", 0o644, b"above")?
+        .file("odd/new", 0o644, b"new")?
+        .hard_link("linked", "keep/stays")?
+        .file("lib/high", 0o644, b"high")?
+        .file(".wh.was", 0o644, b"")?
+        .directory("was/")?
+        .file("was/new", 0o644, b"new")?
+        .finish()?;
+    import(case, vec![lower, upper], &json!({}))?;
+    let read = |case: &mut Case, path: &str| run(case, "test", &["/probe", "read", path])?.success()?.json();
+    for (path, text) in [
+        ("/keep/stays", "stays"),
+        ("/hidden/above", "above"),
+        ("/odd/file", "odd"),
+        ("/odd/new", "new"),
+        ("/linked", "stays"),
+        ("/lib/low", "low"),
+        ("/lib/high", "high"),
+        ("/usr/lib/high", "high"),
+        ("/was/new", "new"),
+    ] {
+        assert_eq!(read(case, path)?["ok"], text, "{path}");
+    }
+    for path in ["/keep/gone", "/hidden/below", "/was/old"] {
+        assert_eq!(read(case, path)?["error"], libc::ENOENT, "{path}");
+    }
+    let odd = run(case, "test", &["/probe", "stat", "/odd"])?.success()?.json()?;
+    assert_eq!(odd["ok"]["mode"], "0750", "{odd}");
+    let lib = run(case, "test", &["/probe", "stat", "/lib"])?.success()?.json()?;
+    assert_eq!(lib["ok"]["target"], "usr/lib", "{lib}");
+    clear(case)
+}
+
+fn vanishes(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({}))?;
+    for path in ["/home/new", "/etc/passwd"] {
+        let answer = run(case, "test", &["/probe", "write", path, "x"])?.success()?.json()?;
+        assert!(answer["error"].is_null(), "{answer}");
+    }
+    let text = run(case, "test", &["/probe", "read", "/etc/passwd"])?.success()?.json()?;
+    assert!(text["ok"].as_str().is_some_and(|text| text.starts_with("root:")), "{text}");
+    run(case, "test", &["/no/such/program"])?.failure()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    assert_eq!(names_in(&PathBuf::from(case.path("store/containers"))), Vec::<String>::new());
+    // Kept until it is deleted, when it is detached.
+    let (id, store) = (case.id.clone(), case.path("store"));
+    let mut lines =
+        case.begin(&["--store", &store, "run", "-d", "--image", "test", &id, "--", "/probe", "sleep", "forever"])?;
+    lines.until("ready")?;
+    assert_eq!(names_in(&PathBuf::from(case.path("store/containers"))).len(), 1);
+    case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(names_in(&PathBuf::from(case.path("store/containers"))), Vec::<String>::new());
+    clear(case)
+}
+
+fn execution(case: &mut Case) -> Outcome {
+    let execution = json!({"Entrypoint": ["/probe"], "Cmd": ["report"], "Env": ["PORT=Kiel", "PATH=/"], "WorkingDir": "/home",
+                           "User": "ship:crew", "Labels": {"cargo": "tea"}, "StopSignal": "SIGINT"});
+    import(case, vec![], &execution)?;
+    let mapped = nix::unistd::geteuid().is_root();
+    if mapped {
+        let report = run(case, "test", &[])?.success()?.json()?;
+        assert_eq!((&report["uid"]["effective"], &report["gid"]["effective"]), (&json!(1000), &json!(50)));
+        assert_eq!((&report["env"]["PORT"], &report["env"]["PATH"]), (&json!("Kiel"), &json!("/")));
+        assert_eq!(report["cwd"], "/home");
+    }
+    let flags = ["run", "--image", "test", "--user", "0", "--env", "PORT=Bremen", "--cwd", "/tmp", "--"];
+    let report = ferry(case, &flags)?.success()?.json()?;
+    assert_eq!((&report["uid"]["effective"], &report["env"]["PORT"]), (&json!(0), &json!("Bremen")));
+    assert_eq!(report["cwd"], "/tmp");
+    let unknown = json!({"Cmd": ["/probe"], "User": "nobody-here"});
+    let path = case.path("unknown");
+    fixtures::layout(path.as_ref(), "unknown:latest", &[base(case)?], &unknown)?;
+    image(case, &["import", &path])?.success()?;
+    let refused = run(case, "unknown", &[])?.failure()?;
+    assert!(refused.stderr.contains("\"nobody-here\" is not in its /etc/passwd"), "{}", refused.stderr);
+    clear(case)
+}
+
+fn names(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({"Cmd": ["/probe"]}))?;
+    image(case, &["tag", "test", "other:2"])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "other:2\ntest:latest\n");
+    let found = image(case, &["inspect", "other:2"])?.success()?.json()?;
+    assert_eq!(found["names"], json!(["other:2", "test:latest"]));
+    let digest = found["digest"].as_str().unwrap_or_default().to_owned();
+    assert!(run(case, &digest[7..17], &[])?.success().is_ok());
+    let refused = image(case, &["remove", "other:2", "nowhere"])?.failure()?;
+    assert!(refused.stderr.contains("there is no image \"nowhere\""), "{}", refused.stderr);
+    image(case, &["remove", "test"])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "other:2\n");
+    // The other name keeps everything.
+    image(case, &["prune"])?.success()?;
+    assert!(run(case, "other:2", &[])?.success().is_ok());
+    image(case, &["remove", &digest])?.success()?;
+    let refused = run(case, "other:2", &[])?.failure()?;
+    assert!(refused.stderr.contains("there is no image \"other:2\""), "{}", refused.stderr);
+    clear(case)
+}
+
+fn platforms(case: &mut Case) -> Outcome {
+    let path = PathBuf::from(case.path("layout"));
+    let layers = [base(case)?];
+    let own = ferry::image::manifest::host_platform().architecture;
+    let mut mine = fixtures::manifest(&path, &layers, &json!({"Cmd": ["/probe", "say", "mine"]}))?;
+    mine["platform"] = json!({"os": "linux", "architecture": own});
+    let mut other = fixtures::manifest(&path, &layers, &json!({"Cmd": ["/probe", "say", "other"]}))?;
+    other["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    let inner = json!({"schemaVersion": 2, "manifests": [other.clone(), mine]}).to_string();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let inner = fixtures::blob(&path, media_type, inner.as_bytes())?;
+    let outer = json!({"schemaVersion": 2, "manifests": [inner]}).to_string();
+    fixtures::index(&path, &[fixtures::blob(&path, media_type, outer.as_bytes())?])?;
+    let path = path.display().to_string();
+    image(case, &["import", &path, "--name", "many:1"])?.success()?;
+    assert_eq!(run(case, "many:1", &[])?.success()?.stdout.trim(), "mine");
+    image(case, &["import", &path, "--name", "z:1", "--platform", "linux/s390x"])?.success()?;
+    assert_eq!(run(case, "z:1", &[])?.success()?.stdout.trim(), "other");
+    let refused = image(case, &["import", &path, "--name", "x:1", "--platform", "linux/riscv64"])?.failure()?;
+    assert!(
+        refused.stderr.contains("there is no image for linux/riscv64 (hint: there is one for linux/"),
+        "{}",
+        refused.stderr
+    );
+    clear(case)
+}
+
+fn prune_in_use(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({}))?;
+    let (id, store) = (case.id.clone(), case.path("store"));
+    let mut lines =
+        case.begin(&["--store", &store, "run", "-d", "--image", "test", &id, "--", "/probe", "sleep", "forever"])?;
+    lines.until("ready")?;
+    image(case, &["prune", "--all"])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "test:latest\n");
+    image(case, &["remove", "test"])?.success()?;
+    image(case, &["prune"])?.success()?;
+    assert_eq!(names_in(&PathBuf::from(case.path("store/layers"))).len(), 1, "the container still runs from it");
+    let seen = case.exec(&[], &["/probe", "read", "/etc/group"])?.success()?.json()?;
+    assert!(seen["ok"].as_str().is_some_and(|text| text.contains("crew")), "{seen}");
+    case.call(&["delete", "--force", &id])?.success()?;
+    clear(case)
+}
+
+/// Each way of being broken: refused with its reason, and the store is as it was.
+fn broken(case: &mut Case) -> Outcome {
+    let good = [base(case)?];
+    let fresh = |case: &mut Case| -> Result<PathBuf, Failed> {
+        let path = PathBuf::from(case.path(&format!("broken-{}", names_in(&case.directory).len())));
+        fixtures::layout(&path, "broken:latest", &good, &json!({}))?;
+        Ok(path)
+    };
+    let largest = |path: &PathBuf| -> Result<PathBuf, Failed> {
+        let mut blobs: Vec<_> = fs::read_dir(path.join("blobs/sha256"))?.collect::<Result<_, _>>()?;
+        blobs.sort_by_key(|entry| entry.metadata().map_or(0, |metadata| metadata.len()));
+        Ok(blobs.pop().ok_or("no blobs")?.path())
+    };
+    let refused = |case: &mut Case, path: &PathBuf, said: &[&str]| -> Outcome {
+        let end = image(case, &["import", &path.display().to_string()])?.failure()?;
+        assert!(said.iter().any(|said| end.stderr.contains(said)), "{said:?}: {}", end.stderr);
+        assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "");
+        for directory in ["blobs/sha256", "layers", "tmp"] {
+            assert_eq!(names_in(&PathBuf::from(case.path("store")).join(directory)), Vec::<String>::new(), "{said:?}");
+        }
+        Ok(())
+    };
+    let path = fresh(case)?;
+    let blob = largest(&path)?;
+    let mut bytes = fs::read(&blob)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(&blob, &bytes)?;
+    refused(case, &path, &["cannot read layer", "its content"])?;
+
+    let path = fresh(case)?;
+    let blob = largest(&path)?;
+    let bytes = fs::read(&blob)?;
+    fs::write(&blob, &bytes[..bytes.len() / 2])?;
+    refused(case, &path, &["bytes and not"])?;
+
+    let path = fresh(case)?;
+    fs::remove_file(largest(&path)?)?;
+    refused(case, &path, &["ENOENT"])?;
+
+    // The blob is what the manifest says, and no gzip to its end.
+    let path = fresh(case)?;
+    let cut = &fixtures::gzip(&good[0])?;
+    let layer = fixtures::blob(&path, "application/vnd.oci.image.layer.v1.tar+gzip", &cut[..cut.len() - 100])?;
+    let config = fixtures::blob(
+        &path,
+        "application/vnd.oci.image.config.v1+json",
+        fixtures::config(&good, &json!({})).to_string().as_bytes(),
+    )?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let mut entry = fixtures::blob(&path, "application/vnd.oci.image.manifest.v1+json", manifest.as_bytes())?;
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "cut:1"});
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["cannot read layer"])?;
+
+    // The archive is another one than the configuration says.
+    let path = fresh(case)?;
+    let other = fixtures::blob(
+        &path,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        &fixtures::gzip(&Layer::new().file("x", 0o644, b"")?.finish()?)?,
+    )?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [other]}).to_string();
+    let mut entry = fixtures::blob(&path, "application/vnd.oci.image.manifest.v1+json", manifest.as_bytes())?;
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "other:1"});
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["and the configuration says"])?;
+
+    let path = fresh(case)?;
+    let entry = fixtures::blob(&path, "application/vnd.cncf.helm.config.v1+json", b"{}")?;
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["cannot understand media type \"application/vnd.cncf.helm.config.v1+json\""])?;
+
+    let path = fresh(case)?;
+    fs::write(path.join("oci-layout"), "{\"imageLayoutVersion\":\"9.0\"}")?;
+    refused(case, &path, &["its version is \"9.0\""])?;
+
+    // An index that names itself cannot have its own digest; one that says so is found out.
+    let path = fresh(case)?;
+    let digest = ferry::image::digest::Digest::of(b"itself");
+    let cycle = json!({"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.index.v1+json",
+                       "digest": digest.to_string(), "size": 6}]});
+    fs::write(path.join("blobs/sha256").join(digest.hex()), cycle.to_string())?;
+    fs::write(path.join("index.json"), cycle.to_string())?;
+    refused(case, &path, &["cannot verify", "contains itself", "bytes"])?;
+
+    let path = PathBuf::from(case.path("text"));
+    fs::write(&path, "this is no archive\n".repeat(100))?;
+    refused(case, &path, &["cannot read archive"])?;
+    Ok(())
+}
+
+fn hostile(case: &mut Case) -> Outcome {
+    let outside = case.host_directory("outside")?;
+    fs::write(outside.join("canary"), "sings")?;
+    let target = outside.display().to_string();
+    let up = format!("{}{}", "../".repeat(12), target.trim_start_matches('/'));
+    let layers = [
+        ("dots", Layer::new().file("a/../../../../../../../../tmp/x", 0o644, b"x")?, Some("leads out of the layer")),
+        ("hard", Layer::new().hard_link("inside", "../../../../../etc/passwd")?, Some("leads out of the layer")),
+        ("absolute-hard", Layer::new().hard_link("inside", "/etc/passwd-of-nobody")?, Some("is a hard link to")),
+        ("through", Layer::new().link("way", &target)?.file("way/canary", 0o644, b"dead")?, None),
+        ("upwards", Layer::new().link("way", &up)?.file("way/canary", 0o644, b"dead")?, None),
+        ("over", Layer::new().link("canary", &format!("{target}/canary"))?.file("canary", 0o644, b"dead")?, None),
+        ("whiteout", Layer::new().link("way", &target)?.file("way/.wh.canary", 0o644, b"")?, None),
+        ("dots-whiteout", Layer::new().file(".wh...", 0o644, b"")?, Some("cannot unpack")),
+    ];
+    for (name, layer, said) in layers {
+        let path = case.path(name);
+        fixtures::layout(path.as_ref(), &format!("{name}:1"), &[layer.finish()?], &json!({}))?;
+        let end = image(case, &["import", &path])?;
+        match said {
+            Some(said) => assert!(end.failure()?.stderr.contains(said), "{name}"),
+            // Contained: it is the image's own tree that the link leads into, or there is nothing there.
+            None => drop(end),
+        }
+        assert_eq!(fs::read_to_string(outside.join("canary"))?, "sings", "{name}");
+        assert_eq!(names_in(&outside), ["canary"], "{name}");
+    }
+    clear(case)
+}
+
+fn bomb(case: &mut Case) -> Outcome {
+    let path = case.path("bomb");
+    fixtures::layout(
+        path.as_ref(),
+        "bomb:1",
+        &[Layer::new().file("zeros", 0o644, &vec![0; 4 << 20])?.finish()?],
+        &json!({}),
+    )?;
+    let end = image(case, &["import", "--max-size", "1m", &path])?.failure()?;
+    assert!(end.stderr.contains("--max-size raises it"), "{}", end.stderr);
+    assert_eq!(names_in(&PathBuf::from(case.path("store/tmp"))), Vec::<String>::new());
+    image(case, &["import", "--max-size", "8m", &path])?.success()?;
+    clear(case)
+}
+
+fn check(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({"Cmd": ["/probe"]}))?;
+    image(case, &["check"])?.success()?;
+    let found = image(case, &["inspect", "test"])?.success()?.json()?;
+    let layer = PathBuf::from(found["directories"][0].as_str().unwrap_or_default());
+    fs::remove_file(layer.join("probe"))?;
+    let told = image(case, &["check", "--format", "json"])?;
+    assert_eq!(told.code, 1);
+    assert_eq!(told.json()?["damages"].as_array().map(Vec::len), Some(1));
+    let told = image(case, &["check", "--repair", "--format", "json"])?.success()?.json()?;
+    assert_eq!(told["repaired"].as_array().map(Vec::len), Some(1), "{told}");
+    run(case, "test", &[])?.success()?;
+    let digest = found["manifest"]["layers"][0]["digest"].as_str().unwrap_or_default().replace(':', "/");
+    fs::write(PathBuf::from(case.path("store/blobs")).join(digest), "rot")?;
+    let told = image(case, &["check", "--repair", "--format", "json"])?;
+    assert_eq!(told.code, 1);
+    // Importing it again makes it whole.
+    let path = case.path("layout");
+    image(case, &["import", &path])?.success()?;
+    image(case, &["check"])?.success()?;
+    clear(case)
+}
+
+fn odd_layer() -> Result<Vec<u8>, Failed> {
+    let layer = Layer::new().records(&[
+        ("uid", b"1000"),
+        ("gid", b"1001"),
+        ("mtime", b"1600000000.123456789"),
+        ("SCHILY.xattr.user.cargo", b"tea"),
+    ])?;
+    let layer = layer.file("owned", 0o4711, b"x")?;
+    let layer = layer.entry(tar::EntryType::Fifo, "pipe", 0o600, "", b"")?;
+    Ok(layer.entry(tar::EntryType::Char, "device", 0o600, "", b"")?.finish()?)
+}
+
+fn owners_root(case: &mut Case) -> Outcome {
+    import(case, vec![odd_layer()?], &json!({}))?;
+    let found = image(case, &["inspect", "test"])?.success()?.json()?;
+    let owned = PathBuf::from(found["directories"][1].as_str().unwrap_or_default()).join("owned");
+    let data = fs::metadata(&owned)?;
+    assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (1000, 1001, 0o4711));
+    assert_eq!((data.mtime(), data.mtime_nsec()), (1_600_000_000, 123_456_789));
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(&owned, "user.cargo", &mut value[..])?;
+    assert_eq!(&value[..length], b"tea");
+    assert!(fs::symlink_metadata(owned.with_file_name("device"))?.mode() & libc::S_IFMT == libc::S_IFCHR);
+    clear(case)
+}
+
+fn owners_user(case: &mut Case) -> Outcome {
+    import(case, vec![odd_layer()?], &json!({}))?;
+    let seen = run(case, "test", &["/probe", "stat", "/owned"])?.success()?.json()?;
+    assert_eq!(
+        (&seen["ok"]["uid"], &seen["ok"]["gid"], &seen["ok"]["mode"]),
+        (&json!(1000), &json!(1001), &json!("4711"))
+    );
+    // What another user wrote inside is removed with the container all the same.
+    let flags = ["run", "--image", "test", "--user", "1000:1001", "--", "/probe", "mkdir", "/tmp/new"];
+    ferry(case, &flags)?.success()?;
+    assert_eq!(names_in(&PathBuf::from(case.path("store/containers"))), Vec::<String>::new());
+    clear(case)
+}
+
+fn many_layers(case: &mut Case) -> Outcome {
+    let layer = |index: usize| -> Result<Vec<u8>, Failed> {
+        Ok(Layer::new()
+            .file(&format!("layer-{index}"), 0o644, b"x")?
+            .file("last", 0o644, format!("{index}").as_bytes())?
+            .finish()?)
+    };
+    let layers = (0..120).map(layer).collect::<Result<Vec<_>, _>>()?;
+    import(case, layers, &json!({}))?;
+    assert_eq!(run(case, "test", &["/probe", "read", "/last"])?.success()?.json()?["ok"], "119");
+    assert_eq!(run(case, "test", &["/probe", "read", "/layer-0"])?.success()?.json()?["ok"], "x");
+    clear(case)
+}
+
+/// Killed anywhere, an import leaves a store that is whole, with the image in it or not.
+fn killed(case: &mut Case) -> Outcome {
+    let layers: Vec<Vec<u8>> = (0..6)
+        .map(|index| Ok(Layer::new().file(&format!("f{index}"), 0o644, &vec![index; 300_000])?.finish()?))
+        .collect::<Result<_, Failed>>()?;
+    let path = case.path("layout");
+    fixtures::layout(path.as_ref(), "test:latest", &[vec![base(case)?], layers].concat(), &json!({"Cmd": ["/probe"]}))?;
+    let store = case.path("store");
+    let began = std::time::Instant::now();
+    image(case, &["import", &path])?.success()?;
+    let whole = began.elapsed();
+    let times = if std::env::var_os("FERRY_LONG").is_some() { 50 } else { 12 };
+    let (mut there, mut not) = (0, 0);
+    for round in 0..times {
+        for verb in [&["image", "import", &path][..], &["image", "prune", "--all"]] {
+            let mut command = case.command(&[&["--store", &store], verb].concat());
+            let mut child = command.stdout(std::process::Stdio::null()).spawn()?;
+            // Spread over the time that a whole import takes: by a fixed sequence, so that a failure can be met again.
+            let moment = whole * (round * 37 % times) / times;
+            output::wait_for_pid(child.id(), moment)?;
+            // It may have ended by itself.
+            child.kill().ok();
+            child.wait()?;
+            image(case, &["check"])?.success()?;
+        }
+        match image(case, &["list", "-q"])?.success()?.stdout.as_str() {
+            "" => not += 1,
+            "test:latest\n" => {
+                run(case, "test", &[])?.success()?;
+                there += 1;
+            }
+            other => return Err(format!("the list says {other:?}").into()),
+        }
+    }
+    assert_eq!(there + not, times);
+    clear(case)
+}
+
+fn interoperation(case: &mut Case) -> Outcome {
+    let path = case.path("layout");
+    fixtures::layout(path.as_ref(), "one", &[base(case)?], &json!({"Cmd": ["/probe"]}))?;
+    let tool = |case: &mut Case, program: &str, args: &[&str]| -> Result<Output, Failed> {
+        let mut command = std::process::Command::new(program);
+        case.finish(command.args(args).env("XDG_RUNTIME_DIR", &case.directory))
+    };
+    let (archive, from) = (format!("docker-archive:{}:localhost/sk:1", case.path("sk.tar")), format!("oci:{path}:one"));
+    tool(case, "skopeo", &["copy", "--insecure-policy", &from, &archive])?.success()?;
+    let source = case.path("sk.tar");
+    image(case, &["import", &source])?.success()?;
+    run(case, "localhost/sk:1", &[])?.success()?;
+    let archive = format!("oci-archive:{}:localhost/so:1", case.path("so.tar"));
+    tool(case, "skopeo", &["copy", "--insecure-policy", &from, &archive])?.success()?;
+    let source = case.path("so.tar");
+    image(case, &["import", &source])?.success()?;
+    run(case, "localhost/so:1", &[])?.success()?;
+    let named = format!("{path}:one");
+    tool(case, "umoci", &["config", "--image", &named, "--config.user", "0:50"])?.success()?;
+    image(case, &["import", &path, "--name", "um:1"])?.success()?;
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(run(case, "um:1", &[])?.success()?.json()?["gid"]["effective"], 50);
+    }
+    clear(case)
+}
