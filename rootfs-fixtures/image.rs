@@ -28,6 +28,11 @@ impl Layer {
         header.set_gid(0);
         header.set_mtime(1_700_000_000);
         header.set_size(data.len() as u64);
+        if matches!(kind, tar::EntryType::Char | tar::EntryType::Block) {
+            // /dev/null
+            header.set_device_major(1)?;
+            header.set_device_minor(3)?;
+        }
         let old = header.as_old_mut();
         old.name[..name.len()].copy_from_slice(name.as_bytes());
         old.linkname[..link.len()].copy_from_slice(link.as_bytes());

@@ -29,6 +29,7 @@ pub mod progress;
 pub mod reference;
 pub mod source;
 pub mod store;
+mod transfer;
 pub mod tree;
 pub mod unpack;
 mod xattr;

@@ -29,9 +29,11 @@ use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
 
 pub mod complete;
+mod count;
 mod header;
 mod sparse;
 
+pub use count::Count;
 use header::Header;
 
 /// Data is copied in pieces of this size. Bytes.
@@ -52,24 +54,6 @@ pub struct How {
     pub one_id: bool,
     /// The largest file, holes included. Bytes.
     pub max_size: u64,
-}
-
-/// What was unpacked, and what was left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Count {
-    /// Entries of the archive.
-    pub entries: u64,
-    /// Bytes of files.
-    pub bytes: u64,
-    /// Devices left out, since only root can make them.
-    pub devices: u64,
-    /// Attributes left out, which are not an image's to have or which the filesystem does not take.
-    pub attributes: u64,
-    /// Files made to belong to the one id there is.
-    pub owners: u64,
-    /// Entries that came again, and took the place of what they were before.
-    pub replaced: u64,
 }
 
 /// What the layers below are needed for, and what must come last.
@@ -495,16 +479,4 @@ impl Layer {
 /// One time as that of the last access and of the last change.
 fn both(time: Timespec) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
-}
-
-impl Count {
-    /// Adds another's.
-    pub fn add(&mut self, other: &Self) {
-        self.entries += other.entries;
-        self.bytes += other.bytes;
-        self.devices += other.devices;
-        self.attributes += other.attributes;
-        self.owners += other.owners;
-        self.replaced += other.replaced;
-    }
 }
