@@ -416,6 +416,12 @@ fn bomb(case: &mut Case) -> Outcome {
     assert!(end.stderr.contains("--max-size raises it"), "{}", end.stderr);
     assert_eq!(names_in(&PathBuf::from(case.path("store/tmp"))), Vec::<String>::new());
     image(case, &["import", "--max-size", "8m", &path])?.success()?;
+    // A header that would fill the memory before anything is unpacked.
+    let path = case.path("header");
+    let layer = Layer::new().records(&[("comment", &vec![b'x'; 17 << 20])])?.file("a", 0o644, b"")?.finish()?;
+    fixtures::layout(path.as_ref(), "header:1", &[layer], &json!({}))?;
+    let end = image(case, &["import", &path])?.failure()?;
+    assert!(end.stderr.contains("a header has more than 16777216 bytes"), "{}", end.stderr);
     clear(case)
 }
 

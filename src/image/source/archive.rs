@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tar::EntryType;
 
 use crate::error::{Context, Error, Result};
+use crate::image::metered::{Metered, Room};
 
 /// An archive with more entries is no image's. An image of 500 layers in docker's form has 2,000.
 const MOST_ENTRIES: usize = 100_000;
@@ -61,8 +62,10 @@ impl Archive {
         let broken = |why: io::Error| Error::said("read archive", named.to_owned(), why.to_string());
         let length = file.metadata().or_cannot("read", named)?.len();
         let mut entries = BTreeMap::new();
-        let mut archive = tar::Archive::new(BufReader::with_capacity(4096, &file));
-        for entry in archive.entries_with_seek().map_err(broken)? {
+        let room = Room::new();
+        let mut archive = tar::Archive::new(Metered::new(BufReader::with_capacity(4096, &file), &room));
+        let mut walk = archive.entries_with_seek().map_err(broken)?;
+        while let Some(entry) = room.of_a_header(|| walk.next()) {
             let entry = entry.map_err(broken)?;
             let name = normal(&String::from_utf8_lossy(&entry.path_bytes()));
             let target = entry.link_name_bytes().map(|target| String::from_utf8_lossy(&target).into_owned());

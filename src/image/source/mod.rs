@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use super::compression;
 use super::digest::{Digest, Verified};
 use super::manifest::{Compression, Descriptor, LARGEST, Platform};
+use super::metered::{Metered, Room};
 use super::store::session::Session;
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root};
@@ -156,21 +157,24 @@ fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, sessio
 fn glance(file: &File, named: &str) -> Result<Form> {
     let broken = |why: std::io::Error| Error::said("read archive", named.to_owned(), why.to_string());
     let stream = compression::unpack(file).map_err(broken)?;
-    let mut archive = tar::Archive::new(stream);
+    let room = Room::new();
+    let mut archive = tar::Archive::new(Metered::new(stream, &room));
     let mut docker = false;
     let mut any = false;
-    for entry in archive.entries().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
+    let mut entries = archive.entries().map_err(broken)?;
+    while let Some(entry) = room.of_a_header(|| entries.next()) {
+        let mut entry = entry.map_err(broken)?;
         any = true;
         let name =
             String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").trim_end_matches('/').to_owned();
         match name.as_str() {
-            "" | "." => continue,
+            "" | "." => (),
             "oci-layout" | "index.json" => return Ok(Form::Oci),
             "manifest.json" | "repositories" => docker = true,
             name if is_an_images(name) => (),
             _ => return Ok(Form::Rootfs),
         }
+        std::io::copy(&mut entry, &mut std::io::sink()).map_err(broken)?;
     }
     match (docker, any) {
         (true, _) => Ok(Form::Docker),

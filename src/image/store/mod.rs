@@ -82,7 +82,8 @@ impl Store {
             .map_err(|error| error.hint(hint))?;
         let store = Self::at(root)?;
         for name in DIRECTORIES {
-            match mkdirat(&store.dir, name, Mode::from_raw_mode(0o711)) {
+            // Nobody else may reach what an image brings: a set-user-id program would be one on the host.
+            match mkdirat(&store.dir, name, Mode::RWXU) {
                 Ok(()) | Err(Answer::EXIST) => (),
                 Err(answer) => {
                     return Err(Error::kernel(

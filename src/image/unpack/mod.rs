@@ -24,6 +24,7 @@ use rustix::io::Errno as Answer;
 use tar::{Entry, EntryType};
 
 use super::merged::{OPAQUE, is_whiteout};
+use super::metered::{Metered, Room};
 use super::{tree, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
@@ -83,10 +84,13 @@ pub fn unpack(archive: impl Read, dir: OwnedFd, named: &str, how: &How) -> Resul
     // Until an entry says otherwise, the layers below decide on the root directory.
     layer.rest.implied.insert(Vec::new());
     let broken = |why: std::io::Error| Error::said("unpack layer", named.to_owned(), why.to_string());
-    let mut archive = tar::Archive::new(archive);
-    for entry in archive.entries().map_err(broken)? {
+    let room = Room::new();
+    let mut archive = tar::Archive::new(Metered::new(archive, &room));
+    let mut entries = archive.entries().map_err(broken)?;
+    while let Some(entry) = room.of_a_header(|| entries.next()) {
         let mut entry = entry.map_err(broken)?;
         layer.entry(&mut entry).map_err(|error| explain(error, how))?;
+        std::io::copy(&mut entry, &mut std::io::sink()).map_err(broken)?;
     }
     // To the end: what the archive is judged by may come behind its last entry.
     std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
