@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use ferry::cli::globals;
 use ferry::cli::verb::Flag;
-use ferry::cli::{VERBS, globals};
 
 use super::source::{Source, tree, words};
 
@@ -41,7 +41,7 @@ fn rows<'a>(text: &'a str) -> Result<Vec<Row<'a>>, String> {
 
 /// Every flag there is, with its verb.
 fn known() -> Vec<(&'static str, &'static Flag)> {
-    let verbs = VERBS.iter().flat_map(|verb| verb.flags.iter().map(|flag| (verb.name, flag)));
+    let verbs = ferry::cli::rows().flat_map(|verb| verb.flags.iter().map(|flag| (verb.name, flag)));
     globals::FLAGS.iter().map(|flag| (GLOBAL, flag)).chain(verbs).collect()
 }
 

@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_written_vanishes_and_nothing_is_left", &[Ferry], vanishes),
     scenario("the_image_says_how_it_runs", &[Ferry], execution),
     scenario("names", &[Ferry], names),
+    scenario("the_form_and_the_progress_are_chosen", &[Ferry], form_and_progress),
     scenario("platforms", &[Ferry], platforms),
     scenario("prune_spares_what_is_in_use", &[Ferry], prune_in_use),
     scenario("broken_sources_leave_nothing", &[Ferry], broken),
@@ -229,12 +230,36 @@ fn names(case: &mut Case) -> Outcome {
     assert!(refused.stderr.contains("there is no image \"nowhere\""), "{}", refused.stderr);
     image(case, &["remove", "test"])?.success()?;
     assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "other:2\n");
+    let history = image(case, &["history", "other:2", "--format", "json"])?.success()?.json()?;
+    assert!(history.as_array().is_some_and(|rows| rows.len() == 1), "{history}");
     // The other name keeps everything.
-    image(case, &["prune"])?.success()?;
+    let removed = image(case, &["prune", "--format", "json"])?.success()?.json()?;
+    assert_eq!((&removed["layers"], &removed["blobs"]), (&json!([]), &json!([])), "{removed}");
     assert!(run(case, "other:2", &[])?.success().is_ok());
     image(case, &["remove", &digest])?.success()?;
     let refused = run(case, "other:2", &[])?.failure()?;
     assert!(refused.stderr.contains("there is no image \"other:2\""), "{}", refused.stderr);
+    clear(case)
+}
+
+/// A layout's archive is a root filesystem too, where somebody says so.
+fn form_and_progress(case: &mut Case) -> Outcome {
+    let (layout, archive) = (case.path("layout"), case.path("layout.tar"));
+    fixtures::layout(layout.as_ref(), "oci:latest", &[base(case)?], &json!({}))?;
+    fixtures::archive(layout.as_ref(), archive.as_ref())?;
+    let told = image(case, &["import", "--format", "rootfs", "--progress", "json", "--name", "tree:1", &archive])?;
+    let lines: Vec<Value> =
+        told.success()?.stdout.lines().map(serde_json::from_str).collect::<Result<_, serde_json::Error>>()?;
+    assert_eq!((&lines[0]["event"], &lines[0]["layers"]), (&json!("begin"), &json!(1)), "{lines:?}");
+    let last = lines.last().unwrap_or(&Value::Null);
+    assert_eq!((&last["event"], &last["names"]), (&json!("done"), &json!(["tree:1"])), "{lines:?}");
+    let layers = PathBuf::from(case.path("store/layers"));
+    let layer = names_in(&layers).pop().unwrap_or_default();
+    assert!(layers.join(layer).join("diff/oci-layout").is_file());
+    for wrong in [["--format", "zip"], ["--progress", "loud"], ["--platform", "here"], ["--max-size", "much"]] {
+        let end = image(case, &["import", wrong[0], wrong[1], &archive])?.failure()?;
+        assert!(end.stderr.contains(wrong[1]), "{}", end.stderr);
+    }
     clear(case)
 }
 
