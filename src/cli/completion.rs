@@ -9,7 +9,7 @@ use clap::ArgMatches;
 
 use super::globals::{self, Globals};
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
-use super::{VERBS, given, output};
+use super::{FAMILIES, VERBS, given, output};
 use crate::error::{Error, Result};
 
 /// The row of `completion`.
@@ -99,7 +99,13 @@ fn shown(flags: &'static [Flag]) -> impl Iterator<Item = &'static Flag> {
 }
 
 fn names() -> String {
-    VERBS.iter().map(|verb| verb.name).chain([HELP]).collect::<Vec<_>>().join(" ")
+    VERBS
+        .iter()
+        .map(|verb| verb.name)
+        .chain(FAMILIES.iter().map(|family| family.name))
+        .chain([HELP])
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// `--long -s`, for each flag.
@@ -234,6 +240,9 @@ fn zsh() -> String {
     for verb in &VERBS {
         writeln!(text, "        '{}:{}'", verb.name, quoted(verb.about).replace(':', "\\:")).ok();
     }
+    for family in &FAMILIES {
+        writeln!(text, "        '{}:{}'", family.name, quoted(family.about)).ok();
+    }
     writeln!(text, "        'help:Show the commands, or the help of one'\n    )").ok();
     text.push_str("    _describe -t commands command commands\n}\n\n_ferry() {\n    local context state line\n");
     text.push_str("    typeset -A opt_args\n    _arguments -C \\\n");
@@ -293,6 +302,10 @@ fn fish() -> String {
     for verb in &VERBS {
         writeln!(text, "complete -c ferry -n \"{none}\" -a {} -d '{}'", verb.name, fish_quoted(verb.about)).ok();
     }
+    for family in &FAMILIES {
+        let about = fish_quoted(family.about);
+        writeln!(text, "complete -c ferry -n \"{none}\" -a {} -d '{about}'", family.name).ok();
+    }
     writeln!(text, "complete -c ferry -n \"{none}\" -a help -d 'Show the commands, or the help of one'").ok();
     for verb in &VERBS {
         let here = format!("__ferry_verb | string match -q {}", verb.name);
@@ -312,7 +325,7 @@ function __ferry_verb
     for word in (commandline -opc)[2..]
         if test $skip = 1
             set skip 0
-        else if string match -qr '^--?(root|log|log-format|log-level|cgroup-manager|rootless)$' -- $word
+        else if string match -qr '^--?(root|store|log|log-format|log-level|cgroup-manager|rootless)$' -- $word
             set skip 1
         else if not string match -q -- '-*' $word
             echo $word
@@ -386,6 +399,11 @@ mod tests {
                 let of_zsh = zsh.split(&format!("    {name})\n")).nth(1).unwrap().split(";;").next().unwrap();
                 assert!(of_zsh.contains(&format!("--{long}")), "{name} --{long}");
             }
+        }
+        for family in &FAMILIES {
+            let name = family.name;
+            assert!(zsh.contains(&format!("        '{name}:")) && fish.contains(&format!("-a {name} -d ")), "{name}");
+            assert!(bash.contains(&format!(" {name} help")), "{name}");
         }
         for flag in shown(globals::FLAGS) {
             assert!([&bash, &zsh].iter().all(|script| script.contains(&format!("--{}", flag.long))), "{}", flag.long);

@@ -55,10 +55,13 @@ impl Header {
         let bad = |why: String| Error::said("unpack", format!("{named:?}"), why);
         let broken = |why: std::io::Error| bad(why.to_string());
         let header = entry.header();
-        let mut mode = header.mode().map_err(broken)? & 0o7777;
-        let (mut uid, mut gid) = (header.uid().map_err(broken)?, header.gid().map_err(broken)?);
+        let field =
+            |bytes: &[u8], value: std::io::Result<u64>| if is_blank(bytes) { Ok(0) } else { value.map_err(broken) };
+        let old = header.as_old();
+        let mut mode = field(&old.mode, header.mode().map(u64::from))? as u32 & 0o7777;
+        let (mut uid, mut gid) = (field(&old.uid, header.uid())?, field(&old.gid, header.gid())?);
         // Negative times are base-256 numbers that the parser gives as they stand.
-        let mut mtime = Timespec { tv_sec: header.mtime().map_err(broken)?.cast_signed(), tv_nsec: 0 };
+        let mut mtime = Timespec { tv_sec: field(&old.mtime, header.mtime())?.cast_signed(), tv_nsec: 0 };
         let device = match kind {
             EntryType::Char | EntryType::Block => {
                 let number = |field: std::io::Result<Option<u32>>| field.map_err(broken).map(Option::unwrap_or_default);
@@ -120,6 +123,11 @@ impl Header {
     pub fn named(&self) -> String {
         format!("{:?}", String::from_utf8_lossy(&self.path))
     }
+}
+
+/// A number that is left out, which is 0 to tar and Go alike.
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|byte| matches!(byte, 0 | b' '))
 }
 
 /// A path from the layer's root on. A leading `/` means that root.
