@@ -60,6 +60,13 @@ impl Digest {
         hasher.update(bytes);
         hasher.finish()
     }
+
+    /// Whether these are the bytes it names.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        let mut hasher = Hasher::new(self.algorithm);
+        hasher.update(bytes);
+        hasher.finish() == *self
+    }
 }
 
 impl FromStr for Digest {

@@ -87,7 +87,7 @@ pub fn import(
         kept.push(there);
     }
     // The longest first, so that none is left alone at the end.
-    let size = |job: &Job| files.open(&job.source.file).map_or(0, |(_, size)| size);
+    let size = |job: &Job| files.layer(job.source).map_or(0, |(_, size)| size);
     jobs.sort_by_key(|job| std::cmp::Reverse(size(job)));
     progress.event(Event::Begin {
         layers: image.layers.len(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! source      an OCI layout, a docker archive, a root filesystem      -> documents and layers, verified
+//! registry    the same from a server
 //! import      layers kept and unpacked, all at once                   -> store
 //! store       content by digest, layers by chain id, names, uses
 //! bundle      the image's configuration                               -> config.json
@@ -28,6 +29,7 @@ mod metered;
 pub mod pack;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod store;
 mod transfer;

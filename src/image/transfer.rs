@@ -110,12 +110,11 @@ fn decompress(
     progress: &dyn Progress,
     stopped: &AtomicBool,
 ) -> Result<Packed> {
-    let named = &job.source.file;
     let send = |piece: Vec<u8>| pieces.send(Ok(piece)).map_err(|_| Error::plain(CLOSED));
     if let Files::Tree(dir) = files {
         return packed_tree(dir, kept, options, send);
     }
-    let (stream, size) = files.open(named)?;
+    let (stream, size) = files.layer(job.source)?;
     let descriptor = job.source.descriptor.as_ref();
     if let Some(wanted) = descriptor.filter(|descriptor| descriptor.size != size) {
         let why = format!("it has {size} bytes and not {}", wanted.size);

@@ -31,7 +31,10 @@ mod old_kernels;
 mod output;
 mod process;
 mod pseudo_terminal;
+mod pull;
+mod pull_docker;
 mod reaper;
+mod registry_server;
 mod rootfs;
 mod scenario;
 mod scheduling;
@@ -80,6 +83,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("attacks", attacks::processes::SCENARIOS),
     ("attacks", attacks::races::SCENARIOS),
     ("attacks", attacks::input::SCENARIOS),
+    ("pull", pull::SCENARIOS),
+    ("pull", pull_docker::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),

@@ -10,7 +10,7 @@ use crate::cli::globals::Globals;
 use crate::cli::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use crate::cli::{given, output, size};
 use crate::error::{Context, Error, Result};
-use crate::image::manifest;
+use crate::image::manifest::{self, Platform};
 use crate::image::source::FORMS;
 use crate::lifecycle::image::import::Options;
 use crate::lifecycle::image::{self, list};
@@ -20,6 +20,14 @@ pub const PLATFORM: Flag = Flag {
     long: "platform",
     value: Value::Text("OS/ARCH[/VARIANT]"),
     help: "Choose the image for another machine than this one",
+    ..Flag::SWITCH
+};
+
+/// `--max-size`.
+pub const MAX_SIZE: Flag = Flag {
+    long: "max-size",
+    value: Value::Text("SIZE"),
+    help: "Refuse a layer that unpacks to more, such as 10g (default 64g)",
     ..Flag::SWITCH
 };
 
@@ -44,12 +52,7 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         PLATFORM,
-        Flag {
-            long: "max-size",
-            value: Value::Text("SIZE"),
-            help: "Refuse a layer that unpacks to more, such as 10g (default 64g)",
-            ..Flag::SWITCH
-        },
+        MAX_SIZE,
         PROGRESS,
     ],
     details: &[
@@ -100,10 +103,6 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         let found = FORMS.iter().find(|(name, _)| *name == word).map(|(_, form)| *form);
         found.ok_or_else(|| Error::plain(format!("invalid format {word:?}: it is one of {}", known())))
     });
-    let platform = given::text(matches, "platform")
-        .map(|text| manifest::platform(text).map_err(|why| given::invalid("platform", text, why)));
-    let max_size = given::text(matches, "max-size")
-        .map(|text| size::limit(text).map_err(|why| given::invalid("max-size", text, why)));
     Ok(Options {
         source: match source.as_str() {
             "-" => PathBuf::from("-"),
@@ -111,9 +110,28 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         },
         name: given::string(matches, "name"),
         form: form.transpose()?,
-        platform: platform.transpose()?,
-        max_size: max_size.transpose()?.and_then(|bytes| u64::try_from(bytes).ok()),
+        platform: platform(matches)?,
+        max_size: max_size(matches)?,
     })
+}
+
+/// The value of [`PLATFORM`].
+///
+/// # Errors
+/// It is none.
+pub fn platform(matches: &ArgMatches) -> Result<Option<Platform>> {
+    let read = |text| manifest::platform(text).map_err(|why| given::invalid("platform", text, &why));
+    given::text(matches, "platform").map(read).transpose()
+}
+
+/// The value of [`MAX_SIZE`], in bytes.
+///
+/// # Errors
+/// It is none.
+pub fn max_size(matches: &ArgMatches) -> Result<Option<u64>> {
+    let read = |text| size::limit(text).map_err(|why| given::invalid("max-size", text, why));
+    let bytes = given::text(matches, "max-size").map(read).transpose()?;
+    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod list;
 pub mod program;
 mod progress;
 mod prune;
+mod pull;
 mod remove;
 mod tag;
 
@@ -25,5 +26,15 @@ pub const FAMILY: Family = Family {
          user, or where --store before the command says. Each layer is unpacked once and shared by all containers that \
          `ferry run --image` makes. An image is called by its name, or by the first digits of its manifest's digest.",
     )],
-    verbs: &[import::VERB, list::VERB, inspect::VERB, history::VERB, tag::VERB, remove::VERB, prune::VERB, check::VERB],
+    verbs: &[
+        import::VERB,
+        pull::VERB,
+        list::VERB,
+        inspect::VERB,
+        history::VERB,
+        tag::VERB,
+        remove::VERB,
+        prune::VERB,
+        check::VERB,
+    ],
 };

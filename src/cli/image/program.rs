@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::ArgMatches;
 
-use super::{check, history, import, inspect, list, prune, remove, tag};
+use super::{check, history, import, inspect, list, prune, pull, remove, tag};
 use crate::cli::globals::{self, Asked, Globals};
 use crate::cli::{FAMILIES, argv, output, parse, usage};
 use crate::error::{Error, Result};
@@ -14,8 +14,9 @@ use crate::log::Log;
 type Deed = fn(&Globals, &ArgMatches) -> Result<u8>;
 
 /// What each verb does.
-const DEEDS: [(&str, Deed); 8] = [
+const DEEDS: [(&str, Deed); 9] = [
     (import::VERB.name, import::run),
+    (pull::VERB.name, pull::run),
     (list::VERB.name, list::run),
     (inspect::VERB.name, inspect::run),
     (history::VERB.name, history::run),

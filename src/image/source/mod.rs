@@ -2,7 +2,7 @@
 //! archive or a directory).
 //!
 //! A source is taken apart into [`Image`]s: documents that were read and verified, and layers that are still to be. A registry
-//! would be one more of them.
+//! is one more of them: it has what an image layout has, by digest.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -15,6 +15,7 @@ use super::compression;
 use super::digest::{Digest, Verified};
 use super::manifest::{Compression, Descriptor, LARGEST, Platform};
 use super::metered::{Metered, Room};
+use super::registry::Registry;
 use super::store::session::Session;
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root};
@@ -50,6 +51,8 @@ pub enum Files {
     Single(File, u64),
     /// A directory that is itself a layer.
     Tree(OwnedFd),
+    /// Of a server.
+    Registry(Box<Registry>),
 }
 
 /// An image that was found.
@@ -152,6 +155,11 @@ fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, sessio
     Ok(Source { files: Files::Archive(archive), form, stem })
 }
 
+/// An image of a registry.
+pub fn registry(registry: Registry) -> Source {
+    Source { files: Files::Registry(Box::new(registry)), form: Form::Oci, stem: String::new() }
+}
+
 /// What an archive is, by the names of its entries. What an image's archive has at its top is few; the first entry that is none
 /// of it tells a root filesystem.
 fn glance(file: &File, named: &str) -> Result<Form> {
@@ -245,6 +253,20 @@ impl Files {
                 Ok((Box::new(file), *size))
             }
             Self::Tree(_) => Err(Error::said("open", name.to_owned(), "the source is a directory")),
+            Self::Registry(_) => Err(Error::said("open", name.to_owned(), "a registry gives out by digest")),
+        }
+    }
+
+    /// Opens a layer: its bytes, and how many there are.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn layer(&self, layer: &Layer) -> Result<(Box<dyn Read + Send + '_>, u64)> {
+        match (self, &layer.descriptor) {
+            (Self::Registry(registry), Some(wanted)) => {
+                Ok((Box::new(registry.blob(&wanted.digest, wanted.size)), wanted.size))
+            }
+            _ => self.open(&layer.file),
         }
     }
 
@@ -267,14 +289,25 @@ impl Files {
     /// # Errors
     /// It is not there, too large, or another.
     fn described(&self, name: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        if let Self::Registry(registry) = self {
+            return verify(
+                registry.document(descriptor)?,
+                &descriptor.digest,
+                Some(descriptor.size),
+                &descriptor.digest,
+            );
+        }
         self.verified(name, &descriptor.digest, Some(descriptor.size))
     }
 
     fn verified(&self, name: &str, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
-        let bytes = self.document(name)?;
-        let mut verified = Verified::new(bytes.as_slice(), digest, size);
-        std::io::copy(&mut verified, &mut std::io::sink()).or_cannot("verify", name)?;
-        verified.finish()?;
-        Ok(bytes)
+        verify(self.document(name)?, digest, size, name)
     }
+}
+
+fn verify(bytes: Vec<u8>, digest: &Digest, size: Option<u64>, named: impl std::fmt::Display) -> Result<Vec<u8>> {
+    let mut verified = Verified::new(bytes.as_slice(), digest, size);
+    std::io::copy(&mut verified, &mut std::io::sink()).or_cannot("verify", named)?;
+    verified.finish()?;
+    Ok(bytes)
 }

@@ -33,11 +33,16 @@ struct Reader<'a> {
 /// # Errors
 /// The layout is broken, or nothing in it serves.
 pub fn images(files: &Files, platform: &Platform, stem: &str) -> Result<Vec<Image>> {
-    version(files)?;
-    let index: Index = manifest::parse(&files.document("index.json")?, "index.json")?;
+    let entries = match files {
+        Files::Registry(registry) => vec![registry.root().clone()],
+        _ => {
+            version(files)?;
+            manifest::parse::<Index>(&files.document("index.json")?, "index.json")?.manifests
+        }
+    };
     let mut reader = Reader { files, platform, way: Vec::new(), documents: 0, others: BTreeSet::new() };
     let mut found: Vec<(u8, Image)> = Vec::new();
-    for entry in &index.manifests {
+    for entry in &entries {
         let Some((score, descriptor, bytes)) = reader.resolve(entry)? else { continue };
         let image = image(files, descriptor, bytes, names(entry, stem))?;
         // Several of one name are one image for several platforms.
@@ -51,7 +56,7 @@ pub fn images(files: &Files, platform: &Platform, stem: &str) -> Result<Vec<Imag
         let wanted = format!("{}/{}", platform.os, platform.architecture);
         let others: Vec<String> = reader.others.into_iter().collect();
         return Err(match others.is_empty() {
-            true => Error::plain("index.json lists no image"),
+            true => Error::plain("the index lists no image"),
             false => Error::plain(format!("there is no image for {wanted}"))
                 .hint(format!("there is one for {}: choose it with --platform", others.join(", "))),
         });

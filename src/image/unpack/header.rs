@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_may_be_left_out() {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a").unwrap();
+        header.set_size(0);
+        header.as_old_mut().uid.copy_from_slice(b"       \0");
+        header.set_cksum();
+        let bytes = [header.as_bytes().to_vec(), vec![0; 1024]].concat();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+        let read = Header::read(&mut entry).unwrap().unwrap();
+        assert_eq!((read.uid, read.gid, read.mode, read.mtime.tv_sec), (0, 0, 0, 0));
+    }
+
+    #[test]
     fn times_have_nanoseconds() {
         let of = |text| timestamp(text).map(|time| (time.tv_sec, time.tv_nsec));
         assert_eq!(of("12"), Some((12, 0)));

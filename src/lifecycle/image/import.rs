@@ -8,7 +8,7 @@ use crate::image::import;
 use crate::image::manifest::Platform;
 use crate::image::progress::{Event, Progress};
 use crate::image::reference::Reference;
-use crate::image::source::{self, Form};
+use crate::image::source::{self, Form, Source};
 use crate::image::store::session::Session;
 use crate::image::unpack::Count;
 
@@ -39,23 +39,38 @@ pub fn import(setting: &Setting, options: &Options, progress: &dyn Progress) -> 
     let session = Session::begin(&store)?;
     let import_options = super::options(options.max_size, options.platform.clone());
     let source = source::open(&options.source, options.form, &session)?;
+    bring(setting, &session, &source, given.as_ref(), &import_options, progress)
+}
+
+/// Brings what a source has for this platform into the store, and names it: `given`, or as the source does.
+///
+/// # Errors
+/// The source is broken, or cannot be kept.
+pub fn bring(
+    setting: &Setting,
+    session: &Session,
+    source: &Source,
+    given: Option<&Reference>,
+    import_options: &import::Options,
+    progress: &dyn Progress,
+) -> Result<()> {
     let images = source.images(&import_options.platform)?;
-    if let (Some(name), true) = (&given, images.len() > 1) {
+    if let (Some(name), true) = (given, images.len() > 1) {
         let found: Vec<&str> = images.iter().flat_map(|image| image.names.iter().map(String::as_str)).collect();
         return Err(Error::plain(format!("--name {name} is for one image, and there are {} here", images.len()))
             .hint(format!("without --name they keep their names: {}", found.join(", "))));
     }
     for image in &images {
-        let names = match &given {
+        let names = match given {
             Some(name) => vec![name.to_string()],
             None => image.names.clone(),
         };
         if names.is_empty() {
             return Err(Error::plain("the image has no name").hint("give it one with --name"));
         }
-        let imported = import::import(&session, &source.files, image, &import_options, progress)?;
+        let imported = import::import(session, &source.files, image, import_options, progress)?;
         for name in &names {
-            import::name(&session, name, &imported.manifest)?;
+            import::name(session, name, &imported.manifest)?;
         }
         warn(setting, &imported.count);
         progress.event(Event::Done { manifest: imported.manifest.digest, names });

@@ -15,6 +15,7 @@ pub mod check;
 pub mod import;
 pub mod list;
 pub mod prune;
+pub mod pull;
 pub mod tag;
 
 /// The most bytes a layer, or a file of one, may unpack to unless told otherwise.

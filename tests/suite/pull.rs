@@ -1,0 +1,283 @@
+//! Images from a registry: by tag and digest, with a password, over connections that break, from mirrors, and what is refused.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::need::Need;
+use super::output::Output;
+use super::registry_server::{Content, Registry};
+use super::scenario::{Outcome, Scenario, scenario};
+use crate::image_fixtures::Layer;
+use libtest_mimic::Failed;
+
+/// This file's scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("by_tag_and_by_digest", &[Need::Ferry], by_tag_and_by_digest),
+    scenario("an_index_gives_the_image_for_this_machine", &[Need::Ferry], an_index_gives_the_image_for_this_machine),
+    scenario("a_password_opens_a_repository", &[Need::Ferry], a_password_opens_a_repository),
+    scenario("a_wrong_password_is_refused", &[Need::Ferry], a_wrong_password_is_refused),
+    scenario("a_broken_connection_is_taken_up", &[Need::Ferry], a_broken_connection_is_taken_up),
+    scenario("a_server_without_ranges_is_read_again", &[Need::Ferry], a_server_without_ranges_is_read_again),
+    scenario(
+        "a_connection_that_always_breaks_is_an_error",
+        &[Need::Ferry],
+        a_connection_that_always_breaks_is_an_error,
+    ),
+    scenario("a_mirror_is_asked_first", &[Need::Ferry], a_mirror_is_asked_first),
+    scenario("other_content_is_refused", &[Need::Ferry], other_content_is_refused),
+    scenario("more_and_fewer_bytes_are_refused", &[Need::Ferry], more_and_fewer_bytes_are_refused),
+    scenario("what_is_not_there_is_named", &[Need::Ferry], what_is_not_there_is_named),
+    scenario("a_fault_of_the_registry_is_told", &[Need::Ferry], a_fault_of_the_registry_is_told),
+    scenario("the_way_is_chosen", &[Need::Ferry], the_way_is_chosen),
+];
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A layer with one file, `/hello`.
+fn layer(text: &[u8]) -> Vec<u8> {
+    // Nothing fails in memory; an empty archive would be found out by every test.
+    Layer::new().file("hello", 0o644, text).and_then(Layer::finish).unwrap_or_default()
+}
+
+/// Puts an image under `tag`; the digest of its layer.
+fn publish(content: &mut Content, tag: &str, architecture: &str, text: &[u8]) -> (String, Value) {
+    let bytes = layer(text);
+    let layer = content.blob(&bytes);
+    let config = json!({
+        "architecture": architecture, "os": "linux", "config": {"Cmd": ["/hello"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer]},
+    });
+    let config_bytes = config.to_string().into_bytes();
+    let config_digest = content.blob(&config_bytes);
+    let document = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": config_digest, "size": config_bytes.len()},
+        "layers": [{"mediaType": LAYER, "digest": layer, "size": bytes.len()}],
+    });
+    let digest = content.manifest(MANIFEST, tag, &document);
+    let size = document.to_string().len();
+    (
+        layer,
+        json!({"mediaType": MANIFEST, "digest": digest, "size": size, "platform": {"os": "linux", "architecture": architecture}}),
+    )
+}
+
+/// A registry with one image, `app:1`.
+fn registry(text: &[u8]) -> Result<(Registry, String, Value), Failed> {
+    let mut content = Content { ranges: true, ..Content::default() };
+    let (layer, descriptor) = publish(&mut content, "1", machine(), text);
+    Ok((Registry::start(content)?, layer, descriptor))
+}
+
+fn machine() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `image …` on a store of the case's own.
+pub(super) fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+    image_with(case, args, None)
+}
+
+/// The same with an authentication file.
+pub(super) fn image_with(case: &mut Case, args: &[&str], auth: Option<&str>) -> Result<Output, Failed> {
+    let store = case.path("store");
+    let mut command = case.command(&["--store", &store, "image"]);
+    let home = case.host_directory("home")?;
+    command.args(args).env("HOME", home).env_remove("XDG_RUNTIME_DIR").env_remove("REGISTRY_AUTH_FILE");
+    command.env("CONTAINERS_REGISTRIES_CONF", case.path("registries.conf"));
+    if let Some(auth) = auth {
+        command.env("REGISTRY_AUTH_FILE", auth);
+    }
+    case.finish(&mut command)
+}
+
+fn names(case: &mut Case) -> Result<String, Failed> {
+    Ok(image(case, &["list"])?.success()?.stdout)
+}
+
+/// What went wrong is said, and the store has no image.
+fn refused(case: &mut Case, name: &str, words: &[&str]) -> Outcome {
+    let answer = image(case, &["pull", name])?.failure()?;
+    for word in words {
+        assert!(answer.stderr.contains(word), "{word:?} is not in {:?}", answer.stderr);
+    }
+    let listed = names(case)?;
+    assert!(!listed.contains(name), "{listed}");
+    image(case, &["check"])?.success()?;
+    Ok(())
+}
+
+fn by_tag_and_by_digest(case: &mut Case) -> Outcome {
+    let (registry, _, descriptor) = registry(b"hello")?;
+    let name = format!("{}/app:1", registry.host());
+    image(case, &["pull", &name])?.success()?;
+    assert!(names(case)?.contains(&format!("{}/app", registry.host())));
+    let digest = descriptor["digest"].as_str().unwrap_or_default();
+    let by_digest = format!("{}/app@{digest}", registry.host());
+    let before = registry.requests().len();
+    image(case, &["pull", &by_digest])?.success()?;
+    let asked = registry.requests().split_off(before);
+    assert!(
+        !asked
+            .iter()
+            .any(|request| request.contains("/blobs/") && request.contains("sha256") && is_layer(&registry, request)),
+        "{asked:?}"
+    );
+    Ok(())
+}
+
+/// Whether a request is for the layer, which is there already.
+fn is_layer(registry: &Registry, request: &str) -> bool {
+    let mut found = false;
+    registry.change(|content| {
+        found = content.blobs.iter().any(|(digest, bytes)| request.contains(digest.as_str()) && bytes.len() >= 1024);
+    });
+    found
+}
+
+fn an_index_gives_the_image_for_this_machine(case: &mut Case) -> Outcome {
+    let mut content = Content { ranges: true, ..Content::default() };
+    let (_, other) = publish(&mut content, "other", "s390x", b"other");
+    let (_, ours) = publish(&mut content, "ours", machine(), b"ours");
+    let chosen = ours["digest"].clone();
+    content.manifest(INDEX, "1", &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [other, ours]}));
+    let registry = Registry::start(content)?;
+    let name = format!("{}/app:1", registry.host());
+    image(case, &["pull", &name])?.success()?;
+    let asked = registry.requests();
+    let path = format!("/manifests/{}", chosen.as_str().unwrap_or_default());
+    assert!(asked.iter().any(|request| request.contains(&path)), "{asked:?}");
+    let answer = image(case, &["pull", "--platform", "linux/riscv64", &name])?.failure()?;
+    assert!(answer.stderr.contains("linux/riscv64") && answer.stderr.contains("s390x"), "{}", answer.stderr);
+    Ok(())
+}
+
+fn a_password_opens_a_repository(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    registry.change(|content| content.password = Some("dTpw".to_owned()));
+    let auth = case.path("auth.json");
+    fs::write(&auth, json!({"auths": {registry.host(): {"auth": "dTpw"}}}).to_string())?;
+    let name = format!("{}/app:1", registry.host());
+    image_with(case, &["pull", &name], Some(&auth))?.success()?;
+    image(case, &["pull", "--authfile", &auth, &name])?.success()?;
+    let answer = image(case, &["pull", "--authfile", "/nowhere.json", &name])?.failure()?;
+    assert!(answer.stderr.contains("/nowhere.json"), "{}", answer.stderr);
+    Ok(())
+}
+
+fn a_wrong_password_is_refused(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    registry.change(|content| content.password = Some("dTpw".to_owned()));
+    let name = format!("{}/app:1", registry.host());
+    refused(case, &name, &["401", "log in"])?;
+    let auth = case.path("auth.json");
+    fs::write(&auth, json!({"auths": {registry.host(): {"auth": "dTp3cm9uZw=="}}}).to_string())?;
+    let answer = image_with(case, &["pull", &name], Some(&auth))?.failure()?;
+    assert!(answer.stderr.contains("wrong password") && !answer.stderr.contains("dTp3cm9uZw"), "{}", answer.stderr);
+    Ok(())
+}
+
+fn a_broken_connection_is_taken_up(case: &mut Case) -> Outcome {
+    let text = vec![b'x'; 300_000];
+    let (registry, layer, _) = registry(&text)?;
+    let name = format!("{}/app:1", registry.host());
+    // The first blob asked for is the configuration; the next three connections are the layer's.
+    registry.change(|content| content.cuts = vec![usize::MAX, 100_000, 50_000, 1]);
+    image(case, &["pull", &name])?.success()?;
+    let asked: Vec<String> = registry.requests().into_iter().filter(|request| request.contains(&layer)).collect();
+    assert!(asked.len() == 4 && asked[1].ends_with(" 100000") && asked[2].ends_with(" 150000"), "{asked:?}");
+    Ok(())
+}
+
+fn a_server_without_ranges_is_read_again(case: &mut Case) -> Outcome {
+    let text = vec![b'x'; 300_000];
+    let (registry, ..) = registry(&text)?;
+    registry.change(|content| (content.ranges, content.cuts) = (false, vec![usize::MAX, 200_000]));
+    image(case, &["pull", &format!("{}/app:1", registry.host())])?.success()?;
+    image(case, &["check"])?.success()?;
+    Ok(())
+}
+
+fn a_connection_that_always_breaks_is_an_error(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    registry.change(|content| content.cuts = [vec![usize::MAX], vec![0; 20]].concat());
+    refused(case, &format!("{}/app:1", registry.host()), &["sha256:"])
+}
+
+fn a_mirror_is_asked_first(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    let conf = "[[registry]]\nprefix = \"registry.invalid\"\n[[registry.mirror]]\nlocation = \"MIRROR\"\n";
+    fs::write(case.path("registries.conf"), conf.replace("MIRROR", &registry.host()))?;
+    image(case, &["pull", "registry.invalid/app:1"])?.success()?;
+    assert!(names(case)?.contains("registry.invalid/app"), "kept under the name that was asked for");
+    let answer = image(case, &["pull", "registry.invalid/app:none"])?.failure()?;
+    assert!(
+        answer.stderr.contains("404") && answer.stderr.contains("registry.invalid"),
+        "both answers: {}",
+        answer.stderr
+    );
+    image(case, &["pull", "--mirror", &registry.host(), "other.invalid/app:1"])?.success()?;
+    assert!(names(case)?.contains("other.invalid/app"));
+    Ok(())
+}
+
+fn other_content_is_refused(case: &mut Case) -> Outcome {
+    let (registry, digest, _) = registry(b"hello")?;
+    registry.change(|content| content.blobs.get_mut(&digest).into_iter().for_each(|bytes| *bytes = layer(b"HELLO")));
+    refused(case, &format!("{}/app:1", registry.host()), &[&digest])?;
+    // A manifest that is not the one its digest names.
+    let (registry, _, descriptor) = self::registry(b"hello")?;
+    let digest = descriptor["digest"].as_str().unwrap_or_default().to_owned();
+    registry.change(|content| {
+        publish(content, "2", machine(), b"other");
+        let other = content.manifests["2"].clone();
+        content.manifests.insert(digest.clone(), other);
+    });
+    refused(case, &format!("{}/app@{digest}", registry.host()), &["what the registry sent"])
+}
+
+fn more_and_fewer_bytes_are_refused(case: &mut Case) -> Outcome {
+    for change in [|bytes: &mut Vec<u8>| bytes.extend([0; 512]), |bytes: &mut Vec<u8>| bytes.truncate(1024)] {
+        let (registry, digest, _) = registry(b"hello")?;
+        registry.change(|content| content.blobs.get_mut(&digest).into_iter().for_each(change));
+        refused(case, &format!("{}/app:1", registry.host()), &[&digest])?;
+    }
+    Ok(())
+}
+
+fn what_is_not_there_is_named(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    refused(case, &format!("{}/app:2", registry.host()), &["404", "MANIFEST_UNKNOWN", "/v2/app/manifests/2"])?;
+    refused(case, "127.0.0.1:1/app:1", &["127.0.0.1:1"])
+}
+
+fn a_fault_of_the_registry_is_told(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    let name = format!("{}/app:1", registry.host());
+    registry.change(|content| content.status = Some(503));
+    refused(case, &name, &["503", "as the test wants it"])?;
+    registry.change(|content| content.status = Some(429));
+    refused(case, &name, &["429", "wait"])
+}
+
+fn the_way_is_chosen(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(&vec![b'x'; 100_000])?;
+    let name = format!("{}/app:1", registry.host());
+    let answer = image(case, &["pull", "--max-size", "50k", &name])?.failure()?;
+    assert!(answer.stderr.contains("--max-size raises it"), "{}", answer.stderr);
+    assert!(!names(case)?.contains(&name));
+    let told = image(case, &["pull", "--insecure", "--progress", "json", &name])?.success()?;
+    let lines: Vec<Value> = told.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let last = lines.last().unwrap_or(&Value::Null);
+    assert_eq!((&last["event"], &last["names"]), (&json!("done"), &json!([name])), "{lines:?}");
+    Ok(())
+}
