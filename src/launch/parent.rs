@@ -3,6 +3,7 @@
 //! The child is on the critical path, so the parent clones as early as it can and does the rest at the same time: the
 //! record, the limits, the device program. All of it is in force before the child is let go.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -197,9 +198,7 @@ impl Launch<'_> {
             sources::hand(self.plan, child, self.open_joined(Kind::Mount)?)?;
         }
         if !self.plan.net_devices.is_empty() {
-            let path = format!("/proc/{}/ns/{}", child.pid, Kind::Network.row().file);
-            let namespace = std::fs::File::open(&path).or_cannot("open", &path)?;
-            network::devices::move_in(&self.plan.net_devices, &namespace)?;
+            network::devices::move_in(&self.plan.net_devices, &child.network()?)?;
         }
         if self.plan.waits_to_be_placed() || moved {
             child.channel.send(&Message::Placed, None)?;
@@ -238,6 +237,10 @@ impl Launch<'_> {
                     let state = state_json(record, self.plan, Status::Creating);
                     hooks::run("prestart", &self.plan.hooks.prestart, &state, self.streams)?;
                     hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state, self.streams)?;
+                    // Engines connect a container by these hooks, so its interfaces are there only now.
+                    if let Some(bandwidth) = &self.plan.bandwidth {
+                        network::bandwidth::limit(bandwidth, &child.network()?)?;
+                    }
                     child.channel.send(&Message::HooksDone, None)?;
                     if !self.gated {
                         child.go()?;
@@ -258,9 +261,10 @@ impl Launch<'_> {
 }
 
 impl Plan {
-    /// Whether the child stops for hooks of the host side, which it does before it waits to be let go.
+    /// Whether the child stops for hooks of the host side and for what has to come after them, which it does before it waits
+    /// to be let go.
     pub fn stops_for_hooks(&self) -> bool {
-        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty()
+        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty() || self.bandwidth.is_some()
     }
 
     /// Whether the child has to wait, before anything else, until its id maps are written, it is in its scope, it was handed
@@ -295,6 +299,12 @@ impl Plan {
 }
 
 impl Child {
+    /// Its network namespace.
+    fn network(&self) -> Result<File> {
+        let path = format!("/proc/{}/ns/{}", self.pid, Kind::Network.row().file);
+        File::open(&path).or_cannot("open", &path)
+    }
+
     /// Lets the child go on to its gate or its program.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::container::Id;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::namespaces::{self, Kind, Namespaces, User};
+use crate::network::bandwidth::{self, Bandwidth};
 use crate::network::devices::{self, Device};
 use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
 use crate::rootfs::{self, Rootfs};
@@ -69,6 +70,9 @@ pub struct Plan {
     /// Interfaces of the host that are moved in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub net_devices: Vec<Device>,
+    /// What its interfaces may carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     /// Kernel parameters.
     pub sysctl: Vec<Sysctl>,
     /// The root filesystem.
@@ -185,6 +189,7 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         domainname: config.domainname.clone(),
         loopback: namespaces.makes(Kind::Network),
         net_devices: devices::plan(&config.linux.net_devices, namespaces.has(Kind::Network), host.privileged)?,
+        bandwidth: bandwidth::plan(&config.annotations, namespaces.has(Kind::Network), host.privileged)?,
         sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
         rootfs,
         cgroup: CgroupPlan {

@@ -10,14 +10,13 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
-use super::IFF_UP;
 use super::netlink::{
     NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, RTM_GETADDR, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, Socket, attributes, link,
     push_attribute, word,
 };
+use super::{IFF_UP, socket_in};
 use crate::error::{Context, Error, Result};
 use crate::spec::config::NetDevice;
 
@@ -157,15 +156,6 @@ fn move_one(
 
 fn terminated(name: &str) -> Vec<u8> {
     [name.as_bytes(), &[0]].concat()
-}
-
-/// A socket stays in the namespace it was made in, so ferry enters the other one only for that.
-fn socket_in(namespace: &File) -> Result<Socket> {
-    let own = File::open("/proc/self/ns/net").or_cannot("open", "/proc/self/ns/net")?;
-    setns(namespace, CloneFlags::CLONE_NEWNET).or_cannot("enter", "the container's network namespace")?;
-    let socket = Socket::open();
-    setns(own, CloneFlags::CLONE_NEWNET).or_cannot("return to", "ferry's own network namespace")?;
-    socket.or_cannot("open", "a route socket")
 }
 
 fn index(socket: &Socket, name: &str) -> std::result::Result<i32, Errno> {

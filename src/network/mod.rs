@@ -1,8 +1,13 @@
-//! Network interfaces of the container's own namespace: the loopback interface is brought up, and interfaces of the host
-//! are moved in. rtnetlink(7)
+//! Network interfaces of the container's own namespace: the loopback interface is brought up, interfaces of the host are
+//! moved in, and what they carry is limited. rtnetlink(7)
 
+pub mod bandwidth;
 pub mod devices;
 pub mod netlink;
+
+use std::fs::File;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Context, Result};
 use netlink::{RTM_NEWLINK, Socket, link};
@@ -20,4 +25,13 @@ pub fn loopback_up() -> Result<()> {
     let socket = Socket::open().or_cannot("open", "a route socket")?;
     let up = socket.ask(RTM_NEWLINK, 0, &link(LOOPBACK, IFF_UP, IFF_UP));
     up.map(drop).or_cannot("bring up", "the loopback interface")
+}
+
+/// A socket stays in the namespace it was made in, so ferry enters the other one only for that.
+fn socket_in(namespace: &File) -> Result<Socket> {
+    let own = File::open("/proc/self/ns/net").or_cannot("open", "/proc/self/ns/net")?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).or_cannot("enter", "the container's network namespace")?;
+    let socket = Socket::open();
+    setns(own, CloneFlags::CLONE_NEWNET).or_cannot("return to", "ferry's own network namespace")?;
+    socket.or_cannot("open", "a route socket")
 }

@@ -66,6 +66,21 @@ pub const TABLE: &[Row] = &[
          timing what others have in memory.",
     ),
     row(
+        "dev.ferry.network.egress",
+        Form::Elsewhere,
+        "RATE",
+        "Let each of the container's network interfaces send so many bits each second; k, M or G behind the number stand for \
+         thousands, millions or billions: 10M. It holds for interfaces that are there once the createRuntime hooks have run, and \
+         for all containers in the same network namespace. Without an interface but the loopback, or on the host's network, it is \
+         an error.",
+    ),
+    row(
+        "dev.ferry.network.ingress",
+        Form::Elsewhere,
+        "RATE",
+        "The same for what the interfaces receive: what comes in beyond the rate is dropped.",
+    ),
+    row(
         HOOKS_STDERR,
         Form::Path,
         "FILE",

@@ -4,6 +4,7 @@ mod annotations;
 mod attacks;
 mod bad_input;
 mod balance;
+mod bandwidth;
 mod case;
 mod cgroup;
 mod completion;
@@ -74,6 +75,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("limits", limits::SCENARIOS),
     ("stats", stats::SCENARIOS),
     ("balance", balance::SCENARIOS),
+    ("bandwidth", bandwidth::SCENARIOS),
     ("systemd", systemd::SCENARIOS),
     ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),

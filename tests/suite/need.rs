@@ -19,6 +19,8 @@ pub enum Need {
     Ksm,
     /// A machine that is merging memory: it is not a test's to have all of it begin.
     KsmRuns,
+    /// A kernel that can drop what comes in beyond a rate, or one that cannot.
+    Policing(bool),
     /// A block device that a test may write over, named by `FERRY_TEST_DISK`.
     Disk,
     /// ferry itself: no other runtime has this.
@@ -45,6 +47,7 @@ impl Need {
                 let runs = std::fs::read_to_string("/sys/kernel/mm/ksm/run").is_ok_and(|state| state.trim() == "1");
                 (!runs).then(|| "needs KSM to run".into())
             }
+            Self::Policing(there) => policing(there),
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
@@ -93,6 +96,16 @@ fn no_ksm() -> Option<String> {
     let numbers: Vec<u32> = release.split(['.', '-']).map_while(|digits| digits.parse().ok()).collect();
     let there = std::path::Path::new("/sys/kernel/mm/ksm/run").exists() && numbers >= vec![6, 7];
     (!there).then(|| "needs Linux 6.7 with KSM".into())
+}
+
+/// Tried out in a network namespace that ends with the trial.
+fn policing(wanted: bool) -> Option<String> {
+    let trial =
+        "tc qdisc add dev lo clsact && tc filter add dev lo ingress matchall action police rate 1mbit burst 100k";
+    let there = std::process::Command::new("unshare").args(["--net", "sh", "-c", trial]).output();
+    let there = there.is_ok_and(|there| there.status.success());
+    (there != wanted)
+        .then(|| format!("needs a kernel {} cls_matchall and act_police", if wanted { "with" } else { "without" }))
 }
 
 /// The scratch block device.

@@ -28,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A network namespace that lasts as long as this.
-struct Network {
+pub struct Network {
     holder: Child,
 }
 
@@ -45,24 +45,26 @@ impl Network {
         Ok(network)
     }
 
-    fn path(&self) -> String {
+    /// What nsenter(1) takes.
+    pub fn path(&self) -> String {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
     /// A veth pair `near` and `far`: the kind that every kernel with containers has.
-    fn with_pair(case: &Case) -> Result<Self, Failed> {
+    pub fn with_pair(case: &Case) -> Result<Self, Failed> {
         let network = Self::new(case)?;
         ip(&network.path(), "link add near type veth peer name far")?;
         Ok(network)
     }
 
     /// The runtime, called in here.
-    fn call(&self, case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+    pub fn call(&self, case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
         let mut command = self.enter(&case.command(args));
         case.finish(&mut command)
     }
 
-    fn enter(&self, inner: &Command) -> Command {
+    /// `inner`, run in here.
+    pub fn enter(&self, inner: &Command) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path())).arg(inner.get_program()).args(inner.get_args());
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
@@ -70,7 +72,7 @@ impl Network {
     }
 
     /// A container that waits, and the path of its network namespace.
-    fn start(&self, case: &mut Case) -> Result<String, Failed> {
+    pub fn start(&self, case: &mut Case) -> Result<String, Failed> {
         let bundle = case.args(&["/probe", "sleep", "forever"]).write_config()?;
         let (id, pid_file) = (case.id.clone(), case.path("pid"));
         self.call(case, &["run", "--detach", "--pid-file", &pid_file, "--bundle", &bundle, &id])?.success()?;
@@ -78,7 +80,7 @@ impl Network {
     }
 
     /// `run` is refused, leaves nothing, and leaves the interface where it was.
-    fn refuses(&self, case: &mut Case) -> Result<Output, Failed> {
+    pub fn refuses(&self, case: &mut Case) -> Result<Output, Failed> {
         let (bundle, id) = (case.write_config()?, case.id.clone());
         let end = self.call(case, &["run", "--bundle", &bundle, &id])?.failure()?;
         assert!(names(&self.path())?.contains(&"near".to_owned()));
@@ -97,7 +99,7 @@ impl Drop for Network {
 }
 
 /// ip(8) in the network namespace at `path`.
-fn ip(path: &str, words: &str) -> Result<String, Failed> {
+pub fn ip(path: &str, words: &str) -> Result<String, Failed> {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={path}")).arg("ip").args(words.split(' ')).stdin(Stdio::null());
     Ok(output::run(&mut command, std::time::Duration::from_secs(60))?.success()?.stdout)

@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,27 @@ pub fn direct(how: &str, path: &str, megabytes: usize) -> Result<()> {
         if writes { file.write_all(block)? } else { file.read_exact(block)? }
     }
     say(&json!({"seconds": began.elapsed().as_secs_f64()}))
+}
+
+/// Sends so many kilobytes over TCP, until the other side says that it has them all.
+pub fn send(address: &str, kilobytes: usize) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    for _ in 0..kilobytes {
+        stream.write_all(&[7; 1 << 10])?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_exact(&mut [0])
+}
+
+/// Takes one connection and all it sends, and tells how much that was and how long it took.
+pub fn receive(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address)?;
+    say(&"ready")?;
+    let (mut stream, _) = listener.accept()?;
+    let began = Instant::now();
+    let bytes = std::io::copy(&mut stream, &mut std::io::sink())?;
+    stream.write_all(&[0])?;
+    say(&json!({"bytes": bytes, "seconds": began.elapsed().as_secs_f64()}))
 }
 
 /// Every process forks, for ever, until the kernel refuses; that is told once, and then all wait.

@@ -4,6 +4,7 @@ use super::steps;
 use crate::cgroup::{Limits, Place};
 use crate::launch::plan::{Plan, ProcessPlan};
 use crate::namespaces::{TABLE, User};
+use crate::network::bandwidth::Bandwidth;
 use crate::process::limits::Limit;
 use crate::rootfs::options::propagation_name;
 use crate::rootfs::plan::{Base, Mount, Rootfs, What};
@@ -22,6 +23,7 @@ pub(super) fn of(plan: &Plan, config: &Config) -> String {
         ("id maps", id_maps(&plan.namespaces.user)),
         ("cgroup", cgroup(plan)),
         ("root filesystem", root(&plan.rootfs)),
+        ("network", network(plan)),
         ("mounts", plan.rootfs.mounts.iter().map(mount).collect()),
         ("devices", devices(&plan.rootfs)),
         ("masked paths", plan.rootfs.masked.iter().map(|path| path.display().to_string()).collect()),
@@ -59,8 +61,17 @@ fn namespaces(plan: &Plan) -> Vec<String> {
     let names = [("host name", &plan.hostname), ("domain name", &plan.domainname)];
     let given = names.iter().filter(|(_, name)| !name.is_empty());
     lines.extend(given.map(|(title, name)| format!("{title}: {name}")));
-    lines.extend(plan.loopback.then(|| "the loopback interface is brought up".to_owned()));
     lines.extend(plan.keyring.as_ref().map(|name| format!("session keyring: {name}")));
+    lines
+}
+
+fn network(plan: &Plan) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(plan.loopback.then(|| "the loopback interface is brought up".to_owned()));
+    lines.extend(plan.net_devices.iter().map(|device| format!("{} is moved in as {}", device.name, device.inside)));
+    let rates = plan.bandwidth.map_or([None, None], |Bandwidth { egress, ingress }| [egress, ingress]);
+    let told = |(rate, what): (Option<u64>, &str)| Some(format!("{what} each interface: {} bits each second", rate?));
+    lines.extend(rates.into_iter().zip(["out by", "in by"]).filter_map(told));
     lines
 }
 
