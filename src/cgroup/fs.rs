@@ -121,8 +121,10 @@ fn check_unused(dir: &OwnedFd, path: &Path) -> Result<()> {
     let events = file::read(dir.as_fd(), "cgroup.events").or_cannot("read the state of", path.display())?;
     let refuse = |why: &str| Err(Error::said("put the container into the cgroup", path.display().to_string(), why));
     match (file::value_of(&events, "populated"), file::value_of(&events, "frozen")) {
-        (Some("1"), _) => return refuse("it is not empty: another container, or other processes, run in it"),
-        (_, Some("1")) => return refuse("it is frozen"),
+        (Some("1"), _) => {
+            return refuse("the container's cgroup is not empty: another container, or other processes, run in it");
+        }
+        (_, Some("1")) => return refuse("the container's cgroup unexpectedly frozen: somebody froze it before"),
         _ => {}
     }
     // What is empty may still be an inner node, or part of a threaded tree, which take no process.
@@ -221,7 +223,7 @@ fn enable(dir: &OwnedFd, path: &Path, limits: &Limits) -> Result<()> {
 ///
 /// The kernel itself refuses controllers of memory and I/O for the children of such a cgroup, but not those of CPU and
 /// tasks: it would turn the cgroup into the root of a threaded one, and the child into one that takes no process.
-fn holds_processes(dir: BorrowedFd<'_>) -> bool {
+pub(super) fn holds_processes(dir: BorrowedFd<'_>) -> bool {
     let read = |name| file::read(dir, name);
     read("cgroup.type").is_ok() && read("cgroup.procs").is_ok_and(|procs| !procs.is_empty())
 }
@@ -248,7 +250,7 @@ fn not_enabled(dir: &OwnedFd, path: &Path, limits: &Limits, errno: Errno) -> Opt
     Some(missing::explain(dir.as_fd(), path, write))
 }
 
-fn has_word(text: &str, word: &str) -> bool {
+pub(super) fn has_word(text: &str, word: &str) -> bool {
     text.split_whitespace().any(|name| name == word)
 }
 
@@ -365,8 +367,12 @@ fn check_memory(cgroup: &Cgroup, check: MemoryCheck) -> Result<()> {
     for (field, limit) in [("memory.limit", check.limit), ("memory.swap", check.with_swap)] {
         if let Some(limit) = limit.filter(|limit| *limit <= usage) {
             let object = format!("linux.resources.{field} to {limit}");
-            return Err(Error::said("set", object, format!("the container uses {usage} bytes"))
-                .hint("leave out memory.checkBeforeUpdate to have the kernel reclaim and kill instead"));
+            return Err(Error::said(
+                "set",
+                object,
+                format!("rejecting memory limit: the container uses {usage} bytes"),
+            )
+            .hint("leave out memory.checkBeforeUpdate to have the kernel reclaim and kill instead"));
         }
     }
     Ok(())

@@ -33,11 +33,11 @@ fn an_existing_cgroup_must_be_empty_and_thawed() {
     assert_eq!(trial.create("box").made, 0);
     life::freeze(&made, PATIENCE).unwrap();
     let error = create(&trial.below("box"), &Limits::default()).unwrap_err().to_string();
-    assert!(error.contains("it is frozen"), "{error}");
+    assert!(error.contains("cgroup unexpectedly frozen"), "{error}");
     life::thaw(&made, PATIENCE).unwrap();
     trial.start(&made);
     let error = create(&trial.below("box"), &Limits::default()).unwrap_err().to_string();
-    assert!(error.contains("it is not empty"), "{error}");
+    assert!(error.contains("the container's cgroup is not empty"), "{error}");
     assert!(made.path.exists());
 }
 
@@ -213,7 +213,10 @@ fn usage_above_a_checked_limit_refuses_it() {
     assert!(status.unwrap().success());
     let before = file::read(cgroup.as_fd(), "memory.max").unwrap();
     let error = apply(&cgroup, &limits).unwrap_err().to_string();
-    assert!(error.contains("linux.resources.memory.limit to 1024: the container uses"), "{error}");
+    assert!(
+        error.contains("linux.resources.memory.limit to 1024: rejecting memory limit: the container uses"),
+        "{error}"
+    );
     assert_eq!(file::read(cgroup.as_fd(), "memory.max").unwrap(), before);
     std::fs::remove_file(file).unwrap();
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::ArgMatches;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::globals::Globals;
-use super::verb::{Arguments, Flag, Value, Verb};
+use super::verb::{Arguments, Flag, Value as FlagValue, Verb};
 use super::{duration, given, output};
 use crate::error::Result;
 use crate::lifecycle::events::{self, Event};
@@ -19,7 +20,7 @@ pub const VERB: Verb = Verb {
     flags: &[
         Flag {
             long: "interval",
-            value: Value::Text("TIME"),
+            value: FlagValue::Text("TIME"),
             help: "Time between two lines of usage, such as 500ms or 1m (default 5s)",
             ..Flag::SWITCH
         },
@@ -54,16 +55,35 @@ fn interval(matches: &ArgMatches) -> Result<Duration> {
 }
 
 fn print(id: &str, event: Event) -> Result<()> {
-    output::print_line(&match event {
-        Event::Stats(data) => json!({"type": "stats", "id": id, "data": data}),
-        Event::Oom => json!({"type": "oom", "id": id}),
-    })
+    let (kind, data) = match event {
+        Event::Stats(data) => ("stats", Some(data)),
+        Event::Oom => ("oom", None),
+    };
+    output::print_line(&Line { kind, id, data })
+}
+
+/// One event as it is printed: the type first, so that a person and a script find it at the same place in every line.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::matches;
+
+    #[test]
+    fn a_line_begins_with_its_type_and_the_container() {
+        let line = |kind, data| serde_json::to_string(&Line { kind, id: "c", data }).unwrap();
+        assert_eq!(line("oom", None), r#"{"type":"oom","id":"c"}"#);
+        let stats = line("stats", Some(serde_json::json!({"pids": {"current": 1}})));
+        assert_eq!(stats, r#"{"type":"stats","id":"c","data":{"pids":{"current":1}}}"#);
+    }
 
     #[test]
     fn the_interval_is_five_seconds_unless_another_is_given() {

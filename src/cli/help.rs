@@ -1,12 +1,12 @@
 //! `ferry help`: the list of verbs, or one verb's help. No row of the table, for it speaks about the table.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::Command;
 
-use super::verb::documented;
+use super::verb::{documented, help_template};
 use super::{FAMILIES, VERBS, find, globals, output};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What ferry(1) says under DESCRIPTION.
 const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated process of a bundle, which is a directory with \
@@ -20,11 +20,11 @@ const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated pro
 /// There is no such verb.
 pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
     let text = match argv.next() {
-        Some(name) if name != "help" && name != "-h" && name != "--help" => {
+        Some(name) if name != "help" && !asks(&name) => {
             match (FAMILIES.iter().find(|family| name == family.name), argv.next()) {
                 (Some(family), Some(word)) => family.find(&word)?.help(),
                 (Some(family), None) => family.help(),
-                (None, _) => find(&name)?.help(),
+                (None, _) => find(&name).map_err(|error| no_topic(&name, &error))?.help(),
             }
         }
         _ => overview().render_help().to_string(),
@@ -33,11 +33,22 @@ pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
     Ok(0)
 }
 
+/// Whether a word asks for help.
+pub fn asks(word: &OsStr) -> bool {
+    ["-h", "-help", "--help"].iter().any(|known| word == *known)
+}
+
+/// Help was asked for a verb that there is not.
+pub fn no_topic(name: &OsStr, unknown: &Error) -> Error {
+    Error::plain(format!("No help topic for '{}': {unknown}", name.to_string_lossy()))
+}
+
 /// The program as a whole: its verbs, one line each, and the flags before them. For `ferry help` and ferry(1).
 pub fn overview() -> Command {
     let command = Command::new("ferry")
         .about("Run OCI containers, from bundles and from bare root filesystems")
         .long_about(ABOUT)
+        .help_template(help_template("ferry"))
         .override_usage("ferry [GLOBAL-FLAG...] COMMAND [FLAG...] [ARG...]")
         .after_help("`ferry COMMAND --help` shows a command's flags and examples.")
         .disable_help_subcommand(true);
@@ -59,6 +70,7 @@ mod tests {
     #[test]
     fn the_list_has_every_verb_and_every_global_flag() {
         let text = overview().render_help().to_string();
+        assert!(text.starts_with("NAME:\n    ferry - Run OCI containers"), "{text}");
         for verb in &VERBS {
             assert!(text.contains(&format!("\n  {} ", verb.name)), "{}: {text}", verb.name);
         }

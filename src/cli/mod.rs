@@ -107,11 +107,16 @@ pub fn run(mut argv: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8
         return help::run(argv);
     }
     let verb = match FAMILIES.iter().find(|family| name == family.name) {
-        Some(family) => match argv.next().filter(|word| word != "--help" && word != "-h" && word != "help") {
+        Some(family) => match argv.next().filter(|word| !help::asks(word) && word != "help") {
             Some(word) => family.find(&word)?,
             None => return output::print(&family.help()).map(|()| 0),
         },
-        None => find(&name)?,
+        None => match find(&name) {
+            Err(unknown) if argv.next().is_some_and(|word| help::asks(&word)) => {
+                return Err(help::no_topic(&name, &unknown));
+            }
+            verb => verb?,
+        },
     };
     match argv::normalise(verb, argv).map_err(|error| usage(error, Some(verb)))? {
         Some(argv) => (verb.run)(&globals, &parse(verb, argv)?),
@@ -219,6 +224,13 @@ mod tests {
             "unknown command \"stat\" (hint: did you mean `ferry state`? `ferry help` lists the commands)"
         );
         assert_eq!(refused("frobnicate"), "unknown command \"frobnicate\" (hint: `ferry help` lists the commands)");
+    }
+
+    #[test]
+    fn there_is_no_help_for_an_unknown_verb() {
+        for line in ["foo -h", "foo --help", "help foo"] {
+            assert!(refused(line).starts_with("No help topic for 'foo': unknown command \"foo\""), "{line}");
+        }
     }
 
     #[test]

@@ -81,11 +81,11 @@ pub const VERB: Verb = Verb {
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let id = given::id(matches)?;
-    let resources = match given::path(matches, "resources") {
+    let mut resources = match given::path(matches, "resources") {
         Some(path) => read(path)?,
         None => from_flags(matches)?,
     };
-    warn_of_kernel_memory(&resources, &globals.setting.log);
+    pass_over_kernel_memory(&mut resources, &globals.setting.log);
     let schemata = schemata(matches)?;
     // First, because most hosts refuse it: nothing is changed then.
     if schemata != Schemata::default() {
@@ -198,8 +198,10 @@ fn whole<T: FromStr<Err: Display>>(matches: &ArgMatches, flag: &str) -> Result<O
     given::number(matches, flag)
 }
 
-fn warn_of_kernel_memory(resources: &Resources, log: &Log) {
-    if resources.memory.kernel.is_some() || resources.memory.kernel_tcp.is_some() {
+/// Engines still send them; a configuration that has them is refused, for there somebody may rely on them.
+fn pass_over_kernel_memory(resources: &mut Resources, log: &Log) {
+    let Memory { kernel, kernel_tcp, .. } = &mut resources.memory;
+    if kernel.take().is_some() | kernel_tcp.take().is_some() {
         log.warning("kernel memory limits are ignored: the kernel has none any more");
     }
 }

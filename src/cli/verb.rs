@@ -116,6 +116,7 @@ impl Verb {
     pub fn manual(&self) -> Command {
         let usage = format!("ferry {} [FLAG...] {}", self.name, self.arguments.usage);
         let command = Command::new(self.name).about(self.about).override_usage(usage.trim_end().to_owned());
+        let command = command.help_template(help_template(&format!("ferry {}", self.name)));
         let shown = self.flags.iter().filter(|flag| !flag.hidden);
         shown.fold(command, |command, flag| command.arg(documented(flag)))
     }
@@ -133,6 +134,11 @@ pub fn with_details(mut text: String, details: &[(&str, &str)]) -> String {
         text.push_str(&format!("\n{title}:\n{}\n", paragraphs.join("\n\n")));
     }
     text
+}
+
+/// The order of a help text, which begins as a man page does: with what `name` is, in one line.
+pub fn help_template(name: &str) -> String {
+    format!("NAME:\n    {name} - {{about}}\n\n{{usage-heading}} {{usage}}\n\n{{all-args}}{{after-help}}")
 }
 
 /// A paragraph in lines of at most 80 columns; one that is indented stands as it is.

@@ -178,7 +178,7 @@ fn close_each(first: i32) -> Result<()> {
 /// What a message of the handshake says about the exec that failed; `name` is the program's.
 pub fn failure(stage: stub::Stage, errno: Errno, name: &str) -> Error {
     match stage {
-        stub::Stage::Exec => command::refused(name, errno),
+        stub::Stage::Exec => command::not_executed(name, errno),
         stub::Stage::Seccomp => Error::kernel("install", "the seccomp filter", errno),
         stub::Stage::Label => {
             let error = Error::kernel("apply", "the process' AppArmor profile or SELinux label", errno);

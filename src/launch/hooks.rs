@@ -113,6 +113,9 @@ fn attend(at: &str, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> 
     let why = match (status.code(), status.signal()) {
         (Some(0), _) => return Ok(()),
         (Some(code), _) => format!("it ended with exit status {code}"),
+        (None, Some(libc::SIGSYS)) => {
+            format!("it was killed by signal {}: bad system call, by a seccomp rule", libc::SIGSYS)
+        }
         (None, signal) => format!("it was killed by signal {}", signal.unwrap_or(0)),
     };
     Err(Error::said("run hook", named(), why + &words(said)))
@@ -164,6 +167,7 @@ mod tests {
         let error = |hook| run("poststop", &[hook], b"", &Streams::default()).unwrap_err().to_string();
         assert!(error(hook("exit 3", None)).ends_with("hooks.poststop[0] (/bin/sh): it ended with exit status 3"));
         assert!(error(hook("kill -9 $$", None)).ends_with("it was killed by signal 9"));
+        assert!(error(hook("kill -SYS $$", None)).contains("killed by signal 31: bad system call"));
         assert!(error(hook("exec sleep 60", Some(1))).ends_with("it took longer than 1 s"));
         assert!(error(hook("echo why >&2; exit 1", None)).ends_with("it ended with exit status 1: why"));
         let missing = Hook { path: "/no/such".into(), ..Hook::default() };

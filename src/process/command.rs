@@ -116,6 +116,15 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 
 /// An exec that was refused, in the words that engines look for.
 pub fn refused(name: &str, answer: Errno) -> Error {
+    refusal(&format!("exec: {name:?}"), answer)
+}
+
+/// What became of an exec that the kernel refused although the file is there.
+pub fn not_executed(name: &str, answer: Errno) -> Error {
+    refusal(&format!("exec {name}"), answer)
+}
+
+fn refusal(deed: &str, answer: Errno) -> Error {
     let (words, code) = match answer {
         Errno::ENOENT => ("no such file or directory", EXIT_NOT_FOUND),
         Errno::EACCES => ("permission denied", EXIT_NOT_EXECUTABLE),
@@ -123,7 +132,7 @@ pub fn refused(name: &str, answer: Errno) -> Error {
         Errno::EISDIR => ("is a directory", EXIT_NOT_EXECUTABLE),
         other => (other.desc(), EXIT_NOT_EXECUTABLE),
     };
-    let error = Error::plain(format!("exec: {name:?}: {words}")).exit(code);
+    let error = Error::plain(format!("{deed}: {words}")).exit(code);
     match answer {
         Errno::ENOENT => error.hint("it, or the interpreter or loader it names, is not in the container"),
         Errno::ENOEXEC => error.hint("it is for another architecture, or a script without a #! line"),

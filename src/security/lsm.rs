@@ -57,8 +57,15 @@ pub fn probe() -> Modules {
             (true, true) => Module::InForce(APPARMOR),
             (true, false) => Module::InForce(SHARED),
         },
-        selinux: if Path::new("/sys/fs/selinux/enforce").exists() { Module::InForce(SHARED) } else { Module::Absent },
+        selinux: if selinux_has_policy() { Module::InForce(SHARED) } else { Module::Absent },
     }
+}
+
+/// Whether SELinux runs and was given a policy: until then everything is `kernel`, and any label is accepted and means nothing.
+fn selinux_has_policy() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+        && std::fs::read("/proc/self/attr/current")
+            .is_ok_and(|label| label.strip_suffix(&[0]).unwrap_or(&label) != b"kernel")
 }
 
 /// Plans the label of a process; `at` is its JSON path. Nothing is probed when no label is given.

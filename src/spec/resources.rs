@@ -195,7 +195,8 @@ pub struct ThrottleDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HugepageLimit {
-    /// `2MB`, `1GB`, …
+    /// `2MB`, `1GB`, …; runc's users also write its name in small letters, which Go takes.
+    #[serde(alias = "pagesize")]
     pub page_size: String,
     /// Bytes.
     pub limit: u64,

@@ -135,7 +135,7 @@ fn check_name(name: &str, action: &str, path: impl Fn() -> String) -> Result<()>
         return Err(refused(path(), "the name of a system call is empty"));
     }
     if name == "write" && action == "SCMP_ACT_NOTIFY" {
-        return Err(refused(path(), "SCMP_ACT_NOTIFY cannot be used for write"));
+        return Err(refused(path(), "SCMP_ACT_NOTIFY cannot be used for the write syscall"));
     }
     Ok(())
 }
