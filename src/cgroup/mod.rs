@@ -9,6 +9,7 @@
 //! resources::plan       linux.resources   -> Limits         what (a value: file, text, JSON path)
 //! fs::create            Location, Limits  -> Cgroup         mkdir, enable controllers; clone into it after this
 //!   or systemd::start   Unit, pid, Limits -> its path       clone before this; then fs::open
+//! controllers::offer    Location, Cgroup                    enable every other controller
 //! fs::apply             Cgroup, Limits                      write the files
 //! previous::read        Cgroup, Limits    -> Previous       what an update that fails goes back to
 //! devices::install      Cgroup, Limits.devices              a BPF program on the cgroup
@@ -17,6 +18,7 @@
 //! ```
 
 pub mod balance;
+pub mod controllers;
 mod dbus;
 mod device_program;
 pub mod devices;

@@ -12,6 +12,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, fchown, getpid, setgroups, sethostname, setresgid, setresuid, setsid};
 
+mod mounts;
+
 use super::execute::execute;
 use super::plan::{Plan, ProcessPlan};
 use super::protocol::{Channel, Message};
@@ -23,8 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::namespaces::{CLONE_NEWTIME, Kind, User};
 use crate::path::{Links, Root};
 use crate::process::{command, sysctl};
-use crate::rootfs::mount::CgroupView;
-use crate::rootfs::{Base, devices, layers, mount, overlay, pivot, protect};
+use crate::rootfs::{Base, devices, layers, overlay, pivot, protect};
 use crate::security::lsm;
 use crate::spec::config::Hook;
 use crate::sys::{clone::exit_now, fd, keyring};
@@ -49,6 +50,8 @@ pub struct Init<'a> {
     pub streams: &'a hooks::Streams,
     /// What the host side opened, once it is here.
     pub handed: Handed,
+    /// Whether Go has come already.
+    pub let_go: bool,
     /// Whether it is ferry that carries the terminal.
     pub foreground: bool,
     /// Whether it was born outside of its cgroup, and has to wait until it is there.
@@ -138,11 +141,13 @@ impl Init<'_> {
         if self.gate.is_some() && self.channel.send(&Message::Ready, None).is_err() {
             return None;
         }
-        match self.channel.receive() {
-            Ok(Some((Message::Go, _))) => (),
-            Ok(None) => return None,
-            Ok(Some(_)) => return Some(unexpected()),
-            Err(error) => return Some(error),
+        while !self.let_go {
+            match self.channel.receive() {
+                Ok(Some((Message::Go, _))) => self.let_go = true,
+                Ok(None) => return None,
+                Ok(Some(_)) => return Some(unexpected()),
+                Err(error) => return Some(error),
+            }
         }
         self.go().err()
     }
@@ -304,17 +309,6 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn mounts(&mut self) -> Result<()> {
-        let view = CgroupView {
-            namespaced: self.plan.namespaces.has(Kind::Cgroup),
-            host_path: self.cgroup.clone().or_else(cgroup_tree),
-        };
-        let mut sources = std::mem::take(&mut self.handed.sources);
-        let root = self.root()?;
-        let mounts = self.plan.rootfs.mounts.iter().enumerate();
-        mounts.into_iter().try_for_each(|(index, mount)| mount::make(root, mount, sources.remove(&index), &view))
-    }
-
     fn devices(&mut self) -> Result<()> {
         if self.plan.rootfs.own_dev { devices::make(self.root()?, &self.plan.rootfs.devices) } else { Ok(()) }
     }
@@ -410,11 +404,6 @@ fn in_environment(hooks: &[Hook], process: &ProcessPlan) -> Vec<Hook> {
 
 fn unexpected() -> Error {
     Error::said("follow", "the handshake", "a message came out of turn")
-}
-
-/// The tree as a whole, for a container that has no cgroup of its own and therefore sees the host's, which it cannot write.
-fn cgroup_tree() -> Option<PathBuf> {
-    crate::cgroup::location::find_tree().ok().flatten().map(|tree| tree.mount)
 }
 
 /// Takes the ids of root in the user namespace: what is made from here on belongs to them. Supplementary groups are

@@ -31,7 +31,7 @@ use crate::log::Log;
 use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
-use crate::process::limits;
+use crate::process::{limits, scheduling};
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
 
@@ -85,6 +85,7 @@ impl Launch<'_> {
         if let Some(process) = &self.plan.process {
             limits::raise_own(&process.limits)?;
         }
+        self.plan.say(self.log);
         let (channel, theirs) = Channel::pair()?;
         let gate = if self.gated { Some(gate::make(self.entry)?) } else { None };
         let init = Init {
@@ -97,6 +98,7 @@ impl Launch<'_> {
             state: state_of(record, self.plan, Status::Creating),
             streams: self.streams,
             handed: init::Handed::default(),
+            let_go: false,
             procfs: None,
             foreground: self.console_socket.is_none(),
             moved: false,
@@ -180,6 +182,8 @@ impl Launch<'_> {
 
     /// What the host side does while the child prepares itself.
     fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>, moved: bool) -> Result<()> {
+        // Before a deadline policy, which needs all CPUs, and that comes after Go.
+        scheduling::unbind(child.pid);
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
             id_map::write(self.host, child.pid, uids, gids)?;
         }
@@ -211,6 +215,10 @@ impl Launch<'_> {
             resctrl::apply(plan, groups, child.pid)?;
         }
         if let Some(cgroup) = cgroup {
+            match &self.plan.cgroup.place {
+                Place::Directory(location) => cgroup::controllers::offer(location, cgroup),
+                _ => cgroup::controllers::offer(&cgroup::location::of_existing(&cgroup.path)?, cgroup),
+            }
             cgroup::fs::apply(cgroup, limits)?;
             if let Some(rules) = &limits.devices {
                 let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
@@ -233,6 +241,10 @@ impl Launch<'_> {
             match (message, descriptor) {
                 (Message::Ready, _) => return Ok(Reached::Ready),
                 (Message::Warning(text), _) => self.log.warning(text),
+                (Message::Map(index), Some(tree)) => {
+                    sources::map(self.plan, child, index, tree.as_fd())?;
+                    child.channel.send(&Message::Mapped, None)?;
+                }
                 (Message::HooksDue, _) => {
                     let state = state_json(record, self.plan, Status::Creating);
                     hooks::run("prestart", &self.plan.hooks.prestart, &state, self.streams)?;

@@ -13,6 +13,7 @@ use crate::cgroup::{self, Driver, Limits, resctrl};
 use crate::container::Id;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::log::Log;
 use crate::namespaces::{self, Kind, Namespaces, User};
 use crate::network::bandwidth::{self, Bandwidth};
 use crate::network::devices::{self, Device};
@@ -144,6 +145,32 @@ pub struct ProcessPlan {
     pub preserve_fds: u32,
 }
 
+impl Plan {
+    /// The plan's outline, for whoever follows a launch.
+    pub fn say(&self, log: &Log) {
+        let kinds = || self.namespaces.make.iter().map(|kind| kind.row().name).collect::<Vec<_>>().join(", ");
+        if log.debugs() {
+            log.debug(format_args!("container {}: new namespaces: {}", self.id, kinds()));
+            log.debug(format_args!("container {}: mounts: {}", self.id, self.rootfs.mounts.len()));
+        }
+        self.process.iter().for_each(|process| process.say(log));
+    }
+}
+
+impl ProcessPlan {
+    /// The outline of one process.
+    pub fn say(&self, log: &Log) {
+        if !log.debugs() {
+            return;
+        }
+        let Identity { uid, gid, .. } = self.identity;
+        log.debug(format_args!("process {:?} as {uid}:{gid}", self.command.args));
+        if let Some(program) = &self.seccomp {
+            log.debug(format_args!("seccomp filter flags: {}", program.flags));
+        }
+    }
+}
+
 /// Plans a container. `bundle` is absolute.
 ///
 /// # Errors
@@ -152,7 +179,8 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let mut warnings = Vec::new();
     let namespaces = namespaces::plan::plan(config)?;
     permitted(host, &namespaces)?;
-    let around = rootfs::plan::Around { namespaces: &namespaces, bundle, privileged: host.privileged };
+    let root = rootfs::plan::directory(config, bundle);
+    let around = rootfs::plan::Around { namespaces: &namespaces, bundle, root: &root, privileged: host.privileged };
     let mut rootfs = rootfs::plan::plan(config, around, !options.no_pivot)?;
     label(config, &mut rootfs.mounts)?;
     if let (Some(stage), rootfs::Base::Directory(lower)) = (&options.copy_on_write, &rootfs.base) {

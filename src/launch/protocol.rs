@@ -7,6 +7,8 @@
 //!   | ---- Root, Source + descriptor ----> | (only in a user namespace, and with id-mapped mounts)
 //!   | ---- Placed ----------------------> | (also where it could not be cloned into its cgroup and was moved there)
 //!   | record, limits, device program      | namespaces, root filesystem
+//!   | <--- Map + descriptor -------------- | (only with an id-mapped mount whose source is in the container)
+//!   | ---- Mapped ----------------------> |
 //!   | <--- HooksDue ---------------------- | (only where createRuntime or prestart hooks are configured)
 //!   | hooks                               |
 //!   | ---- HooksDone -------------------> |
@@ -20,7 +22,7 @@
 //! ```
 //!
 //! At any point the child may answer Failed instead, or send a Warning. A child whose stream ends without Go ends itself.
-//! `run` sends Go without waiting for Ready. When the user namespace is joined, a process between the two enters it first
+//! `run` sends Go without waiting for Ready, and the child may find it before Mapped. When the user namespace is joined, a process between the two enters it first
 //! and sends Born with the descriptor of the child, which is its sibling. An unknown message is an error.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -45,6 +47,10 @@ pub enum Message {
     Source(u32),
     /// Parent: the id maps are written, the child is in its scope, and it has what it was to be handed.
     Placed,
+    /// Child, with a detached copy of the source of the mount of this index, which it may not map itself.
+    Map(u32),
+    /// Parent: the copy has its mapping.
+    Mapped,
     /// Child: everything is mounted; the hooks before pivot_root are due.
     HooksDue,
     /// Parent: they have run.
@@ -167,7 +173,7 @@ fn owned(raw: i32) -> OwnedFd {
 }
 
 /// One byte says which; 1 to 3 are the stub's own reports (`sys::stub`).
-const TAGS: [(u8, Message); 8] = [
+const TAGS: [(u8, Message); 9] = [
     (16, Message::Placed),
     (17, Message::HooksDue),
     (18, Message::HooksDone),
@@ -176,17 +182,20 @@ const TAGS: [(u8, Message); 8] = [
     (21, Message::Ready),
     (22, Message::Go),
     (23, Message::Root),
+    (24, Message::Mapped),
 ];
 const BORN: u8 = 32;
 const WARNING: u8 = 33;
 const FAILED: u8 = 34;
 const SOURCE: u8 = 35;
+const MAP: u8 = 36;
 
 fn encode(message: &Message) -> Vec<u8> {
     let tagged = |tag: u8, body: &[u8]| [&[tag], &body[..body.len().min(LONGEST - 1)]].concat();
     match message {
         Message::Born(pid, moved) => tagged(BORN, &[&pid.to_ne_bytes()[..], &[u8::from(*moved)]].concat()),
         Message::Source(index) => tagged(SOURCE, &index.to_ne_bytes()),
+        Message::Map(index) => tagged(MAP, &index.to_ne_bytes()),
         Message::Warning(text) => tagged(WARNING, text.as_bytes()),
         Message::Failed(error) => {
             let wire = serde_json::to_vec(&error.to_wire()).unwrap_or_default();
@@ -206,6 +215,7 @@ fn decode(bytes: &[u8]) -> Option<Message> {
     match tag {
         1..=3 => stub::parse_report(bytes).map(|(stage, errno)| Message::NotExecuted(stage, errno)),
         SOURCE => Some(Message::Source(u32::from_ne_bytes(body.try_into().ok()?))),
+        MAP => Some(Message::Map(u32::from_ne_bytes(body.try_into().ok()?))),
         BORN => {
             let (moved, pid) = body.split_last()?;
             Some(Message::Born(i32::from_ne_bytes(pid.try_into().ok()?), *moved != 0))
@@ -230,6 +240,7 @@ mod tests {
             Message::Go,
             Message::Born(7, true),
             Message::Source(3),
+            Message::Map(4),
             Message::Failed(error),
         ] {
             one.send(&message, None).unwrap();

@@ -6,7 +6,7 @@
 //! may do, and nothing mounted on it reaches the host. A copy made in the host's namespace would be free of both.
 //! mount_namespaces(7)
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
@@ -29,15 +29,15 @@ use crate::rootfs::{Base, mount, pivot};
 /// The source and the kernel's answer.
 pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
     let rootfs = &plan.rootfs;
-    let namespaces = user_namespaces(&rootfs.mounts, child.pid)?;
+    let handed = || rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
+    let namespaces = user_namespaces(handed().map(|(_, mount)| mount), child.pid)?;
     let place = Place::of(child.pid, joined)?;
     let opened = place.visit(|| {
         let root = match &rootfs.base {
             Base::Directory(directory) if rootfs.handed => Some(pivot::open_directory(directory)?),
             _ => None,
         };
-        let handed = rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
-        let sources = handed.map(|(index, mount)| Ok((index, source(mount, rootfs.propagation, &namespaces)?)));
+        let sources = handed().map(|(index, mount)| Ok((index, source(mount, rootfs.propagation, &namespaces)?)));
         Ok((root, sources.collect::<Result<Vec<_>>>()?))
     });
     let (root, sources) = opened?;
@@ -56,7 +56,7 @@ pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
 /// # Errors
 /// The source and the kernel's answer.
 pub fn copies(mounts: &[Mount], propagation: u64, init: Pid, beside: Option<Pid>) -> Result<Vec<Option<OwnedFd>>> {
-    let namespaces = user_namespaces(mounts, init)?;
+    let namespaces = user_namespaces(mounts.iter(), init)?;
     let copy = || mounts.iter().map(|mount| source(mount, propagation, &namespaces)).collect();
     match beside {
         Some(pid) => Place::of(pid, None)?.visit(copy),
@@ -65,19 +65,34 @@ pub fn copies(mounts: &[Mount], propagation: u64, init: Pid, beside: Option<Pid>
 }
 
 /// The user namespaces that the mappings of mounts are taken from. Equal mappings share one.
-fn user_namespaces(mounts: &[Mount], container: Pid) -> Result<Vec<(&Map, OwnedFd)>> {
+fn user_namespaces<'a>(mounts: impl Iterator<Item = &'a Mount>, container: Pid) -> Result<Vec<(&'a Map, OwnedFd)>> {
     let mut namespaces: Vec<(&Map, OwnedFd)> = Vec::new();
-    for Idmap { map, .. } in mounts.iter().filter_map(|mount| mount.idmap.as_ref()) {
-        if namespaces.iter().any(|(known, _)| *known == map) {
-            continue;
+    for Idmap { map, .. } in mounts.filter_map(|mount| mount.idmap.as_ref()) {
+        if !namespaces.iter().any(|(known, _)| *known == map) {
+            namespaces.push((map, user_namespace(map, container)?));
         }
-        let namespace = match map {
-            Map::Container => mapped::of_process(container)?,
-            Map::Own { uids, gids } => mapped::user_namespace(uids, gids)?,
-        };
-        namespaces.push((map, namespace));
     }
     Ok(namespaces)
+}
+
+fn user_namespace(map: &Map, container: Pid) -> Result<OwnedFd> {
+    match map {
+        Map::Container => mapped::of_process(container),
+        Map::Own { uids, gids } => mapped::user_namespace(uids, gids),
+    }
+}
+
+/// Maps the ids of `tree`, which the child copied inside for the mount of this index: its source was not there before.
+///
+/// # Errors
+/// No such mount, or the kernel's answer.
+pub fn map(plan: &Plan, child: &Child, index: u32, tree: BorrowedFd<'_>) -> Result<()> {
+    let mount = plan.rootfs.mounts.get(index as usize);
+    let Some((mount, Idmap { map, recursive })) = mount.and_then(|mount| Some((mount, mount.idmap.as_ref()?))) else {
+        return Err(plan.told(Message::Map(index)));
+    };
+    let namespace = user_namespace(map, child.pid)?;
+    idmapped::apply(tree, namespace.as_fd(), *recursive, &format!("the source of {}", mount.destination.display()))
 }
 
 /// A detached copy of a bind's source, its ids mapped.

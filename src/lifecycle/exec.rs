@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Setting;
 use super::create::{preserved, write_pid_file};
-use crate::cgroup::{self, Cgroup};
+use super::exec_cgroup::{self, Birthplace};
+use crate::cgroup;
 use crate::container::record::Init;
 use crate::container::store::Entry;
 use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
-use crate::launch::birth::clone_into;
 use crate::launch::join::{self, Joining};
 use crate::launch::parent::{Child, send_descriptor};
 use crate::launch::protocol::{Channel, Message};
@@ -26,7 +27,7 @@ use crate::process::{limits, scheduling};
 use crate::security::capabilities;
 use crate::spec::config::Process;
 use crate::spec::{Config, Document, check_process};
-use crate::sys::clone::{Cloned, Parent, setns};
+use crate::sys::clone::{Cloned, setns};
 
 /// What to execute.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -99,16 +100,16 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     if options.detach || options.console_socket.is_some() {
         super::create::console(process.terminal, options.console_socket.as_deref())?;
     }
-    let cgroup = open_cgroup(&record, options.cgroup.as_deref())?;
+    let birthplace = exec_cgroup::open(&record, &init, options.cgroup.as_deref())?;
+    process.say(&setting.log);
     limits::raise_own(&process.limits)?;
-    if let Some(affinity) = &process.scheduling.affinity {
-        scheduling::bind_to(&affinity.first)?;
+    match &process.scheduling.affinity {
+        Some(affinity) if !affinity.first.is_empty() => scheduling::bind_to(&affinity.first)?,
+        _ => scheduling::unbind(Pid::from_raw(0)),
     }
     let foreground = options.console_socket.is_none();
     let joined = (&record, &host, &process);
-    // A cgroup that was named is that one and no other.
-    let moved = if options.cgroup.is_some() { None } else { Some(&init) };
-    let mut child = clone_joining(joined, moved, init_fd, cgroup.as_ref(), foreground)?;
+    let mut child = clone_joining(joined, &init, init_fd, birthplace.as_ref(), foreground)?;
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
     let state = || {
         status::of(&entry, &record).map(|status| State::new(&record, status, config.annotations.clone(), String::new()))
@@ -206,46 +207,13 @@ fn process(options: &Options, config: &Config) -> Result<Process> {
     Ok(process)
 }
 
-/// The cgroup to be born in: the container's, or one below it.
-fn open_cgroup(record: &Record, below: Option<&str>) -> Result<Option<Cgroup>> {
-    let Some(path) = &record.cgroup else {
-        return match below {
-            None => Ok(None),
-            Some(below) => Err(Error::said("join cgroup", below.to_owned(), "the container has no cgroup of its own")),
-        };
-    };
-    let below = below.map(|below| crate::path::clean(Path::new(below)));
-    let below =
-        below.as_deref().and_then(|below| below.strip_prefix("/").ok()).filter(|below| !below.as_os_str().is_empty());
-    cgroup::fs::open(&below.map_or_else(|| path.clone(), |below| path.join(below))).map(Some)
-}
-
-/// Clones into the cgroup. An inner one takes no process: where the container moved its own into one below (as a service
-/// manager does), that of its first process (`moved`) serves, unless a certain one was asked for.
-fn clone_beside(cgroup: Option<&Cgroup>, moved: Option<&Init>) -> Result<Cloned> {
-    let cloned = match (clone_into(0, cgroup, Parent::Caller), moved) {
-        (Err(error), Some(init)) if error.errno() == Some(Errno::EBUSY) => {
-            let moved = cgroup::location::of_process(init.pid())?.map(|path| cgroup::fs::open(&path)).transpose()?;
-            clone_into(0, moved.as_ref(), Parent::Caller)
-        }
-        (cloned, _) => cloned,
-    };
-    // One that was moved is there by now, and waits for its Go before it does anything that this could matter to.
-    cloned.map(|(cloned, _)| cloned).map_err(|error| match error.errno() {
-        Some(Errno::EBUSY) => {
-            error.hint("it has cgroups with controllers below it and takes no process: name one of these")
-        }
-        _ => error,
-    })
-}
-
 /// Enters what holds for children, and clones. An ordinary user has the right to the pid namespace only inside the user
 /// namespace, which ferry then enters first; nothing it still has to do needs the one it leaves.
 fn clone_joining(
     (record, host, process): (&Record, &Host, &ProcessPlan),
-    moved: Option<&Init>,
+    first: &Init,
     init: OwnedFd,
-    cgroup: Option<&Cgroup>,
+    birthplace: Option<&Birthplace>,
     foreground: bool,
 ) -> Result<Child> {
     let flag = |kind: Kind| kind.row().flag;
@@ -270,7 +238,7 @@ fn clone_joining(
             .map_err(|error| error.hint("the container belongs to another user"))?;
     }
     let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
-    match clone_beside(cgroup, moved)? {
+    match exec_cgroup::clone_into(birthplace, first)? {
         Cloned::Child => {
             // ferry's end: the stream would otherwise not end with ferry.
             drop(channel);

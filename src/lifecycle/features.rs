@@ -190,8 +190,9 @@ mod tests {
         let policy = &structure["linux"]["memoryPolicy"];
         let planned = |mode: &str, flags: &[&str]| {
             let mut config = spec::Config::default();
+            let nodes = if ["MPOL_DEFAULT", "MPOL_LOCAL"].contains(&mode) { "" } else { "0" };
             config.linux.memory_policy =
-                serde_json::from_value(json!({"mode": mode, "nodes": "0", "flags": flags})).unwrap();
+                serde_json::from_value(json!({"mode": mode, "nodes": nodes, "flags": flags})).unwrap();
             scheduling::plan(&spec::config::Process::default(), Some(&config), "process")
                 .unwrap()
                 .memory_policy

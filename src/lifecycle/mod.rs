@@ -11,6 +11,7 @@ pub mod delete;
 pub mod doctor;
 pub mod events;
 pub mod exec;
+mod exec_cgroup;
 pub mod explain;
 pub mod features;
 pub mod image;

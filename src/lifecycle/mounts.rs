@@ -14,7 +14,7 @@ use crate::launch::attach::{self, Inside};
 use crate::launch::plan;
 use crate::namespaces::{self, Kind};
 use crate::path::clean;
-use crate::rootfs::plan::{Around, Mount, What, plan as plan_rootfs, plan_mount};
+use crate::rootfs::plan::{Around, Mount, What, directory, plan as plan_rootfs, plan_mount};
 use crate::spec::Config;
 use crate::spec::config::Mount as MountConfig;
 
@@ -31,7 +31,9 @@ pub fn add(setting: &Setting, id: &str, mounts: &[MountConfig]) -> Result<()> {
     let host = host::probe();
     let config = container.entry.config()?;
     let namespaces = namespaces::plan::plan(&config)?;
-    let around = Around { namespaces: &namespaces, bundle: &container.record.bundle, privileged: host.privileged };
+    let bundle = &container.record.bundle;
+    let root = directory(&config, bundle);
+    let around = Around { namespaces: &namespaces, bundle, root: &root, privileged: host.privileged };
     let each = mounts.iter().enumerate().map(|(index, mount)| planned(mount, around, &format!("mounts[{index}]")));
     let mut planned = each.collect::<Result<Vec<Mount>>>()?;
     plan::label(&config, &mut planned)?;
@@ -90,6 +92,10 @@ fn planned(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<Mount> {
                 Error::config(format!("{at}.options"), why).hint("remove the mount, and add it with other options")
             );
         }
+        What::Inside(_) if planned.idmap.is_some() => {
+            let why = "the source is inside the container, and its ids cannot be mapped from there";
+            return Err(Error::config(format!("{at}.source"), why));
+        }
         _ => return Ok(planned),
     }
     let why = format!("{:?} cannot be added to a container that is there", mount.kind);
@@ -122,7 +128,8 @@ mod tests {
             ..MountConfig::default()
         };
         let namespaces = Namespaces::default();
-        planned(&mount, Around { namespaces: &namespaces, bundle: Path::new("/b"), privileged: true }, "mounts[0]")
+        let (bundle, root) = (Path::new("/b"), Path::new("/b/rootfs"));
+        planned(&mount, Around { namespaces: &namespaces, bundle, root, privileged: true }, "mounts[0]")
     }
 
     #[test]

@@ -74,6 +74,8 @@ const MEMORY_MODES: [(&str, i32); 7] = [
 
 const MEMORY_FLAGS: [(&str, i32); 3] =
     [("MPOL_F_STATIC_NODES", 1 << 15), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_NUMA_BALANCING", 1 << 13)];
+/// Modes that take no nodes: set_mempolicy(2).
+const NODELESS_MODES: [&str; 2] = ["MPOL_DEFAULT", "MPOL_LOCAL"];
 
 /// Every mode a NUMA memory policy may have.
 pub fn memory_modes() -> impl Iterator<Item = &'static str> {
@@ -109,9 +111,14 @@ pub fn plan(process: &Process, config: Option<&Config>, at: &str) -> Result<Sche
 }
 
 fn look_up<T: Copy>(table: &[(&str, T)], name: &str, at: &str) -> Result<T> {
+    known(table, name, at, "unknown value")
+}
+
+/// The value of a name; `fault` is what one that is not in the table is called.
+fn known<T: Copy>(table: &[(&str, T)], name: &str, at: &str, fault: &str) -> Result<T> {
     table.iter().find(|row| row.0 == name).map(|row| row.1).ok_or_else(|| {
         let known: Vec<&str> = table.iter().map(|row| row.0).collect();
-        Error::config(at, format!("unknown value {name:?}; one of {}", known.join(", ")))
+        Error::config(at, format!("{fault} {name:?}; one of {}", known.join(", ")))
     })
 }
 
@@ -134,42 +141,55 @@ fn io_priority(priority: &IoPriority, at: &str) -> Result<u16> {
 }
 
 fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>)> {
-    let mode = look_up(&MEMORY_MODES, &policy.mode, "linux.memoryPolicy.mode")?;
-    let flag =
-        |(index, name): (usize, &String)| look_up(&MEMORY_FLAGS, name, &format!("linux.memoryPolicy.flags[{index}]"));
+    let at = |field: &str| format!("linux.memoryPolicy.{field}");
+    let mode = known(&MEMORY_MODES, &policy.mode, &at("mode"), "invalid memory policy mode")?;
+    let flag = |(index, name): (usize, &String)| {
+        known(&MEMORY_FLAGS, name, &at(&format!("flags[{index}]")), "invalid memory policy flag")
+    };
     let flags = policy.flags.iter().enumerate().map(flag).try_fold(0, |all, flag| flag.map(|flag| all | flag))?;
-    Ok((mode | flags, nodes(&policy.nodes)?))
+    let (mask, count) = nodes(&policy.nodes)?;
+    if count > 0 && NODELESS_MODES.contains(&policy.mode.as_str()) {
+        let why = format!("the {} mode requires 0 nodes but got {count}", policy.mode);
+        return Err(Error::config(at("nodes"), why));
+    }
+    Ok((mode | flags, mask))
 }
 
 fn cpus(affinity: &CpuAffinity, at: &str) -> Result<Affinity> {
-    let list = |list: &str, field: &str| numbers(list, &format!("{at}.execCPUAffinity.{field}"));
+    let list = |list: &str, field: &str| {
+        let fault = || format!("must be a list such as 0-3,7, found {list:?}");
+        numbers(list).ok_or_else(|| Error::config(format!("{at}.execCPUAffinity.{field}"), fault()))
+    };
     Ok(Affinity { first: list(&affinity.first, "initial")?, last: list(&affinity.last, "final")? })
 }
 
-/// `0-3,7` as a mask.
-fn nodes(list: &str) -> Result<Vec<u64>> {
+/// `0-3,7` as a mask, and how many nodes there are in it.
+fn nodes(list: &str) -> Result<(Vec<u64>, usize)> {
     let mut mask = Vec::new();
-    for node in numbers(list, "linux.memoryPolicy.nodes")? {
+    let fault = format!("invalid memory policy nodes {list:?}: must be a list such as 0-3,7, below {MOST}");
+    for node in numbers(list).ok_or_else(|| Error::config("linux.memoryPolicy.nodes", fault))? {
         mask.resize(mask.len().max(node / 64 + 1), 0);
         mask[node / 64] |= 1 << (node % 64);
     }
-    Ok(mask)
+    let count = mask.iter().map(|word: &u64| word.count_ones() as usize).sum();
+    Ok((mask, count))
 }
 
-/// `0-3,7` as numbers; `at` is its JSON path.
-fn numbers(list: &str, at: &str) -> Result<Vec<usize>> {
-    const MOST: usize = 1024;
-    let fault = || Error::config(at, format!("must be a list such as 0-3,7, found {list:?}"));
+/// CPUs and memory nodes are numbered below this, as in Linux' own largest configurations.
+const MOST: usize = 1024;
+
+/// `0-3,7` as numbers.
+fn numbers(list: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (usize, usize) = (first.parse().map_err(|_| fault())?, last.parse().map_err(|_| fault())?);
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
         if first > last || last >= MOST {
-            return Err(fault());
+            return None;
         }
         numbers.extend(first..=last);
     }
-    Ok(numbers)
+    Some(numbers)
 }
 
 /// Binds this process to these CPUs; to none: leaves it as it is.
@@ -187,15 +207,26 @@ pub fn bind_to(cpus: &[usize]) -> Result<()> {
         .map_err(|error| error.hint("none of them is online and in the cgroup's cpuset"))
 }
 
+/// What policies need, of which the kernel's EPERM says neither: sched_setattr(2).
+const NEEDS: &str = "real-time and deadline policies need CAP_SYS_NICE; and a deadline policy needs all CPUs: such a process \
+    scheduler can't be used together with AllowedCPUs, that is linux.resources.cpu.cpus";
+
+/// Lets a process run on every CPU its cgroup has: what ferry's caller was bound to is not the container's business. It
+/// stays bound where that is refused.
+pub fn unbind(pid: Pid) {
+    let mut all = CpuSet::new();
+    if (0..CpuSet::count()).try_for_each(|cpu| all.set(cpu)).is_ok() {
+        sched_setaffinity(pid, &all).ok();
+    }
+}
+
 /// Applies what is planned to this process.
 ///
 /// # Errors
 /// EPERM without the capability, EINVAL for what this kernel does not take.
 pub fn apply(scheduling: &Scheduling) -> Result<()> {
     if let Some(attr) = &scheduling.scheduler {
-        sched_setattr(attr)
-            .or_cannot("set", "scheduler")
-            .map_err(|error| error.hint("real-time and deadline policies need CAP_SYS_NICE"))?;
+        sched_setattr(attr).or_cannot("set", "scheduler").map_err(|error| error.hint(NEEDS))?;
     }
     if let Some(value) = scheduling.io_priority {
         ioprio_set(value).or_cannot("set", "I/O priority")?;
@@ -217,9 +248,26 @@ mod tests {
 
     #[test]
     fn node_lists() {
-        assert_eq!(nodes("0-2,64").unwrap(), [0b111, 1]);
-        assert_eq!(nodes("").unwrap(), [0u64; 0]);
+        assert_eq!(nodes("0-2,64").unwrap(), (vec![0b111, 1], 4));
+        assert_eq!(nodes("").unwrap(), (Vec::new(), 0));
         assert!(nodes("3-1").is_err() && nodes("x").is_err() && nodes("5000").is_err());
+    }
+
+    #[test]
+    fn memory_policies_that_the_kernel_would_refuse() {
+        let refused = |mode: &str, nodes: &str, flags: &[&str]| {
+            let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            memory_policy(&MemoryPolicy { mode: mode.into(), nodes: nodes.into(), flags }).unwrap_err().to_string()
+        };
+        assert!(refused("", "0", &[]).starts_with("linux.memoryPolicy.mode: invalid memory policy mode \"\"; one of"));
+        let flag = refused("MPOL_BIND", "0", &["MPOL_F_STATIC_NODES", "x"]);
+        assert!(flag.starts_with("linux.memoryPolicy.flags[1]: invalid memory policy flag \"x\"; one of"), "{flag}");
+        let nodes = refused("MPOL_BIND", "0-9876543210", &[]);
+        assert!(nodes.starts_with("linux.memoryPolicy.nodes: invalid memory policy nodes"), "{nodes}");
+        for mode in NODELESS_MODES {
+            let nodes = refused(mode, "0-7", &[]);
+            assert!(nodes.ends_with(&format!("the {mode} mode requires 0 nodes but got 8")), "{nodes}");
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub fn plan(
         ranges(uids, &format!("{at}.uidMappings"))?;
         ranges(gids, &format!("{at}.gidMappings"))?;
     }
-    if !matches!(what, What::Bind(_)) {
+    if !matches!(what, What::Bind(_) | What::Inside(_)) {
         return Err(fault("only a bind mount can be id-mapped"));
     }
     if !privileged {

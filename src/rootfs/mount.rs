@@ -30,7 +30,8 @@ use crate::sys::mount::{MountAttr, mount_setattr};
 pub struct CgroupView {
     /// Whether the container has a cgroup namespace.
     pub namespaced: bool,
-    /// The host's directory that a container without one, or without the right to mount, sees instead.
+    /// The host's directory that a container without one, or without the right to mount, sees instead: its own, or all of
+    /// the tree for one that shares the host's cgroup and user namespaces.
     pub host_path: Option<PathBuf>,
 }
 
@@ -41,6 +42,10 @@ pub struct CgroupView {
 pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &CgroupView) -> Result<()> {
     match &mount.what {
         What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options),
+        What::Inside(source) => {
+            let copy = handed.map_or_else(|| clone_inside(root, source, &mount.options, &mount.destination), Ok)?;
+            bind(root, source, Some(copy), &mount.destination, &mount.options)
+        }
         What::Filesystem { kind, source } => filesystem(root, kind, source, mount),
         What::Cgroup => cgroup_view(root, mount, cgroup),
         What::Remount => remount(root, mount),
@@ -207,6 +212,16 @@ pub fn clone_source(source: &Path, options: &Options, on: impl fmt::Display) -> 
     })
 }
 
+/// A detached copy of `source` inside the root, which is bound to `on`. Links on the way lead no further than the root.
+///
+/// # Errors
+/// As [`clone_source`].
+pub fn clone_inside(root: &Root, source: &Path, options: &Options, on: &Path) -> Result<OwnedFd> {
+    let named = || format!("{} on {}", root.name(source), root.name(on));
+    let found = root.resolve(source, Links::Follow).or_cannot("bind", named())?;
+    clone_tree(found.as_fd(), Path::new(""), options.bind != Some(false)).or_cannot("bind", named())
+}
+
 /// Binds `source` of the host to `destination` inside.
 ///
 /// # Errors
@@ -241,7 +256,7 @@ fn not_over_proc(target: BorrowedFd<'_>, tree: BorrowedFd<'_>, destination: &Pat
 fn locked(error: Error) -> Error {
     match error.errno() {
         Some(Errno::EPERM) => error.hint(
-            "the host locked an attribute of this mount (ro, nodev, nosuid, noexec, atime): name it in the options too",
+            "the host locked an attribute of this mount (ro, nodev, nosuid, noexec or its access times), and the options ask for another",
         ),
         _ => error,
     }
@@ -279,8 +294,12 @@ pub fn place(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Resu
 
 /// Attributes of a bind and then what every mount gets; nothing is called when nothing is asked for.
 fn attributes(mount: BorrowedFd<'_>, options: &Options) -> std::result::Result<(), Errno> {
-    if !options.attributes.is_empty() {
-        set(mount, options.attributes, 0, false)?;
+    if options.about_attributes {
+        match set(mount, options.attributes.replacing(), 0, false) {
+            // The source has attributes that a user namespace may not take away; what was asked for may do without that.
+            Err(Errno::EPERM) => set(mount, options.attributes.keeping(), 0, false)?,
+            answer => answer?,
+        }
     }
     finish(mount, options)
 }
@@ -331,8 +350,8 @@ pub fn propagate(fd: BorrowedFd<'_>, flags: u64) -> std::result::Result<(), Errn
     set(fd, Attributes::default(), flags & !MsFlags::MS_REC.bits(), recursive)
 }
 
-/// `/sys/fs/cgroup` inside: the container's own tree in a cgroup namespace, else the host's directory of it, so that
-/// nothing above it can be reached.
+/// `/sys/fs/cgroup` inside: the container's own tree in a cgroup namespace, else a directory of the host's. That one is
+/// bound: a new mount from the host's cgroup namespace would take its options (nsdelegate) from the host's own.
 fn cgroup_view(root: &Root, mount: &Mount, view: &CgroupView) -> Result<()> {
     let named = || format!("cgroup2 on {}", root.name(&mount.destination));
     let refusal = if view.namespaced {

@@ -37,10 +37,35 @@ impl Attributes {
         }
     }
 
+    /// What a bind is to have in place of what its source has: all that is not set is cleared. Access times stay the
+    /// source's unless something is set there, as with mount(8).
+    pub fn replacing(self) -> Self {
+        let times = if (self.set | self.clear) & (ATIME | NODIRATIME) == 0 { 0 } else { ATIME | NODIRATIME };
+        let all = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW | times;
+        // The access-time mode is a field: it is cleared also where it is set.
+        Self { set: self.set, clear: all & !(self.set & !ATIME) }
+    }
+
+    /// As much of [`Attributes::replacing`] as may be had of a mount whose attributes the host locked: what is asked for by
+    /// name, and beside it only what cannot be locked. mount_namespaces(7)
+    pub fn keeping(self) -> Self {
+        let lockable_unasked = (RDONLY | NOSUID | NODEV | NOEXEC) & !self.clear;
+        let Self { set, clear } = self.replacing();
+        Self { set, clear: clear & !lockable_unasked }
+    }
+
     /// A later option wins over an earlier one.
     fn change(&mut self, set: u64, clear: u64) {
         self.clear = (self.clear & !set) | clear;
         self.set = (self.set & !clear) | set;
+    }
+
+    /// Takes back what an earlier option set.
+    fn unset(&mut self, bits: u64) {
+        if self.set & bits & ATIME != 0 {
+            self.clear &= !ATIME;
+        }
+        self.set &= !bits;
     }
 }
 
@@ -55,7 +80,7 @@ impl Options {
                 Recursive(set, clear) => self.recursive.say(name, "rrelatime", set, clear),
                 CopyUp => self.copy_up,
                 Remount => self.remount,
-                Nothing | Propagation(_) | Superblock => false,
+                Nothing | Propagation(_) | Superblock | Unset(_) => false,
             };
             given.then(|| (*name).to_owned())
         };
@@ -77,6 +102,9 @@ pub struct Options {
     pub remount: bool,
     /// Attributes of the mount.
     pub attributes: Attributes,
+    /// Whether any option is about attributes of the mount, be it one that asks for what is so anyway (`atime`). A bind
+    /// without any has those of its source.
+    pub about_attributes: bool,
     /// Attributes of the mount and of all below it.
     pub recursive: Attributes,
     /// Propagation changes, in order: `MS_SHARED` and so on, with `MS_REC` for the recursive forms.
@@ -97,6 +125,8 @@ enum Effect {
     },
     /// Bits to set and to clear.
     Attribute(u64, u64),
+    /// Bits that are not asked for after all. Access times are then the kernel's default, and a bind's those of its source.
+    Unset(u64),
     Recursive(u64, u64),
     Propagation(MsFlags),
     Idmap {
@@ -108,17 +138,17 @@ enum Effect {
     Superblock,
 }
 
-use Effect::{Attribute, Bind, CopyUp, Idmap, Nothing, Propagation, Recursive, Remount, Superblock};
+use Effect::{Attribute, Bind, CopyUp, Idmap, Nothing, Propagation, Recursive, Remount, Superblock, Unset};
 
 /// Every option of runtime-spec 1.3.0, config.md#linux-mount-options. An access-time mode clears its whole field, as
 /// mount_setattr(2) asks; relatime is zero in it.
 const TABLE: &[(&str, Effect)] = &[
     ("async", Superblock),
-    ("atime", Attribute(0, ATIME)),
+    ("atime", Unset(NOATIME)),
     ("bind", Bind { recursive: false }),
     ("defaults", Nothing),
     ("dev", Attribute(0, NODEV)),
-    ("diratime", Attribute(0, NODIRATIME)),
+    ("diratime", Unset(NODIRATIME)),
     ("dirsync", Superblock),
     ("exec", Attribute(0, NOEXEC)),
     ("idmap", Idmap { recursive: false }),
@@ -133,8 +163,8 @@ const TABLE: &[(&str, Effect)] = &[
     ("noiversion", Nothing),
     ("nolazytime", Superblock),
     ("nomand", Superblock),
-    ("norelatime", Attribute(0, ATIME)),
-    ("nostrictatime", Attribute(0, ATIME)),
+    ("norelatime", Unset(0)),
+    ("nostrictatime", Unset(STRICTATIME)),
     ("nosuid", Attribute(NOSUID, 0)),
     ("nosymfollow", Attribute(NOSYMFOLLOW, 0)),
     ("private", Propagation(MsFlags::MS_PRIVATE)),
@@ -191,7 +221,14 @@ pub fn parse(options: &[String]) -> Options {
         match row {
             Ok(Nothing) => (),
             Ok(Bind { recursive }) => parsed.bind = Some(recursive || parsed.bind == Some(true)),
-            Ok(Attribute(set, clear)) => parsed.attributes.change(set, clear),
+            Ok(Attribute(set, clear)) => {
+                parsed.attributes.change(set, clear);
+                parsed.about_attributes = true;
+            }
+            Ok(Unset(bits)) => {
+                parsed.attributes.unset(bits);
+                parsed.about_attributes = true;
+            }
             Ok(Recursive(set, clear)) => parsed.recursive.change(set, clear),
             Ok(Propagation(flags)) => parsed.propagation.push(flags.bits()),
             Ok(Idmap { recursive }) => parsed.idmap = Some(recursive),
@@ -244,7 +281,7 @@ mod tests {
         ] {
             assert_eq!(of(words).words(), words);
         }
-        assert_eq!(of(&["ro", "rw", "atime", "defaults"]).words(), ["relatime", "rw"]);
+        assert_eq!(of(&["ro", "rw", "atime", "defaults"]).words(), ["rw"]);
         assert_eq!(propagation("rslave").and_then(propagation_name), Some("rslave"));
     }
 
@@ -253,6 +290,38 @@ mod tests {
         assert_eq!(of(&["ro", "rw"]).attributes, Attributes { set: 0, clear: RDONLY });
         assert_eq!(of(&["rw", "ro"]).attributes, Attributes { set: RDONLY, clear: 0 });
         assert_eq!(of(&["noatime", "strictatime"]).attributes, Attributes { set: STRICTATIME, clear: ATIME });
+    }
+
+    #[test]
+    fn an_option_taken_back_asks_for_nothing() {
+        for words in [&["noatime", "atime"][..], &["strictatime", "nostrictatime"], &["nodiratime", "diratime"]] {
+            let options = of(words);
+            assert_eq!((options.attributes, options.about_attributes), (Attributes::default(), true), "{words:?}");
+        }
+        assert_eq!(of(&["noatime", "nostrictatime"]).attributes, Attributes { set: NOATIME, clear: ATIME });
+        assert!(!of(&["bind", "rro", "rslave", "mode=755"]).about_attributes);
+    }
+
+    #[test]
+    fn a_bind_has_what_is_asked_for_and_the_times_of_its_source() {
+        let replacing = |words: &[&str]| of(words).attributes.replacing();
+        let others = NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+        assert_eq!(replacing(&["ro"]), Attributes { set: RDONLY, clear: others });
+        assert_eq!(replacing(&["dev"]), Attributes { set: 0, clear: RDONLY | others });
+        let times = ATIME | NODIRATIME;
+        assert_eq!(replacing(&["ro", "noatime"]), Attributes { set: RDONLY | NOATIME, clear: others | times });
+        let nodiratime = Attributes { set: RDONLY | NODIRATIME, clear: others | ATIME };
+        assert_eq!(replacing(&["ro", "nodiratime"]), nodiratime, "relatime comes with it");
+        assert_eq!(replacing(&["ro", "relatime"]), Attributes { set: RDONLY, clear: others | times });
+    }
+
+    #[test]
+    fn a_locked_bind_keeps_what_nobody_asked_to_lose() {
+        let keeping = |words: &[&str]| of(words).attributes.keeping();
+        assert_eq!(keeping(&["ro"]), Attributes { set: RDONLY, clear: NOSYMFOLLOW });
+        assert_eq!(keeping(&["ro", "exec"]), Attributes { set: RDONLY, clear: NOSYMFOLLOW | NOEXEC });
+        assert_eq!(keeping(&["nosymfollow", "rw"]), Attributes { set: NOSYMFOLLOW, clear: RDONLY });
+        assert_eq!(keeping(&["relatime"]), Attributes { set: 0, clear: NOSYMFOLLOW | ATIME | NODIRATIME });
     }
 
     #[test]

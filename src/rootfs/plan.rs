@@ -112,6 +112,9 @@ pub enum What {
     },
     /// A file or directory of the host.
     Bind(PathBuf),
+    /// A file or directory of the container itself, as the mounts before this one left it: a source below the root
+    /// filesystem. Absolute, as seen from inside.
+    Inside(PathBuf),
     /// The container's view of the cgroup tree.
     Cgroup,
     /// Nothing: what is mounted there already gets the options.
@@ -142,6 +145,8 @@ pub struct Around<'a> {
     pub namespaces: &'a Namespaces,
     /// Absolute: relative paths of the configuration start there.
     pub bundle: &'a Path,
+    /// The host's directory that becomes the root filesystem, by its text: absolute and without `..`.
+    pub root: &'a Path,
     /// Whether ferry has CAP_SYS_ADMIN.
     pub privileged: bool,
 }
@@ -150,6 +155,13 @@ impl Around<'_> {
     /// Whether the host side may reach what the child may not.
     fn hands_over(&self) -> bool {
         self.privileged && self.namespaces.user != User::Inherit && self.namespaces.has(Kind::Mount)
+    }
+
+    /// What a path of the host is called inside, where it lies below the root filesystem. A root that is the host's own has
+    /// no inside to tell from an outside.
+    fn inside(&self, path: &Path) -> Option<PathBuf> {
+        let below = path.strip_prefix(self.root).ok()?;
+        (self.root != Path::new("/")).then(|| Path::new("/").join(below))
     }
 }
 
@@ -160,12 +172,18 @@ impl Rootfs {
     }
 }
 
+/// The host's directory that becomes the root filesystem, for [`Around`].
+pub fn directory(config: &Config, bundle: &Path) -> PathBuf {
+    let root = config.root.as_ref().map_or(Path::new(""), |root| &root.path);
+    clean(&bundle.join(root))
+}
+
 /// Plans the root filesystem.
 ///
 /// # Errors
 /// A field at fault.
 pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> {
-    let Around { namespaces, bundle, .. } = around;
+    let namespaces = around.namespaces;
     let linux = &config.linux;
     let root = config.root.clone().unwrap_or_default();
     let (propagation, root_propagation) = propagation(&linux.rootfs_propagation)?;
@@ -181,7 +199,7 @@ pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> 
     let isolated = namespaces.has(Kind::Mount);
     let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
     Ok(Rootfs {
-        base: Base::Directory(bundle.join(&root.path)),
+        base: Base::Directory(around.bundle.join(&root.path)),
         handed: around.hands_over(),
         propagation,
         root_propagation,
@@ -261,6 +279,8 @@ fn propagation(name: &str) -> Result<(u64, Option<u64>)> {
 pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<Mount> {
     let options = options::parse(&mount.options);
     let destination = clean(&mount.destination);
+    // Written out as the host's path to it, as runc's users may.
+    let destination = around.inside(&destination).unwrap_or(destination);
     let what = if options.remount {
         What::Remount
     } else if options.bind.is_some()
@@ -270,7 +290,8 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
         if mount.source.as_os_str().is_empty() {
             return Err(Error::config(format!("{at}.source"), "is missing, and a bind mount needs it"));
         }
-        What::Bind(around.bundle.join(&mount.source))
+        let source = around.bundle.join(&mount.source);
+        around.inside(&clean(&source)).map_or(What::Bind(source), What::Inside)
     } else if mount.kind == "cgroup" || mount.kind == "cgroup2" {
         What::Cgroup
     } else if mount.kind.is_empty() {
@@ -283,7 +304,7 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
     if options.copy_up && !matches!(&what, What::Filesystem { kind, .. } if kind == "tmpfs") {
         return Err(Error::config(format!("{at}.options"), "tmpcopyup is only for tmpfs"));
     }
-    let handed = idmap.is_some() || matches!(what, What::Bind(_)) && around.hands_over();
+    let handed = matches!(what, What::Bind(_)) && (idmap.is_some() || around.hands_over());
     Ok(Mount { destination, what, options, idmap, handed, root_label: None })
 }
 
@@ -322,8 +343,11 @@ mod tests {
 
     fn what(mount: &MountConfig) -> Result<What> {
         let namespaces = Namespaces::default();
-        let around = Around { namespaces: &namespaces, bundle: Path::new("/bundle"), privileged: true };
-        plan_mount(mount, around, "mounts[0]").map(|mount| mount.what)
+        plan_mount(mount, around(&namespaces, true), "mounts[0]").map(|mount| mount.what)
+    }
+
+    fn around(namespaces: &Namespaces, privileged: bool) -> Around<'_> {
+        Around { namespaces, bundle: Path::new("/bundle"), root: Path::new("/bundle/rootfs"), privileged }
     }
 
     #[test]
@@ -332,8 +356,7 @@ mod tests {
         let mapped = Namespaces { make: vec![Kind::User, Kind::Mount], user, ..Namespaces::default() };
         let plain = Namespaces { make: vec![Kind::Mount], ..Namespaces::default() };
         let handed = |kind: &str, namespaces, privileged| {
-            let around = Around { namespaces, bundle: Path::new("/bundle"), privileged };
-            plan_mount(&mount(kind, "/source", "/d", &[]), around, "mounts[0]").unwrap().handed
+            plan_mount(&mount(kind, "/source", "/d", &[]), around(namespaces, privileged), "mounts[0]").unwrap().handed
         };
         assert!(handed("bind", &mapped, true));
         assert!(!handed("bind", &mapped, false), "an ordinary user reaches no more than its child does");
@@ -344,7 +367,7 @@ mod tests {
     #[test]
     fn what_is_still_written_to_is_read_only_last() {
         let namespaces = Namespaces::default();
-        let around = Around { namespaces: &namespaces, bundle: Path::new("/bundle"), privileged: true };
+        let around = around(&namespaces, true);
         let mut mounts: Vec<Mount> = ["/dev", "/a", "/a/b", "/c"]
             .map(|place| plan_mount(&mount("tmpfs", "tmpfs", place, &["ro"]), around, "").unwrap())
             .into();
@@ -352,6 +375,22 @@ mod tests {
         let left: Vec<bool> =
             mounts.iter().map(|mount| mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0).collect();
         assert_eq!(left, [false, false, true, true]);
+    }
+
+    #[test]
+    fn paths_below_the_root_are_the_containers_own() {
+        let namespaces = Namespaces::default();
+        let planned = |source: &str, destination: &str, root: &str| {
+            let around = Around { root: Path::new(root), ..around(&namespaces, true) };
+            let mount = plan_mount(&mount("bind", source, destination, &["bind"]), around, "mounts[0]").unwrap();
+            (mount.what, mount.destination)
+        };
+        let inside = |source: &str, destination: &str| (What::Inside(source.into()), destination.into());
+        assert_eq!(planned("/bundle/rootfs/a", "/bundle/rootfs/b", "/bundle/rootfs"), inside("/a", "/b"));
+        assert_eq!(planned("rootfs/../rootfs/a", "/b", "/bundle/rootfs"), inside("/a", "/b"));
+        let outside = (What::Bind("/bundle/rootfs2/a".into()), PathBuf::from("/b"));
+        assert_eq!(planned("/bundle/rootfs2/a", "/b", "/bundle/rootfs"), outside);
+        assert_eq!(planned("/dev/null", "/b", "/"), (What::Bind("/dev/null".into()), "/b".into()));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_limit_out_of_range_is_refused", &[Root, CgroupV2(&["cpu"])], bad_limit),
     scenario("update", &[Root, CgroupV2(&["memory", "pids"])], update),
     scenario("update_from_a_file", &[Root, CgroupV2(&["memory"])], update_file),
+    scenario("exec_below_the_containers_cgroup", &[Root, CgroupV2(&["pids"]), Ferry], exec_below),
+    scenario("exec_follows_the_first_process", &[Root, CgroupV2(&["pids"]), Ferry], exec_follows),
+    scenario("exec_where_the_cgroup_is_gone", &[Root, CgroupV2(&["pids"]), Ferry], exec_moved),
     scenario("events_stats", &[Root, CgroupV2(&["memory", "pids", "cpu"])], stats),
     scenario("devices_are_denied", &[Root], devices),
     scenario("a_limit_without_delegation_is_refused", &[OrdinaryUser, Ferry], rootless_limit),
@@ -166,6 +169,53 @@ fn exec(case: &mut Case) -> Outcome {
     let pid = fs::read_to_string(&pid_file)?;
     let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup"));
     assert_eq!(of(&pid)?, of(&case.pid()?.to_string())?);
+    Ok(())
+}
+
+fn exec_below(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let own = directory(case)?;
+    fs::create_dir(own.join("below"))?;
+    let of = |report: &Value| report["cgroup"].to_string();
+    let report = case.exec(&["--cgroup", "below"], &["/probe"])?.success()?.json()?;
+    assert!(of(&report).contains("/below"), "{report}");
+    for out in ["..", "below/../.."] {
+        let end = case.exec(&["--cgroup", out], &["/probe"])?.failure()?;
+        assert!(end.stderr.contains("bad sub cgroup path"), "{}", end.stderr);
+    }
+    let end = case.exec(&["--cgroup", "none"], &["/probe"])?.failure()?;
+    assert!(end.stderr.contains("ENOENT") && end.stderr.contains("/none"), "{}", end.stderr);
+    Ok(())
+}
+
+/// A domain that gives controllers away takes no process: `exec` follows the first one, but not where it was told better.
+fn exec_follows(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let own = directory(case)?;
+    fs::create_dir(own.join("below"))?;
+    fs::write(own.join("below/cgroup.procs"), case.pid()?.to_string())?;
+    fs::write(own.join("cgroup.subtree_control"), "+pids")?;
+    case.exec(&[], &["/probe"])?.success()?;
+    let end = case.exec(&["--cgroup", "/"], &["/probe"])?.failure()?;
+    assert!(end.stderr.contains("EBUSY"), "{}", end.stderr);
+    Ok(())
+}
+
+/// A container that has left its cgroup, which somebody then removed, still takes an `exec`.
+fn exec_moved(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let own = directory(case)?;
+    let other = own.with_file_name(format!("{}-other", case.id));
+    fs::create_dir(&other)?;
+    fs::write(other.join("cgroup.procs"), case.pid()?.to_string())?;
+    fs::remove_dir(&own)?;
+    let done = case.exec(&[], &["/probe"]).and_then(super::output::Output::success);
+    let state = case.state();
+    let id = case.id.clone();
+    case.call(&["delete", "--force", &id])?.success()?;
+    fs::remove_dir(&other)?;
+    done?;
+    assert_eq!(state?["status"], "running");
     Ok(())
 }
 

@@ -448,7 +448,9 @@ fn log_level(case: &mut Case) -> Outcome {
         case.call(&args)?.success()?;
         let text = fs::read_to_string(&log)?;
         let lines = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
-        let told: Vec<&str> = lines.iter().filter_map(|line| line["level"].as_str()).collect();
+        // How much there is to say at debug level is no promise.
+        let mut told: Vec<&str> = lines.iter().filter_map(|line| line["level"].as_str()).collect();
+        told.dedup();
         assert_eq!(told, levels, "{flags:?}: {text}");
     }
     Ok(())

@@ -5,6 +5,7 @@ mod attacks;
 mod bad_input;
 mod balance;
 mod bandwidth;
+mod binds;
 mod case;
 mod cgroup;
 mod completion;
@@ -68,6 +69,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("net_devices", net_devices::SCENARIOS),
     ("mounts", mounts::SCENARIOS),
     ("mount_options", mount_options::SCENARIOS),
+    ("binds", binds::SCENARIOS),
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
     ("scheduling", scheduling::SCENARIOS),

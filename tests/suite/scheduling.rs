@@ -19,6 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_memory_policy_that_cannot_be_is_refused", &[Ferry], no_memory_policy),
     scenario("exec_begins_on_the_initial_cpus", &[Ferry, Tool("strace")], initial),
     scenario("exec_without_final_cpus_stays_where_it_is", &[Ferry], no_final),
+    scenario("the_callers_cpus_are_not_the_containers", &[Ferry, Tool("taskset")], callers_cpus),
     scenario("personality_of_each_domain", &[OLD_RUNC], personality),
 ];
 
@@ -171,6 +172,24 @@ fn no_final(case: &mut Case) -> Outcome {
     assert_eq!(case.exec(&[], &["/probe"])?.success()?.json()?["cpus"], "0");
     // It is about processes that join, and not about the first one.
     assert_eq!(case.exec(&[], &["/probe", "read", "/proc/1/status"])?.code, 0);
+    Ok(())
+}
+
+/// An engine that is bound to the CPUs kept for the system starts containers that are not.
+fn callers_cpus(case: &mut Case) -> Outcome {
+    let all = case.report()?["cpus"].clone();
+    let last = all.as_str().unwrap_or_default().rsplit([',', '-']).next().unwrap_or_default().to_owned();
+    let bound = |case: &mut Case, args: &[&str]| -> Result<Value, libtest_mimic::Failed> {
+        let inner = case.command(args);
+        let mut taskset = Command::new("taskset");
+        taskset.args(["--cpu-list", &last]).arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+        taskset.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        case.finish(&mut taskset)?.success()?.json()
+    };
+    let (bundle, id) = (case.args(&["/probe"]).write_config()?, case.id.clone());
+    assert_eq!(bound(case, &["run", "--bundle", &bundle, &id])?["cpus"], all);
+    case.start_waiting()?;
+    assert_eq!(bound(case, &["exec", &id, "/probe"])?["cpus"], all);
     Ok(())
 }
 

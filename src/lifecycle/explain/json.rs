@@ -46,7 +46,7 @@ fn clone_flags(bits: u64) -> Vec<&'static str> {
 fn mount(mount: &Mount) -> Value {
     let (kind, source) = match &mount.what {
         What::Filesystem { kind, source } => (kind.as_str(), json!(source)),
-        What::Bind(source) => ("bind", json!(source)),
+        What::Bind(source) | What::Inside(source) => ("bind", json!(source)),
         What::Remount => ("remount", Value::Null),
         What::Cgroup => ("cgroup", Value::Null),
     };

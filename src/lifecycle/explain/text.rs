@@ -151,6 +151,7 @@ fn mount(mount: &Mount) -> String {
         What::Filesystem { kind, source } if source.is_empty() || source == kind => format!("{kind} on {place}"),
         What::Filesystem { kind, source } => format!("{kind} ({source}) on {place}"),
         What::Bind(source) => format!("{} on {place}", source.display()),
+        What::Inside(source) => format!("{} (of the container) on {place}", source.display()),
         What::Remount => format!("the mount on {place} anew"),
         What::Cgroup => format!("the container's cgroup on {place}"),
     };
