@@ -235,6 +235,8 @@ pub fn parse(options: &[String]) -> Options {
             Ok(CopyUp) => parsed.copy_up = true,
             Ok(Remount) => parsed.remount = true,
             Ok(Superblock) => parsed.data.push((option.clone(), None)),
+            // podman sends an empty one along with the mounts of a container that runs systemd.
+            Err(_) if option.is_empty() => (),
             Err(_) => parsed.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (option.clone(), None),
@@ -283,6 +285,11 @@ mod tests {
         }
         assert_eq!(of(&["ro", "rw", "atime", "defaults"]).words(), ["rw"]);
         assert_eq!(propagation("rslave").and_then(propagation_name), Some("rslave"));
+    }
+
+    #[test]
+    fn an_empty_option_is_none() {
+        assert_eq!(of(&["", "nosuid", ""]), of(&["nosuid"]));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("relative_destination", &[Peer("crun", "1.8.1: refused")], relative_destination),
     scenario("relative_source_is_in_the_bundle", &[], relative_source),
     scenario("tmpfs_options", &[], tmpfs_options),
+    scenario("an_empty_option_is_none", &[], empty_option),
     scenario("tmpfs_tmpcopyup", &[Peer("runc", "1.1.5: needs a private /tmp")], tmpcopyup),
     scenario("noexec_tmpfs", &[], noexec),
     scenario("order_is_kept", &[], order),
@@ -225,6 +226,13 @@ fn tmpfs_options(case: &mut Case) -> Outcome {
     let report = case.args(&["/probe"]).report()?;
     assert!(has(&report, "/home/hold", "noatime")?);
     assert_eq!(row(&report, "/home/hold")?["source"], "hold");
+    Ok(())
+}
+
+/// podman gives one to the filesystems of a container that runs systemd.
+fn empty_option(case: &mut Case) -> Outcome {
+    add(&mut case.config, "/mounts", mount("tmpfs", "tmpfs", "/home/run", &["nosuid", ""]));
+    assert!(has(&case.report()?, "/home/run", "nosuid")?);
     Ok(())
 }
 
