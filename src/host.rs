@@ -36,12 +36,14 @@ pub fn outer_uid() -> u32 {
     std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|map| outer_in(&map, own)).unwrap_or(own)
 }
 
-/// Whether this process is in a user namespace below the first one, which alone maps every id to itself. Without /proc there
+/// Whether this process is in a user namespace below the host's, which maps every id there is to itself. Without /proc there
 /// is no telling, and the host's is likelier.
 pub fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let ids: Vec<&str> = map.split_ascii_whitespace().collect();
-    !ids.is_empty() && ids != ["0", "0", "4294967295"]
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
+}
+
+fn maps_all(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn outer_in(map: &str, own: u32) -> Option<u32> {
@@ -57,6 +59,12 @@ fn outer_in(map: &str, own: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hosts_user_namespace_maps_all_ids() {
+        assert!(maps_all("         0          0 4294967295\n"));
+        assert!(!maps_all("0 1000 1\n") && !maps_all("0 0 1000\n1000 1000 4294966295\n") && !maps_all(""));
+    }
 
     #[test]
     fn the_user_outside() {

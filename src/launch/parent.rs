@@ -26,7 +26,7 @@ use crate::container::record::{Init as InitProcess, Record};
 use crate::container::status::{State, Status};
 use crate::container::store::Entry;
 use crate::error::{Context, Error, Result};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::log::Log;
 use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
@@ -119,12 +119,17 @@ impl Launch<'_> {
     }
 
     /// The clone itself. Namespaces that are joined are joined by ferry first, for the child to inherit, and left again:
-    /// hooks run in ferry's own. A user namespace cannot be left, so a process between the two joins it.
+    /// hooks run in ferry's own. Where there is no way back, a process between the two joins them: a user namespace cannot
+    /// be left, and from inside of one, as with an engine of an ordinary user, the host's namespaces cannot be entered.
     fn born(&self, channel: Channel, init: Init<'_>, cgroup: Option<&Cgroup>) -> Result<(Child, bool)> {
+        let joins = &self.plan.namespaces.join;
         if let User::Join(path) = &self.plan.namespaces.user {
-            return self.born_between(channel, init, cgroup, path);
+            return self.born_between(channel, init, cgroup, Some(path));
         }
-        let way_back = enter(&self.plan.namespaces.join)?;
+        if joins.iter().any(|join| !is_the_childs(join)) && host::in_user_namespace() {
+            return self.born_between(channel, init, cgroup, None);
+        }
+        let way_back = enter(joins)?;
         let (cloned, moved) = clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::Caller)?;
         match cloned {
             Cloned::Child => {
@@ -147,14 +152,20 @@ impl Launch<'_> {
         channel: Channel,
         init: Init<'_>,
         cgroup: Option<&Cgroup>,
-        user: &Path,
+        user: Option<&Path>,
     ) -> Result<(Child, bool)> {
-        let namespace = open_namespace(&Join { kind: Kind::User, path: user.to_owned() })?;
+        let user = user.map(|path| Ok((path, open_namespace(&Join { kind: Kind::User, path: path.to_owned() })?)));
+        let user = user.transpose()?;
         match clone_into(0, None, Parent::Caller)?.0 {
             Cloned::Child => {
                 drop(channel);
                 fd::close_in_child(self.entry.dir());
-                let born = enter_around(&namespace, user, &self.plan.namespaces.join)
+                let joins = &self.plan.namespaces.join;
+                let entered = match &user {
+                    Some((path, namespace)) => enter_around(namespace, path, joins),
+                    None => enter(joins).map(drop),
+                };
+                let born = entered
                     .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
                 let told = match born {
                     Ok((Cloned::Child, moved)) => init::main(Init { moved, ..init }),
@@ -168,13 +179,13 @@ impl Launch<'_> {
             Cloned::Parent { pid, .. } => {
                 drop(init);
                 let answer = channel.receive();
-                waitpid(pid, None).or_cannot("wait for", "the process that joins the user namespace")?;
+                waitpid(pid, None).or_cannot("wait for", "the process that joins the namespaces")?;
                 match answer? {
                     Some((Message::Born(pid, moved), Some(pidfd))) => {
                         Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None }, moved))
                     }
                     Some((Message::Failed(error), _)) => Err(error),
-                    _ => Err(Error::said("join user namespace", user.display().to_string(), "the child has ended")),
+                    _ => Err(Error::said("join", "the namespaces", "the process that does it has ended")),
                 }
             }
         }

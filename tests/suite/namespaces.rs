@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("join_a_pid_namespace", &[Root], join_pid),
     scenario("join_a_user_namespace", &[Root, Peer("runc", "1.1.5: no access to the root directory")], join_user),
     scenario("join_a_network_namespace_with_a_new_user_namespace", &[Root], join_network_new_user),
+    scenario("join_from_inside_of_a_user_namespace", &[], join_from_inside),
     scenario("join_a_path_that_is_missing_is_refused", &[], join_missing),
     scenario("join_a_namespace_of_another_type_is_refused", &[Root, Peer("crun", "no check")], join_wrong_type),
     scenario("a_namespace_listed_twice_is_refused", &[Peer("crun", "succeeds")], listed_twice),
@@ -151,6 +153,38 @@ fn join_network_new_user(case: &mut Case) -> Outcome {
     let report = case.report()?;
     assert_eq!(report["namespaces"]["net"], json!(fs::read_link(format!("/proc/{pid}/ns/net"))?));
     assert_eq!(report["uid_map"], json!([[0, 100_000, 1000]]));
+    Ok(())
+}
+
+/// As the engine of an ordinary user calls it: as root of a user namespace, which has the network namespace to be joined, but
+/// not the one that the runtime comes from and its hooks run in.
+fn join_from_inside(case: &mut Case) -> Outcome {
+    let (network, hooked) = (case.path("network"), case.path("hooked"));
+    fs::write(&network, "")?;
+    config::join_namespace(&mut case.config, "network", &network);
+    config::without_mount(&mut case.config, "/sys");
+    let note = format!("readlink /proc/self/ns/net >>{hooked}");
+    case.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", note]}]});
+    case.args(&["/probe"]);
+    for own in [false, true] {
+        config::without_namespace(&mut case.config, "user");
+        case.config["linux"]["uidMappings"] = Value::Null;
+        case.config["linux"]["gidMappings"] = Value::Null;
+        if own {
+            config::user_namespace(&mut case.config, (0, 0), 1);
+        }
+        let (bundle, id) = (case.write_config()?, case.id.clone());
+        let runtime = case.command(&["run", "--bundle", &bundle, &id]);
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", "unshare --net=$0 true && exec \"$@\"", &network]);
+        command.arg(runtime.get_program()).args(runtime.get_args());
+        command.envs(runtime.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        let report = case.finish(&mut command)?.success()?.json()?;
+        let outside = fs::read_link("/proc/self/ns/net")?;
+        assert_ne!(report["namespaces"]["net"], json!(outside));
+        assert_eq!(fs::read_to_string(&hooked)?.lines().next(), outside.to_str());
+        fs::remove_file(&hooked)?;
+    }
     Ok(())
 }
 
