@@ -32,6 +32,7 @@ mod given;
 pub mod globals;
 mod help;
 pub mod image;
+mod install;
 mod kill;
 mod list;
 mod mount;
@@ -59,7 +60,7 @@ pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
-pub static VERBS: [Verb; 21] = [
+pub static VERBS: [Verb; 22] = [
     run::VERB,
     create::VERB,
     start::VERB,
@@ -80,6 +81,7 @@ pub static VERBS: [Verb; 21] = [
     features::VERB,
     explain::VERB,
     doctor::VERB,
+    install::VERB,
     completion::VERB,
 ];
 

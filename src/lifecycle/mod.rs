@@ -15,6 +15,7 @@ mod exec_cgroup;
 pub mod explain;
 pub mod features;
 pub mod image;
+pub mod install;
 pub mod kill;
 pub mod list;
 mod live;
