@@ -33,6 +33,8 @@ pub(super) enum Value {
     Number(u64),
     /// `u`
     Small(u32),
+    /// `i`
+    Signed(i32),
     /// `au`
     Ids(Vec<u32>),
     /// `ay`
@@ -137,6 +139,11 @@ impl Body {
             Value::Small(number) => {
                 self.signature("u");
                 self.u32(*number);
+            }
+            Value::Signed(number) => {
+                self.signature("i");
+                self.align(4);
+                self.0.extend(number.to_le_bytes());
             }
             Value::Ids(ids) => {
                 self.signature("au");

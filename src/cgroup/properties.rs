@@ -107,6 +107,8 @@ enum Kind {
     Number,
     /// `u`
     Small,
+    /// `i`: a signal's number.
+    Signal,
     Text,
     /// A list of numbers, as bits.
     Set,
@@ -121,6 +123,7 @@ const SETTABLE: &[(&str, Kind)] = &[
     ("CPUWeight", Kind::Number),
     ("CollectMode", Kind::Text),
     ("IOWeight", Kind::Number),
+    ("KillSignal", Kind::Signal),
     ("ManagedOOMMemoryPressure", Kind::Text),
     ("ManagedOOMMemoryPressureLimit", Kind::Small),
     ("ManagedOOMPreference", Kind::Text),
@@ -134,6 +137,8 @@ const SETTABLE: &[(&str, Kind)] = &[
     ("MemoryZSwapWriteback", Kind::Flag),
     ("OOMPolicy", Kind::Text),
     ("RuntimeMaxUSec", Kind::Number),
+    ("SendSIGHUP", Kind::Flag),
+    ("SendSIGKILL", Kind::Flag),
     ("StartupCPUWeight", Kind::Number),
     ("StartupIOWeight", Kind::Number),
     ("TasksMax", Kind::Number),
@@ -189,12 +194,14 @@ fn typed(kind: Kind, text: &str, scale: f64) -> std::result::Result<Value, Strin
         Kind::Flag => bare.parse().ok().map(Value::Flag),
         Kind::Number => whole().map(Value::Number),
         Kind::Small => bare.parse().ok().map(Value::Small),
+        Kind::Signal => bare.parse().ok().filter(|signal| (1..=64).contains(signal)).map(Value::Signed),
         Kind::Text => quoted().map(|text| Value::Text(text.to_owned())),
         Kind::Set => quoted().and_then(bits).map(Value::Bytes),
     };
     value.ok_or_else(|| match kind {
         Kind::Flag => "it is neither true nor false".to_owned(),
         Kind::Number | Kind::Small => "it is no whole number, such as uint64 5000000".to_owned(),
+        Kind::Signal => "it is no signal's number, such as 15".to_owned(),
         Kind::Text => "text stands in quotes, such as 'inactive-or-failed'".to_owned(),
         Kind::Set => "it is no list in quotes, such as '0-3,7'".to_owned(),
     })
@@ -249,6 +256,7 @@ mod tests {
             ("CollectMode", "'inactive-or-failed'", ("CollectMode", Value::Text("inactive-or-failed".into()))),
             ("MemoryZSwapWriteback", "false", ("MemoryZSwapWriteback", Value::Flag(false))),
             ("ManagedOOMMemoryPressureLimit", "uint32 7", ("ManagedOOMMemoryPressureLimit", Value::Small(7))),
+            ("KillSignal", "15", ("KillSignal", Value::Signed(15))),
             ("AllowedCPUs", "\"0-1\"", ("AllowedCPUs", Value::Bytes(vec![3]))),
         ] {
             assert_eq!(asked(name, value).unwrap(), Properties(vec![property]), "{name} {value}");
@@ -265,6 +273,8 @@ mod tests {
             ("TasksMax", "many", "no whole number"),
             ("TasksMax", "-5", "no whole number"),
             ("TimeoutStopSec", "-1", "no whole number"),
+            ("KillSignal", "0", "no signal's number"),
+            ("KillSignal", "'TERM'", "no signal's number"),
             ("CollectMode", "inactive", "in quotes"),
             ("CollectMode", "'", "in quotes"),
             ("CollectMode", "'a'b'", "in quotes"),

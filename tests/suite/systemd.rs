@@ -70,12 +70,14 @@ fn properties(case: &mut Case) -> Outcome {
     case.config["annotations"] = json!({
         "org.systemd.property.TimeoutStopUSec": "uint64 7000000",
         "org.systemd.property.CollectMode": "'inactive-or-failed'",
+        // podman sends this one with every container.
+        "org.systemd.property.KillSignal": "10",
     });
     case.start_waiting()?;
-    let told = systemctl(&["show", "-p", "TimeoutStopUSec,CollectMode,Delegate", &scope(case)])?;
+    let told = systemctl(&["show", "-p", "TimeoutStopUSec,CollectMode,Delegate,KillSignal", &scope(case)])?;
     let mut lines: Vec<&str> = told.lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["CollectMode=inactive-or-failed", "Delegate=yes", "TimeoutStopUSec=7s"]);
+    assert_eq!(lines, ["CollectMode=inactive-or-failed", "Delegate=yes", "KillSignal=10", "TimeoutStopUSec=7s"]);
     delete(case)
 }
 
