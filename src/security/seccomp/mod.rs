@@ -25,7 +25,8 @@
 //!   about one program in ten answers there as no order of its rules could, and a few rules are refused with EEXIST.
 //!   Neither is imitated.)
 //! - In one rule all conditions must hold, but when any two are about the same argument each becomes a rule of its own.
-//! - Names that no architecture has are skipped with a warning, names an architecture lacks are skipped there.
+//! - Names that no architecture has are skipped, with a warning where they were not to be let through; names an
+//!   architecture lacks are skipped there.
 //! - Calls with a number above all that the profile names (also in skipped rules) answer ENOSYS, so that programs
 //!   fall back as on an old kernel; not where the default action lets calls through, nor where nothing is named.
 //! - The native architecture is always covered. An architecture that is not covered is killed (the thread), and so are

@@ -328,6 +328,11 @@ fn nothing_asked_for_is_no_filter_and_unknown_names_are_warnings() {
     );
     assert_eq!(program.warnings, ["linux.seccomp.syscalls[0]: unknown system call teleport skipped"]);
     assert_eq!(program.to_bytes().len(), 8 * program.instructions.len());
+    let program = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": ["teleport", "read"], "action": "SCMP_ACT_ALLOW"}]}"#,
+    );
+    assert_eq!((program.warnings.len(), program.unknown.len()), (0, 1));
 }
 
 #[test]
