@@ -54,8 +54,9 @@ pub struct Init<'a> {
     pub let_go: bool,
     /// Whether it is ferry that carries the terminal.
     pub foreground: bool,
-    /// Whether it was born outside of its cgroup, and has to wait until it is there.
-    pub moved: bool,
+    /// Whether it has to wait to be placed even where the plan does not say so: it was not born in its cgroup and is moved
+    /// there, or another process has to tell of its birth before it says anything itself.
+    pub waits: bool,
     /// The new root, once it is attached.
     pub root: Option<Root>,
     /// A private procfs, for the process' label.
@@ -194,7 +195,7 @@ impl Init<'_> {
     }
 
     fn await_placement(&mut self) -> Result<()> {
-        if self.plan.waits_to_be_placed() || self.moved {
+        if self.plan.waits_to_be_placed() || self.waits {
             self.take_what_is_handed()?;
         }
         let keeps_groups = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);

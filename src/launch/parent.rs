@@ -101,13 +101,13 @@ impl Launch<'_> {
             let_go: false,
             procfs: None,
             foreground: self.console_socket.is_none(),
-            moved: false,
+            waits: false,
             root: None,
             terminal: None,
             program: PathBuf::new(),
         };
-        let (child, moved) = self.born(channel, init, cgroup.as_ref())?;
-        match self.beside(record, &child, cgroup, moved) {
+        let (child, waits) = self.born(channel, init, cgroup.as_ref())?;
+        match self.beside(record, &child, cgroup, waits) {
             Ok(()) => Ok(child),
             Err(error) => Err(child.failed(error)),
         }
@@ -137,7 +137,7 @@ impl Launch<'_> {
                 // parent that was killed has left is not to wait for a child that is busy.
                 drop(channel);
                 fd::close_in_child(self.entry.dir());
-                init::main(Init { moved, ..init })
+                init::main(Init { waits: moved, ..init })
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(init);
@@ -168,9 +168,10 @@ impl Launch<'_> {
                 let born = entered
                     .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
                 let told = match born {
-                    Ok((Cloned::Child, moved)) => init::main(Init { moved, ..init }),
-                    Ok((Cloned::Parent { pid, pidfd }, moved)) => {
-                        init.channel.send(&Message::Born(pid.as_raw(), moved), Some(pidfd.as_fd()))
+                    // It says nothing before it is placed, so that Born comes first.
+                    Ok((Cloned::Child, _)) => init::main(Init { waits: true, ..init }),
+                    Ok((Cloned::Parent { pid, pidfd }, _)) => {
+                        init.channel.send(&Message::Born(pid.as_raw()), Some(pidfd.as_fd()))
                     }
                     Err(error) => init.channel.send(&Message::Failed(error), None),
                 };
@@ -181,8 +182,8 @@ impl Launch<'_> {
                 let answer = channel.receive();
                 waitpid(pid, None).or_cannot("wait for", "the process that joins the namespaces")?;
                 match answer? {
-                    Some((Message::Born(pid, moved), Some(pidfd))) => {
-                        Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None }, moved))
+                    Some((Message::Born(pid), Some(pidfd))) => {
+                        Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None }, true))
                     }
                     Some((Message::Failed(error), _)) => Err(error),
                     _ => Err(Error::said("join", "the namespaces", "the process that does it has ended")),
@@ -192,7 +193,7 @@ impl Launch<'_> {
     }
 
     /// What the host side does while the child prepares itself.
-    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>, moved: bool) -> Result<()> {
+    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>, waits: bool) -> Result<()> {
         // Before a deadline policy, which needs all CPUs, and that comes after Go.
         scheduling::unbind(child.pid);
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
@@ -215,7 +216,7 @@ impl Launch<'_> {
         if !self.plan.net_devices.is_empty() {
             network::devices::move_in(&self.plan.net_devices, &child.network()?)?;
         }
-        if self.plan.waits_to_be_placed() || moved {
+        if self.plan.waits_to_be_placed() || waits {
             child.channel.send(&Message::Placed, None)?;
         }
         let stat = crate::procfs::stat(child.pid).or_cannot("look at", "the container's process")?;

@@ -5,7 +5,7 @@
 //!   | clone3 ---------------------------> |
 //!   | id maps, scope of systemd           | waits, where there are any
 //!   | ---- Root, Source + descriptor ----> | (only in a user namespace, and with id-mapped mounts)
-//!   | ---- Placed ----------------------> | (also where it could not be cloned into its cgroup and was moved there)
+//!   | ---- Placed ----------------------> | (also where it was moved to its cgroup, or was born of another process)
 //!   | record, limits, device program      | namespaces, root filesystem
 //!   | <--- Map + descriptor -------------- | (only with an id-mapped mount whose source is in the container)
 //!   | ---- Mapped ----------------------> |
@@ -63,9 +63,8 @@ pub enum Message {
     Ready,
     /// Parent: go on to execute.
     Go,
-    /// The process between: this is the child's pid as the parent counts, with its pidfd; and whether it was born outside of
-    /// its cgroup, and waits to be Placed.
-    Born(i32, bool),
+    /// The process between: this is the child's pid as the parent counts, with its pidfd.
+    Born(i32),
     /// Child: what the log should say.
     Warning(String),
     /// Child: this failed, and it ends.
@@ -193,7 +192,7 @@ const MAP: u8 = 36;
 fn encode(message: &Message) -> Vec<u8> {
     let tagged = |tag: u8, body: &[u8]| [&[tag], &body[..body.len().min(LONGEST - 1)]].concat();
     match message {
-        Message::Born(pid, moved) => tagged(BORN, &[&pid.to_ne_bytes()[..], &[u8::from(*moved)]].concat()),
+        Message::Born(pid) => tagged(BORN, &pid.to_ne_bytes()),
         Message::Source(index) => tagged(SOURCE, &index.to_ne_bytes()),
         Message::Map(index) => tagged(MAP, &index.to_ne_bytes()),
         Message::Warning(text) => tagged(WARNING, text.as_bytes()),
@@ -216,10 +215,7 @@ fn decode(bytes: &[u8]) -> Option<Message> {
         1..=3 => stub::parse_report(bytes).map(|(stage, errno)| Message::NotExecuted(stage, errno)),
         SOURCE => Some(Message::Source(u32::from_ne_bytes(body.try_into().ok()?))),
         MAP => Some(Message::Map(u32::from_ne_bytes(body.try_into().ok()?))),
-        BORN => {
-            let (moved, pid) = body.split_last()?;
-            Some(Message::Born(i32::from_ne_bytes(pid.try_into().ok()?), *moved != 0))
-        }
+        BORN => Some(Message::Born(i32::from_ne_bytes(body.try_into().ok()?))),
         WARNING => Some(Message::Warning(String::from_utf8_lossy(body).into_owned())),
         FAILED => serde_json::from_slice(body).ok().map(|wire| Message::Failed(Error::from_wire(wire))),
         tag => TAGS.iter().find(|row| row.0 == tag && body.is_empty()).map(|row| row.1.clone()),
@@ -238,7 +234,7 @@ mod tests {
             Message::Placed,
             Message::Root,
             Message::Go,
-            Message::Born(7, true),
+            Message::Born(7),
             Message::Source(3),
             Message::Map(4),
             Message::Failed(error),

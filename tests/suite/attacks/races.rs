@@ -35,6 +35,9 @@ struct Bounds {
     tries: u32,
 }
 
+/// So many tries at least, however slow the machine is.
+const FEWEST: u32 = 10;
+
 fn bounds() -> Bounds {
     if is_long() { Bounds { seconds: 60.0, tries: 10_000 } } else { Bounds { seconds: 2.0, tries: 1_000 } }
 }
@@ -61,13 +64,14 @@ fn race(
     add(&mut case.config, "/mounts", bind(volume, "/mnt", &["bind"]));
     let (one, other) = (format!("/mnt/{one}"), format!("/mnt/{other}"));
     // It ends by itself, in case this test does not.
-    case.args(&["/probe", "exchange", &one, &other, &(seconds + 10.0).to_string()]);
+    case.args(&["/probe", "exchange", &one, &other, &(seconds + 60.0).to_string()]);
     let (bundle, attacker) = (case.write_config()?, case.other_id());
     case.begin(&["create", "--bundle", &bundle, &attacker])?;
     case.call(&["start", &attacker])?.success()?;
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let (mut made, mut refused) = (0, 0);
-    while made + refused < tries && Instant::now() < end {
+    // A busy machine may take longer for the fewest that mean anything.
+    while made + refused <= FEWEST || (made + refused < tries && Instant::now() < end) {
         case.config = base.clone();
         add(&mut case.config, "/mounts", bind(volume, "/mnt", &["bind"]));
         edit(&mut case.config, made + refused);
@@ -81,7 +85,6 @@ fn race(
         case.forget_transcript();
     }
     case.call(&["kill", &attacker, "KILL"])?;
-    assert!(made + refused > 10, "too few tries");
     assert!(made > 0, "no container came into being: nothing was raced for");
     Ok((made, refused))
 }
@@ -186,7 +189,7 @@ fn console(case: &mut Case) -> Outcome {
     let (bundle, id) = (case.args(&["/probe", "stat", "/dev/console"]).write_config()?, case.id.clone());
     let end = Instant::now() + Duration::from_secs_f64(if is_long() { 10.0 } else { 2.0 });
     let (mut made, mut refused) = (0, 0);
-    while Instant::now() < end {
+    while made + refused <= FEWEST || Instant::now() < end {
         let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
         let mut child = terminal.spawn(&case.command(&["run", "--bundle", &bundle, &id]))?;
         let status = output::wait(&mut child, case.patience())?;
@@ -203,6 +206,5 @@ fn console(case: &mut Case) -> Outcome {
         made += 1;
     }
     case.call(&["kill", &attacker, "KILL"])?;
-    assert!(made + refused > 10, "too few tries");
     Ok(())
 }
