@@ -21,6 +21,7 @@ mod flags;
 mod hook_failures;
 mod hooks;
 mod image;
+mod install;
 mod lifecycle;
 mod limits;
 mod mount_options;
@@ -61,6 +62,7 @@ use stage::Stage;
 
 /// Scenarios by the noun they are about.
 const NOUNS: &[(&str, &[Scenario])] = &[
+    ("install", install::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("create", create::SCENARIOS),
     ("state", state::SCENARIOS),
