@@ -211,6 +211,14 @@ step_a_cgroup_by_way_of_systemd() {
     eventually test ! -e "/sys/fs/cgroup/system.slice/suite-$C.scope"
 }
 
+step_the_configuration_that_install_makes_is_understood() {
+    printf 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "%s"\n' $BOX >"$D/config.toml"
+    "$SUITE/ferry" install --engine containerd --binary "$RT" --config "$D/config.toml" --write
+    containerd --config "$D/config.toml" config dump >"$D/dump"
+    grep -A 20 'runtimes.ferry.options\]' "$D/dump" | grep "BinaryName = \"$RT\""
+    grep "sandbox_image = \"$BOX\"" "$D/dump"
+}
+
 step_a_storm_of_execs() {
     run -d -- sleep 300
     seq $((LONG ? 2000 : 50)) | xargs -P 8 -I @ sh -c \

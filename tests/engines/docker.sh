@@ -4,11 +4,12 @@
 BOX=localhost/box:latest
 DAEMON=/run/suite-docker
 
-up() { daemon --add-runtime "ferry=$SUITE/ferry"; }
-# A daemon with its own folders and the image.
+up() { daemon; }
+# A daemon with its own folders and the image, to which ferry is made known.
 daemon() {
     mkdir -p $DAEMON
-    dockerd --data-root /var/lib/suite-docker --exec-root $DAEMON/exec --pidfile $DAEMON/pid --host unix://$DAEMON/sock \
+    "$SUITE/ferry" install --engine docker --config $DAEMON/daemon.json --write
+    dockerd --config-file $DAEMON/daemon.json --data-root /var/lib/suite-docker --exec-root $DAEMON/exec --pidfile $DAEMON/pid --host unix://$DAEMON/sock \
         --log-level warn "$@" >$DAEMON/log 2>&1 </dev/null &
     local pid=$!
     until docker version >/dev/null 2>&1; do kill -0 $pid; sleep 0.2; done

@@ -17,9 +17,9 @@ events_logger = "file"
 init_path = "/usr/bin/tini-static"
 infra_image = "$BOX"
 infra_command = "/bin/pause"
-[engine.runtimes]
-ferry = ["$SUITE/ferry"]
 TOML
+    "$SUITE/ferry" install --engine podman --config $PODS/ferry.conf --write
+    cat $PODS/ferry.conf >>$PODS/containers.conf
     export CONTAINERS_CONF=$PODS/containers.conf
 }
 

@@ -7,7 +7,7 @@ up() {
     # shellcheck disable=SC1091
     . "$HERE/docker.sh"
     DAEMON=/run/suite-remapped
-    daemon --add-runtime "ferry=$SUITE/ferry" --default-runtime ferry --userns-remap u --exec-opt native.cgroupdriver=cgroupfs \
+    daemon --default-runtime ferry --userns-remap u --exec-opt native.cgroupdriver=cgroupfs \
         --bridge none --iptables=false --ip6tables=false
 }
 down() { kill "$(cat $DAEMON/pid)"; }
