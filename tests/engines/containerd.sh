@@ -186,7 +186,9 @@ step_metrics() {
 step_limits_are_in_the_cgroup() {
     local group=/sys/fs/cgroup/default/$C
     run -d --memory-limit 33554432 --cpus 0.5 --cpu-shares 512 -- sleep 300
-    is "33554432 50000 100000 20" "$(cat "$group/memory.max" "$group/cpu.max" "$group/cpu.weight" | xargs)"
+    is "33554432 50000 100000" "$(cat "$group/memory.max" "$group/cpu.max" | xargs)"
+    # 512 shares are the weight 20 by the older conversion, and 59 by that of runc 1.3, which ferry has.
+    [[ $(cat "$group/cpu.weight") = @(20|59) ]]
     remove
 }
 
