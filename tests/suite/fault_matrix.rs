@@ -226,7 +226,7 @@ fn one(case: &mut Case, verb: &Verb, words: &[&str], point: &Point, clean: &Valu
         counts.hangs.push(point.to_string());
         return case.clear();
     };
-    judge(case, verb, point, &end, counts);
+    judge(case, verb, point, &end, counts)?;
     (verb.after)(case)?;
     let seen = walls(case)?;
     if !seen.is_null() && seen != *clean && !is_excused(point) {
@@ -247,7 +247,7 @@ fn is_excused(point: &Point) -> bool {
     point.call.0 == "keyctl" && point.fault == Fault::Answer("ENOSYS")
 }
 
-fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Counts) {
+fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Counts) -> Outcome {
     let told = end.stderr.trim();
     let panicked = told.contains("panicked") || end.code == 101;
     match (point.fault, end.code) {
@@ -265,16 +265,23 @@ fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Coun
     let failed = point.fault != Fault::Kill && end.code != 0;
     // What has ended is deleted, and where that cannot be done it is for `delete --force` to do.
     let reported = fs::metadata(case.directory.join(REPORT)).is_ok_and(|report| report.len() > 0);
-    let is_over = verb.words.0[0] == "run" && reported && marked_processes(&case.directory).is_empty();
+    let is_over = verb.words.0[0] == "run" && reported && ends(case)?;
     let made = !verb.keeps && !is_over && verb.words.0[0] != "start" && verb.words.0[0] != "delete";
     if failed && made && end.code != 137 && !names_in(&case.state_root()).is_empty() {
         counts.left_by_errors.push(format!("{point}: {told}"));
     }
+    Ok(())
 }
 
 /// Calls that are only made by the language's own runtime, whose failure ends the program.
 fn is_the_languages(name: &str) -> bool {
     ["mmap", "brk", "munmap", "mprotect", "mremap", "sigaltstack", "getrandom"].contains(&name)
+}
+
+/// Whether every process of the case ends, strace among them.
+fn ends(case: &Case) -> Result<bool, Failed> {
+    let mut ended = marked_processes(&case.directory).into_iter().map(|pid| output::wait_for_pid(pid, case.patience()));
+    ended.try_fold(true, |all, ended| Ok::<_, Failed>(all && ended?))
 }
 
 /// Back to where the next point begins; what is left that should not be.
