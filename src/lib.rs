@@ -57,6 +57,7 @@
 //!   (`passwd`).
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cli;
 pub mod container;
 pub mod error;

@@ -18,6 +18,7 @@ use crate::spec::template::OCI_VERSION;
 
 pub mod argv;
 mod balance;
+mod checkpoint;
 mod completion;
 mod create;
 mod delete;
@@ -40,6 +41,7 @@ mod mounts;
 mod output;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod run_image;
@@ -60,7 +62,7 @@ pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
-pub static VERBS: [Verb; 22] = [
+pub static VERBS: [Verb; 24] = [
     run::VERB,
     create::VERB,
     start::VERB,
@@ -76,6 +78,8 @@ pub static VERBS: [Verb; 22] = [
     events::VERB,
     stats::VERB,
     balance::VERB,
+    checkpoint::VERB,
+    restore::VERB,
     delete::VERB,
     spec::VERB,
     features::VERB,

@@ -274,6 +274,19 @@ impl Entry {
         Ok(path)
     }
 
+    /// Whether there is one: the root is copy-on-write, or about to be restored.
+    pub fn has_stage(&self) -> bool {
+        crate::path::exists(self.dir(), STAGE).unwrap_or(false)
+    }
+
+    /// Removes it, once nothing is staged upon it any more.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn remove_stage(&self) -> Result<()> {
+        unlinkat(&self.dir, STAGE, AtFlags::REMOVEDIR).or_cannot("remove", self.path.join("root").display())
+    }
+
     /// Makes the directory in which the container may say that it is ready.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write, stdin, stdout};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::getpid;
+use nix::unistd::{Pid, getpid};
 
 use super::notify::Notify;
-use super::parent::Child;
+use super::parent::wait_for_end;
 use crate::error::{Context, Result};
 use crate::sys::{signal, terminal};
 
@@ -22,22 +22,33 @@ use crate::sys::{signal, terminal};
 const OWN: [Signal; 6] =
     [Signal::SIGCHLD, Signal::SIGPIPE, Signal::SIGURG, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGWINCH];
 
+/// Whom ferry stays for: a child of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Attended<'a> {
+    /// As the host counts.
+    pub pid: Pid,
+    /// Its descriptor.
+    pub pidfd: BorrowedFd<'a>,
+    /// The pty's master, where ferry carries it.
+    pub console: Option<BorrowedFd<'a>>,
+}
+
 /// Attends the child until it has ended. Signals must be blocked already.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn attend(child: &Child, notify: Option<&Notify>) -> Result<u8> {
+pub fn attend(child: &Attended<'_>, notify: Option<&Notify>) -> Result<u8> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .or_cannot("wait for", "signals")?;
-    match &child.console {
+    match child.console {
         None => wait(child, &signals, notify)?,
         Some(master) => Proxy::new(master)?.carry(child, &signals, notify)?,
     }
-    child.wait()
+    wait_for_end(child.pid)
 }
 
 /// Without a terminal there is only to wait.
-fn wait(child: &Child, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
+fn wait(child: &Attended<'_>, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
     loop {
         let mut waited =
             vec![PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -67,7 +78,7 @@ fn readable(waited: &PollFd<'_>) -> bool {
 }
 
 /// Passes every pending signal on; a change of the caller's window is told to `resized`.
-fn pass_on(child: &Child, signals: &SignalFd, resized: impl Fn() -> Result<()>) -> Result<()> {
+fn pass_on(child: &Attended<'_>, signals: &SignalFd, resized: impl Fn() -> Result<()>) -> Result<()> {
     while let Some(info) = signals.read_signal().or_cannot("read", "signals")? {
         let number = info.ssi_signo as i32;
         if number == Signal::SIGWINCH as i32 {
@@ -95,8 +106,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(master: &OwnedFd) -> Result<Self> {
-        let master = File::from(master.try_clone().or_cannot("hold", "the terminal")?);
+    fn new(master: BorrowedFd<'_>) -> Result<Self> {
+        let master = File::from(master.try_clone_to_owned().or_cannot("hold", "the terminal")?);
         let flags = fcntl(&master, FcntlArg::F_GETFL).or_cannot("hold", "the terminal")?;
         let nonblocking = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(nonblocking)).or_cannot("hold", "the terminal")?;
@@ -115,13 +126,13 @@ impl Proxy {
         }
     }
 
-    fn carry(mut self, child: &Child, signals: &SignalFd, notify: Option<&Notify>) -> Result<()> {
+    fn carry(mut self, child: &Attended<'_>, signals: &SignalFd, notify: Option<&Notify>) -> Result<()> {
         let carried = self.carry_until_end(child, signals, notify);
         let restored = self.restore();
         carried.and(restored)
     }
 
-    fn carry_until_end(&mut self, child: &Child, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
+    fn carry_until_end(&mut self, child: &Attended<'_>, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
         loop {
             let input = stdin();
             let take_input = self.input_open && self.typed.is_empty();

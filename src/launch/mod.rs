@@ -12,6 +12,7 @@ pub mod gate;
 pub mod hooks;
 pub mod init;
 pub mod join;
+mod limits;
 pub mod notify;
 mod ownership;
 pub mod parent;

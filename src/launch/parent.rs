@@ -16,12 +16,13 @@ use nix::unistd::Pid;
 
 use super::birth::clone_into;
 use super::execute;
+use super::foreground::Attended;
 use super::init::{self, Init};
 use super::plan::Plan;
 use super::protocol::{Channel, Message};
 use super::{gate, hooks, sources};
 use crate::cgroup::location::Place;
-use crate::cgroup::{self, Cgroup, resctrl, systemd};
+use crate::cgroup::{Cgroup, resctrl};
 use crate::container::record::{Init as InitProcess, Record};
 use crate::container::status::{State, Status};
 use crate::container::store::Entry;
@@ -199,17 +200,7 @@ impl Launch<'_> {
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
             id_map::write(self.host, child.pid, uids, gids)?;
         }
-        let limits = &self.plan.cgroup.limits;
-        if let Place::Scope(unit) = &self.plan.cgroup.place {
-            systemd::Manager::connect()?.start(unit, child.pid, limits, &self.plan.cgroup.properties)?;
-            let scope = cgroup::location::of_process(child.pid)?;
-            *cgroup = scope.map(|path| cgroup::fs::open(&path)).transpose()?;
-            if let Some(cgroup) = cgroup {
-                // systemd enables the controllers that it has properties for, and no others.
-                cgroup::fs::make_ready(cgroup, &cgroup::location::of_existing(&cgroup.path)?, limits)?;
-            }
-            record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
-        }
+        self.plan.begin_scope(child.pid, record, cgroup)?;
         if self.plan.rootfs.is_handed() {
             sources::hand(self.plan, child, self.open_joined(Kind::Mount)?)?;
         }
@@ -223,24 +214,7 @@ impl Launch<'_> {
         record.init = Some(InitProcess { pid: child.pid.as_raw(), start_time: stat.start_time });
         record.resctrl = self.plan.resctrl.as_ref().map(resctrl::locate).transpose()?;
         self.entry.save(record)?;
-        if let (Some(plan), Some(groups)) = (&self.plan.resctrl, &record.resctrl) {
-            resctrl::apply(plan, groups, child.pid)?;
-        }
-        if let Some(cgroup) = cgroup {
-            match &self.plan.cgroup.place {
-                Place::Directory(location) => cgroup::controllers::offer(location, cgroup),
-                _ => cgroup::controllers::offer(&cgroup::location::of_existing(&cgroup.path)?, cgroup),
-            }
-            cgroup::fs::apply(cgroup, limits)?;
-            if let Some(rules) = &limits.devices {
-                let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
-                self.log.debug(format_args!("device rules: {installed:?}"));
-            }
-            if let Some(owner) = self.plan.cgroup.owner {
-                cgroup::fs::delegate(cgroup, rustix::fs::Uid::from_raw(owner))?;
-            }
-        }
-        Ok(())
+        self.plan.limit(child.pid, record, cgroup.as_ref(), self.log)
     }
 
     /// Serves the child until it is Ready (at a gate) or its stream ends.
@@ -379,18 +353,31 @@ impl Child {
         }
     }
 
-    /// How the child ended: its exit status, or 128 and the signal. Waits for it.
+    /// How the child ended: see [`wait_for_end`].
     ///
     /// # Errors
     /// The kernel's answer.
     pub fn wait(&self) -> Result<u8> {
-        loop {
-            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(255)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as u8),
-                Ok(_) | Err(Errno::EINTR) => (),
-                Err(answer) => return Err(Error::kernel("wait for", "the container's process", answer)),
-            }
+        wait_for_end(self.pid)
+    }
+
+    /// Whom to stay for, now that the program runs.
+    pub fn attended(&self) -> Attended<'_> {
+        Attended { pid: self.pid, pidfd: self.pidfd.as_fd(), console: self.console.as_ref().map(AsFd::as_fd) }
+    }
+}
+
+/// Waits for a child; answers its exit status, or 128 and the signal that ended it.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn wait_for_end(pid: Pid) -> Result<u8> {
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(255)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as u8),
+            Ok(_) | Err(Errno::EINTR) => (),
+            Err(answer) => return Err(Error::kernel("wait for", "the container's process", answer)),
         }
     }
 }

@@ -110,7 +110,8 @@ fn source(mount: &Mount, propagation: u64, namespaces: &[(&Map, OwnedFd)]) -> Re
 }
 
 /// A mount namespace, the root directory to have in it (none: its own), and the way back.
-struct Place {
+#[derive(Debug)]
+pub struct Place {
     namespace: OwnedFd,
     root: Option<OwnedFd>,
     own_namespace: OwnedFd,
@@ -119,7 +120,11 @@ struct Place {
 }
 
 impl Place {
-    fn of(pid: Pid, joined: Option<OwnedFd>) -> Result<Self> {
+    /// Where a process is, or is about to be: in the mount namespace it joins.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn of(pid: Pid, joined: Option<OwnedFd>) -> Result<Self> {
         let (namespace, root) = match joined {
             Some(namespace) => (namespace, None),
             None => (handle(&format!("/proc/{pid}/ns/mnt"))?, Some(handle(&format!("/proc/{pid}/root"))?)),
@@ -130,7 +135,10 @@ impl Place {
 
     /// Does `work` in there. Paths mean there what they mean here: setns(2) alone would lead out of a root that ferry
     /// itself was put in.
-    fn visit<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// `work`'s own; ferry cannot enter, or cannot come back.
+    pub fn visit<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         enter(&self.namespace, self.root.as_ref())?;
         let done = work();
         enter(&self.own_namespace, Some(&self.own_root))?;

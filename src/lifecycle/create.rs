@@ -198,7 +198,13 @@ fn ask_to_merge(source: &mut Source) -> Result<()> {
     Ok(())
 }
 
-fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], image: Option<&run_image::Used>) -> Result<()> {
+pub(super) fn prepare(
+    entry: &Entry,
+    record: &Record,
+    plan: &Plan,
+    config: &[u8],
+    image: Option<&run_image::Used>,
+) -> Result<()> {
     // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
     entry.save(record)?;
     entry.keep_config(config)?;
@@ -210,7 +216,7 @@ fn prepare(entry: &Entry, record: &Record, plan: &Plan, config: &[u8], image: Op
 }
 
 /// `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.
-fn make_cgroup(plan: &Plan, rootless: Option<bool>) -> Result<Option<Cgroup>> {
+pub(super) fn make_cgroup(plan: &Plan, rootless: Option<bool>) -> Result<Option<Cgroup>> {
     let limits = &plan.cgroup.limits;
     match &plan.cgroup.place {
         Place::Directory(location) => match (cgroup::fs::create(location, limits), rootless) {
@@ -233,7 +239,7 @@ fn make_cgroup(plan: &Plan, rootless: Option<bool>) -> Result<Option<Cgroup>> {
     }
 }
 
-fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Record {
+pub(super) fn record(plan: &Plan, config: &Config, options: &Options, host: &Host) -> Record {
     let has = |row: &&namespaces::Row| plan.namespaces.has(row.kind);
     let mut kinds: Vec<Kind> = namespaces::TABLE.iter().filter(has).map(|row| row.kind).collect();
     if plan.namespaces.user == User::Inherit {
@@ -347,21 +353,21 @@ impl Begun {
     }
 }
 
-fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {
+pub(super) fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {
     let Some(cgroup) = cgroup else { return error };
     let emptied = cgroup::life::kill(&cgroup).and_then(|()| cgroup::life::wait_empty(&cgroup, PATIENCE).map(drop));
     let error = and_then(error, emptied);
     and_then(error, cgroup.undo())
 }
 
-fn undo_resctrl(record: &Record, error: Error) -> Error {
+pub(super) fn undo_resctrl(record: &Record, error: Error) -> Error {
     match &record.resctrl {
         Some(groups) => and_then(error, cgroup::resctrl::remove(groups)),
         None => error,
     }
 }
 
-fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
+pub(super) fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
     let error = match &record.store {
         Some(store) => and_then(error, run_image::end(store, entry.path())),
         None => error,
@@ -369,7 +375,7 @@ fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
     and_then(error, entry.remove())
 }
 
-fn and_then(error: Error, undone: Result<()>) -> Error {
+pub(super) fn and_then(error: Error, undone: Result<()>) -> Error {
     match undone {
         Ok(()) => error,
         Err(second) => error.hint(format!("and then: {second}")),

@@ -117,7 +117,7 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     let told = grouped
         .and_then(|()| announce(&child, options))
         .and_then(|()| serve(setting, &mut child, &process, options, &state));
-    let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child, None) });
+    let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child.attended(), None) });
     // What nobody attends any more is not to go on in the dark.
     attended.map_err(|error| match child.kill() {
         Ok(()) => error,

@@ -6,6 +6,7 @@ use crate::cgroup::Driver;
 use crate::log::Log;
 
 pub mod balance;
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod doctor;
@@ -23,6 +24,7 @@ pub mod matching;
 pub mod mounts;
 pub mod pause;
 pub mod ps;
+pub mod restore;
 pub mod resume;
 pub mod run;
 pub mod run_image;

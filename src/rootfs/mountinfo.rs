@@ -1,4 +1,4 @@
-//! The mount table of this process' mount namespace. proc_pid_mountinfo(5)
+//! The mount table of this process' mount namespace, or of another's. proc_pid_mountinfo(5)
 //!
 //! Only while `/proc` is the host's.
 
@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,19 @@ pub struct Row {
 /// # Errors
 /// What open(2) answers.
 pub fn read() -> Result<Vec<Row>, Errno> {
-    let text = std::fs::read("/proc/self/mountinfo").map_err(raw)?;
+    read_file("/proc/self/mountinfo")
+}
+
+/// Reads the table of another process: places are as seen from its root.
+///
+/// # Errors
+/// What open(2) answers.
+pub fn read_of(pid: Pid) -> Result<Vec<Row>, Errno> {
+    read_file(&format!("/proc/{pid}/mountinfo"))
+}
+
+fn read_file(path: &str) -> Result<Vec<Row>, Errno> {
+    let text = std::fs::read(path).map_err(raw)?;
     Ok(text.split(|byte| *byte == b'\n').filter_map(row).collect())
 }
 

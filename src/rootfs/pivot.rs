@@ -49,6 +49,22 @@ pub fn attach(rootfs: &Rootfs, directory: &Path, handed: Option<OwnedFd>) -> Res
     Ok(Root::from_dir(tree, directory))
 }
 
+/// Cuts the mount tree off from the host as configured, and binds `directory` to `stage`, for somebody else to make it the
+/// root: CRIU wants the mount around the new root to be covered by nothing.
+///
+/// # Errors
+/// As [`attach`].
+pub fn bind_at(rootfs: &Rootfs, directory: &Path, stage: &Path) -> Result<()> {
+    isolate(rootfs)?;
+    let (from, place_of_root) = (open_directory(directory)?, open_directory(stage)?);
+    let tree = clone_tree(from.as_fd(), Path::new(""), true).or_cannot("bind root filesystem", directory.display())?;
+    if rootfs.propagation & MsFlags::MS_SHARED.bits() != 0 {
+        propagate(tree.as_fd(), MsFlags::MS_PRIVATE.bits()).or_cannot("make private", directory.display())?;
+        make_private_around(place_of_root.as_fd()).or_cannot("make private the mount around", stage.display())?;
+    }
+    place(tree.as_fd(), place_of_root.as_fd()).or_cannot("bind root filesystem", directory.display())
+}
+
 /// A copy of the tree at `dir`, mounted over it and private: what is mounted on a shared mount becomes shared, so that it is
 /// said twice.
 fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {

@@ -61,6 +61,41 @@ pub fn received(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// A copy of a descriptor with a number of at least `lowest`, close-on-exec.
+///
+/// # Errors
+/// EMFILE, EINVAL for a number beyond the limit.
+pub fn copy_above(fd: BorrowedFd<'_>, lowest: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain integers; the descriptor is borrowed for the call.
+    let number = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) })?;
+    // SAFETY: F_DUPFD_CLOEXEC has just made it, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Puts copies of descriptors at the numbers `first`, `first` + 1 and so on, where they stay open across an exec; whatever was
+/// there is closed. Only for a process in which nothing that owned one of those numbers is ever dropped or used again: a
+/// child that executes a program or exits.
+///
+/// # Errors
+/// EMFILE, EBADF.
+pub fn arrange(first: RawFd, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let behind = first + RawFd::try_from(fds.len()).map_err(|_| Errno::EMFILE)?;
+    // All out of the way first: one may have a number that another is to get.
+    let copies: Vec<OwnedFd> = fds.iter().map(|fd| copy_above(*fd, behind)).collect::<Result<_, _>>()?;
+    for (number, copy) in (first..).zip(&copies) {
+        // SAFETY: plain integers. An owner of what is closed is never dropped, as the caller has said.
+        Errno::result(unsafe { libc::dup2(copy.as_raw_fd(), number) })?;
+    }
+    Ok(())
+}
+
+/// Takes ownership of a descriptor that ferry's caller left open and named by its number. `None`: none is open there.
+/// To be called once for a number, which is none of the standard streams'.
+pub fn handed_down(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: it is open and nobody's in here: ferry's own descriptors are made after it was, and get other numbers.
+    (number > 2 && is_open(number)).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Marks one descriptor as close-on-exec; one that is not open is no error.
 ///
 /// # Errors

@@ -8,6 +8,8 @@ mod bandwidth;
 mod binds;
 mod case;
 mod cgroup;
+mod checkpoint;
+mod checkpoint_flags;
 mod completion;
 mod create;
 mod dev;
@@ -102,6 +104,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("bad_input", bad_input::SCENARIOS),
     ("rootfs", rootfs::SCENARIOS),
     ("image", image::SCENARIOS),
+    ("checkpoint", checkpoint::SCENARIOS),
+    ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),

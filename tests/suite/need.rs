@@ -27,6 +27,8 @@ pub enum Need {
     Ferry,
     /// A program on this machine.
     Tool(&'static str),
+    /// A kernel whose TCP sockets answer what every CRIU before 4.2 asks of them.
+    CriuTcp,
     /// A runtime (the first word) known to differ here, and how. It is tried all the same: if it fails, that is counted
     /// as skipped.
     Peer(&'static str, &'static str),
@@ -51,6 +53,7 @@ impl Need {
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
+            Self::CriuTcp => (!answers_passcred()).then(|| "needs a CRIU that knows this kernel's sockets".into()),
             Self::Peer(..) => None,
         }
     }
@@ -111,6 +114,12 @@ fn policing(wanted: bool) -> Option<String> {
 /// The scratch block device.
 pub fn disk() -> Option<std::path::PathBuf> {
     std::env::var_os("FERRY_TEST_DISK").map(Into::into)
+}
+
+/// Since Linux 6.16 only UNIX sockets know this option.
+fn answers_passcred() -> bool {
+    let socket = std::net::TcpListener::bind(("127.0.0.1", 0));
+    socket.is_ok_and(|socket| nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PassCred).is_ok())
 }
 
 fn on_path(name: &str) -> bool {

@@ -4,7 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "sleeping, and ending from anywhere, are deeds that tests ask for")]
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{agent, attacks, kernel, load, report, say};
+use crate::{agent, attacks, kernel, living, load, report, say};
 
 /// Does the deed; the answer is the exit code.
 pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
@@ -38,6 +38,19 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "signal-wait" => signal_wait()?,
         "interrupt-wait" => interrupt_wait()?,
         "window-wait" => window_wait((parse(args, 0)?, parse(args, 1)?))?,
+        "count" => {
+            living::count(parse(args, 0)?)?;
+            return parse(args, 1);
+        }
+        "threads" => living::threads(parse(args, 0)?)?,
+        "ring" => living::ring()?,
+        "dialogue" => living::dialogue()?,
+        "serve" => living::serve()?,
+        "lock" => living::lock(word(args, 0)?)?,
+        "try-lock" => say(&outcome(try_lock(word(args, 0)?)))?,
+        "renamed" => living::renamed(word(args, 0)?)?,
+        "send" => living::send(word(args, 0)?)?,
+        "ignore" => living::ignore()?,
         "fill" => fill(parse(args, 0)?)?,
         "fork" => fork(parse(args, 0)?)?,
         "burn" => load::burn()?,
@@ -103,6 +116,15 @@ fn list(path: &str) -> Result<Value> {
 }
 
 /// Type, mode, device number and owner of a path; a symbolic link itself, with its target.
+/// Whether a lock on the file can be had.
+fn try_lock(path: &str) -> Result<Value> {
+    match File::options().write(true).open(path)?.try_lock() {
+        Ok(()) => Ok(true.into()),
+        Err(TryLockError::WouldBlock) => Ok(false.into()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn stat(path: &str) -> Result<Value> {
     let data = fs::symlink_metadata(path)?;
     let kind = data.file_type();

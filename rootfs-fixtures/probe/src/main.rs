@@ -7,6 +7,7 @@ mod agent;
 mod attacks;
 mod deeds;
 mod kernel;
+mod living;
 mod load;
 mod report;
 

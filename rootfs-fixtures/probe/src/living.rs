@@ -1,0 +1,151 @@
+//! Programs that go on for long and would show it if anything of them were lost: each prints a number after the other, and
+//! the next one only once all of its parts have had a share in it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, Read, Result, Seek, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::{kernel, say};
+
+/// Between two numbers.
+const BEAT: Duration = Duration::from_millis(20);
+
+/// Counts in memory, up to `last`.
+pub fn count(last: u64) -> Result<()> {
+    for number in 0..=last {
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+/// Counts once all of so many threads have counted.
+pub fn threads(count: usize) -> Result<()> {
+    let counters: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
+    for counter in &counters {
+        let counter = Arc::clone(counter);
+        std::thread::spawn(move || {
+            loop {
+                counter.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(BEAT / 4);
+            }
+        });
+    }
+    let mut seen: Vec<u64> = vec![0; count];
+    for number in 0_u64.. {
+        for (counter, seen) in counters.iter().zip(&mut seen) {
+            let mut now = counter.load(Ordering::Relaxed);
+            while now == *seen {
+                std::thread::sleep(BEAT / 4);
+                now = counter.load(Ordering::Relaxed);
+            }
+            *seen = now;
+        }
+        say(&number)?;
+    }
+    Ok(())
+}
+
+/// Counts what has gone round: by a pipe to a child, from there by a UNIX socket to a grandchild, and by another pipe back.
+pub fn ring() -> Result<()> {
+    let (mut from_parent, mut to_child) = std::io::pipe()?;
+    let (mut from_grandchild, mut to_parent) = std::io::pipe()?;
+    let (mut one, mut other) = UnixStream::pair()?;
+    if kernel::fork()? == 0 {
+        if kernel::fork()? == 0 {
+            return pass_on(&mut other, &mut to_parent);
+        }
+        return pass_on(&mut from_parent, &mut one);
+    }
+    for number in 0_u64.. {
+        to_child.write_all(&number.to_le_bytes())?;
+        let mut back = [0; 8];
+        from_grandchild.read_exact(&mut back)?;
+        if back != number.to_le_bytes() {
+            return Err(Error::other("another number came back"));
+        }
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+fn pass_on(from: &mut impl Read, to: &mut impl Write) -> Result<()> {
+    let mut bytes = [0; 8];
+    loop {
+        from.read_exact(&mut bytes)?;
+        to.write_all(&bytes)?;
+    }
+}
+
+/// Answers each line with its number and itself.
+pub fn dialogue() -> Result<()> {
+    say(&"ready")?;
+    for (number, line) in std::io::stdin().lock().lines().enumerate() {
+        say(&format_args!("{}: {}", number + 1, line?))?;
+    }
+    Ok(())
+}
+
+/// Listens on a port of the loopback interface, and answers each line of one client with its number and itself.
+pub fn serve() -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    say(&format_args!("port {}", listener.local_addr()?.port()))?;
+    let (client, _) = listener.accept()?;
+    let mut answers: TcpStream = client.try_clone()?;
+    for (number, line) in BufReader::new(client).lines().enumerate() {
+        writeln!(answers, "{}: {}", number + 1, line?)?;
+    }
+    Ok(())
+}
+
+/// Counts for as long as it holds a lock on a file.
+pub fn lock(path: &str) -> Result<()> {
+    let file = File::create(path)?;
+    file.lock()?;
+    count(u64::MAX)?;
+    file.unlock()
+}
+
+/// Counts by way of a file that has another name than the one it was opened by.
+pub fn renamed(path: &str) -> Result<()> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    std::fs::hard_link(path, format!("{path}.other"))?;
+    std::fs::remove_file(path)?;
+    for number in 0_u64.. {
+        file.rewind()?;
+        file.write_all(&number.to_le_bytes())?;
+        file.rewind()?;
+        let mut back = [0; 8];
+        file.read_exact(&mut back)?;
+        if back != number.to_le_bytes() {
+            return Err(Error::other("another number came back"));
+        }
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+/// Counts, and sends each number to the socket at `path`.
+pub fn send(path: &str) -> Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    for number in 0_u64.. {
+        socket.send(number.to_string().as_bytes())?;
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+/// Listens on a port of the loopback interface, takes no connection, and counts.
+pub fn ignore() -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    say(&format_args!("port {}", listener.local_addr()?.port()))?;
+    count(u64::MAX)
+}

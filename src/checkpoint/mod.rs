@@ -1,0 +1,25 @@
+//! A container's life in files: dumped and restored by CRIU, which ferry tells what is the container's own and what is
+//! from outside.
+//!
+//! ```text
+//! external::…        config.json, the container's mounts, its streams -> what CRIU is told to leave to ferry
+//! dump::dump         container -> images                  lifecycle::checkpoint
+//! restore::restore   bundle, images -> container          lifecycle::restore
+//!   obstacles        what CRIU cannot dump, found before anything is stopped
+//!   criu             the process and the conversation
+//!     rpc, wire      its messages
+//!   cause            its log -> why it failed
+//! ```
+//!
+//! The directory of images is CRIU's own, with one file beside: `descriptors.json`, what the standard streams led to. That
+//! is also runc's layout, so that each restores what the other dumped.
+
+pub mod cause;
+pub mod criu;
+pub mod dump;
+pub mod external;
+pub mod obstacles;
+pub mod restore;
+pub mod rpc;
+pub mod streams;
+mod wire;

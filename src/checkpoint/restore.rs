@@ -1,0 +1,363 @@
+//! Images to a running container, in a root filesystem and a cgroup that ferry prepared.
+//!
+//! The process that becomes CRIU first gets a mount namespace of its own, in which the root is bound to a stage: nothing is
+//! ever mounted on the host, whatever ends in the middle. It is born in the container's cgroup, with the limits in force
+//! before the first process is restored. The first process is then a child of ferry's own, as one that was launched is.
+//!
+//! ```text
+//! ferry                                    the process that becomes CRIU
+//!   | clone3, into the cgroup -----------> |  its mount namespace, the root on the stage
+//!   | scope, limits, record                |
+//!   | ---- Placed -----------------------> |  criu swrk
+//!   | ---- RESTORE ----------------------> |
+//!   | <--- setup-namespaces, pid --------- |  hooks, loopback: the namespaces are there, and nobody runs in them
+//!   | <--- orphan-pts-master, descriptor - |  (only with a terminal)
+//!   | <--- post-restore ------------------ |  the record is saved: from here on the container lives
+//!   | <--- success ----------------------- |
+//! ```
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+
+use super::criu::{Criu, FIRST_INHERITED, Notice, Start, check_feature, check_version, find};
+use super::dump::{self, Choice, Directories};
+use super::rpc::{Deed, Feature, Options, Pair, Request};
+use super::streams::Streams;
+use super::{cause, external};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Result};
+use crate::launch::Plan;
+use crate::launch::sources::Place;
+use crate::namespaces::{Join, Kind, Namespaces, User};
+use crate::path::{Links, Root};
+use crate::rootfs::plan::{Mount, What};
+use crate::rootfs::{Base, Rootfs, mount, mountinfo, pivot};
+use crate::spec::Config;
+
+/// The name of a restore's log.
+const LOG: &str = "restore.log";
+
+/// What the user chooses for a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RestoreChoice {
+    /// As for a dump.
+    pub choice: Choice,
+    /// The LSM label to have, as `TYPE:NAME`.
+    pub lsm_profile: Option<String>,
+    /// The SELinux context of mounts.
+    pub lsm_mount_context: Option<String>,
+}
+
+/// A container that is being restored: CRIU is prepared and waits to be told to go on.
+pub struct Restore<'a> {
+    plan: &'a Plan,
+    choice: &'a RestoreChoice,
+    options: Options,
+    directories: Directories,
+    status: Option<OwnedFd>,
+    criu: Criu,
+}
+
+/// What a restore says on its way to whoever keeps the container's record.
+pub trait Keeper {
+    /// The namespaces are there, and this is their first process, which does not run yet.
+    ///
+    /// # Errors
+    /// They end the restore.
+    fn namespaces_made(&mut self, pid: Pid) -> Result<()>;
+
+    /// Here is the master of the container's terminal.
+    ///
+    /// # Errors
+    /// They end the restore.
+    fn terminal(&mut self, master: OwnedFd) -> Result<()>;
+
+    /// Everything is restored, and about to run.
+    ///
+    /// # Errors
+    /// They end the restore.
+    fn restored(&mut self, pid: Pid) -> Result<()>;
+}
+
+impl<'a> Restore<'a> {
+    /// Prepares everything up to CRIU itself. `stage` is an empty directory, for the root to be bound to.
+    ///
+    /// # Errors
+    /// CRIU or the images are missing; the root filesystem lacks what cannot be made.
+    pub fn begin(
+        plan: &'a Plan,
+        config: &Config,
+        choice: &'a RestoreChoice,
+        stage: &Path,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<Self> {
+        let program = find()?;
+        check_version(&program)?;
+        if choice.choice.lazy_pages {
+            check_feature(&program, Feature::LazyPages)?;
+        }
+        // Looked for here first, where nothing has begun.
+        drop(Directories::open(&choice.choice)?);
+        let streams = Streams::load(&choice.choice.images)?;
+        let status = dump::status_descriptor(choice.choice.status_fd)?;
+        let directory = base(&plan.rootfs)?;
+        let root = Root::open(directory)?;
+        make_mount_points(&plan.rootfs, &root)?;
+        let joined = external::restored_namespaces(&plan.namespaces)?;
+        let mut options = self::options(config, choice);
+        for (number, (name, _)) in (FIRST_INHERITED..).zip(&joined.inherited) {
+            options.inherit.push(((*name).to_owned(), number));
+        }
+        let mut inherited: Vec<OwnedFd> = joined.inherited.into_iter().map(|(_, namespace)| namespace).collect();
+        streams.inherit(&mut options, &mut inherited, owner(plan))?;
+        options.join = joined.by_path;
+        options.root = Some(stage.as_os_str().as_bytes().to_vec());
+        let prepare = || pivot::bind_at(&plan.rootfs, directory, stage);
+        let start = Start {
+            cgroup,
+            namespaces: Kind::Mount.row().flag.cast_unsigned().into(),
+            inherited,
+            streams: true,
+            prepare: Some(&prepare),
+        };
+        let criu = Criu::start(&program, &start)?;
+        // CRIU mounts in its working directory, which therefore must be on a mount of its own namespace.
+        let opened = open_inside(&choice.choice, &plan.namespaces.user, stage, criu.pid);
+        match opened {
+            Ok(directories) => {
+                directories.put(&mut options);
+                Ok(Self { plan, choice, options, directories, status, criu })
+            }
+            Err(error) => {
+                Err(criu.wait().err().map_or(error.clone(), |second| error.hint(format!("and then: {second}"))))
+            }
+        }
+    }
+
+    /// The process that becomes CRIU.
+    pub fn pid(&self) -> Pid {
+        self.criu.pid
+    }
+
+    /// Restores. `cgroup` is the container's on the host. Answers the first process, and what is left of the handshake with
+    /// the process that made it.
+    ///
+    /// # Errors
+    /// What could not be restored; CRIU has ended, and with it what it had begun.
+    pub fn carry_out(mut self, cgroup: Option<&Path>, keeper: &mut dyn Keeper) -> Result<Pid> {
+        let answer = self.ask(cgroup, keeper);
+        let Self { criu, choice, plan, directories, .. } = self;
+        let ended = criu.wait();
+        drop(directories);
+        let answer = answer?;
+        ended?;
+        match answer.pid {
+            Some(pid) if answer.success && pid > 0 => Ok(Pid::from_raw(pid)),
+            _ => {
+                let log = choice.choice.log_directory().join(LOG);
+                Err(cause::error("restore container", &format!("{:?}", plan.id.as_str()), &log, answer.errno))
+            }
+        }
+    }
+
+    fn ask(&mut self, cgroup: Option<&Path>, keeper: &mut dyn Keeper) -> Result<super::rpc::Response> {
+        let (rootfs, namespaces) = (&self.plan.rootfs, &self.plan.namespaces);
+        let root = Root::open(base(rootfs)?)?;
+        let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
+        self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, cgroup, &host)?;
+        self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
+        self.criu.executed()?;
+        let request = Request::Deed(Deed::Restore, Box::new(std::mem::take(&mut self.options)));
+        let (plan, status) = (self.plan, &mut self.status);
+        self.criu.ask(&request, &mut |notice| heard(notice, plan, keeper, status))
+    }
+
+    /// Ends the process before it has become CRIU.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn give_up(self) -> Result<()> {
+        self.criu.wait()
+    }
+}
+
+/// Opens the directories as the process that becomes CRIU would.
+fn open_inside(choice: &Choice, user: &User, stage: &Path, pid: Pid) -> Result<Directories> {
+    let mut directories = Place::of(pid, None)?.visit(|| Directories::open(choice))?;
+    if let User::Make { .. } = user {
+        directories.share(choice, stage)?;
+    }
+    Ok(directories)
+}
+
+fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Option<OwnedFd>) -> Result<()> {
+    match (notice.script.as_str(), notice.pid, notice.descriptor) {
+        ("setup-namespaces", Some(pid), _) => {
+            network(plan, pid)?;
+            keeper.namespaces_made(pid)
+        }
+        ("orphan-pts-master", _, Some(master)) => keeper.terminal(master),
+        ("post-restore", Some(pid), _) => keeper.restored(pid),
+        _ => dump::ready(&notice.script, status),
+    }
+}
+
+/// A network namespace that CRIU made is as empty as any new one.
+fn network(plan: &Plan, pid: Pid) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/{}", Kind::Network.row().file);
+    let open = |path: &str| File::open(path).or_cannot("open", path);
+    if !plan.net_devices.is_empty() {
+        crate::network::devices::move_in(&plan.net_devices, &open(&path)?)?;
+    }
+    if !plan.loopback {
+        return Ok(());
+    }
+    let (theirs, own) = (open(&path)?, open("/proc/self/ns/net")?);
+    setns(theirs, CloneFlags::CLONE_NEWNET).or_cannot("enter", "the container's network namespace")?;
+    let up = crate::network::loopback_up();
+    setns(own, CloneFlags::CLONE_NEWNET).or_cannot("return to", "ferry's own network namespace")?;
+    up
+}
+
+fn options(config: &Config, choice: &RestoreChoice) -> Options {
+    Options {
+        evasive_devices: true,
+        sibling: true,
+        lsm_profile: choice.lsm_profile.clone(),
+        lsm_mount_context: choice.lsm_mount_context.clone(),
+        log_file: LOG,
+        ..dump::options(&choice.choice, config)
+    }
+}
+
+/// Who opens files from outside, where it is not ferry's own user: the user of the first process, as the host counts.
+fn owner(plan: &Plan) -> Option<u32> {
+    let (User::Make { uids, .. }, Some(process)) = (&plan.namespaces.user, &plan.process) else { return None };
+    let inside = process.identity.uid;
+    uids.iter().find_map(|map| {
+        let offset = inside.checked_sub(map.container_id).filter(|offset| *offset < map.size)?;
+        map.host_id.checked_add(offset)
+    })
+}
+
+fn base(rootfs: &Rootfs) -> Result<&PathBuf> {
+    match &rootfs.base {
+        Base::Directory(directory) => Ok(directory),
+        Base::CopyOnWrite { .. } | Base::Layers(_) => {
+            Err(Error::plain("a container is restored from a bundle, whose root is a directory"))
+        }
+    }
+}
+
+/// Cgroups of the dump are to be where CRIU itself is now: controllers, and path. proc_pid_cgroup(5)
+fn cgroup_roots(pid: Pid) -> Result<Vec<Pair>> {
+    let path = format!("/proc/{pid}/cgroup");
+    let table = std::fs::read_to_string(&path).or_cannot("read", &path)?;
+    Ok(table.lines().flat_map(cgroup_line).collect())
+}
+
+fn cgroup_line(line: &str) -> Vec<Pair> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return Vec::new() };
+    controllers.split(',').map(|controller| (controller.to_owned(), path.to_owned())).collect()
+}
+
+/// Makes what the configuration's mounts are mounted upon and the root filesystem lacks, as a launch does. What is below a
+/// filesystem of the container's own comes with its content.
+fn make_mount_points(rootfs: &Rootfs, root: &Root) -> Result<()> {
+    let mut sources: Vec<(&Path, Root)> = Vec::new();
+    for (index, mount) in rootfs.mounts.iter().enumerate() {
+        let place = mount.destination.as_path();
+        let is_dir = match &mount.what {
+            What::Bind(source) => source_is_directory(source, mount)?,
+            What::Filesystem { .. } | What::Cgroup => true,
+            // What lies on a filesystem of the container's own is there again, and so is what it is mounted on.
+            What::Inside(source) => match root.resolve(source, Links::Follow) {
+                Ok(found) => is_directory(&found, source)?,
+                Err(_) => continue,
+            },
+            What::Remount => continue,
+        };
+        let covering = rootfs.mounts[..index]
+            .iter()
+            .rev()
+            .find(|earlier| is_below(place, &earlier.destination) && earlier.what != What::Remount);
+        match covering.map(|earlier| (&earlier.what, earlier.destination.as_path())) {
+            Some((What::Filesystem { .. } | What::Inside(_) | What::Cgroup | What::Remount, _)) => (),
+            Some((What::Bind(_), above)) => {
+                if let Some((_, source)) = sources.iter().rev().find(|(destination, _)| *destination == above) {
+                    make_mount_point(source, place.strip_prefix(above).unwrap_or(place), is_dir)?;
+                }
+            }
+            None => make_mount_point(root, place, is_dir)?,
+        }
+        if let (What::Bind(source), true) = (&mount.what, is_dir) {
+            let tree = mount::clone_source(source, &mount.options, root.name(place))?;
+            sources.push((place, Root::from_dir(tree, source)));
+        }
+    }
+    Ok(())
+}
+
+fn is_below(place: &Path, above: &Path) -> bool {
+    place != above && place.starts_with(above)
+}
+
+fn is_directory(file: &OwnedFd, path: &Path) -> Result<bool> {
+    let found = rustix::fs::fstat(file).or_cannot("look at", path.display())?;
+    Ok(rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Directory)
+}
+
+fn source_is_directory(source: &Path, mount: &Mount) -> Result<bool> {
+    let found = std::fs::metadata(source);
+    let on = format!("{} on {}", source.display(), mount.destination.display());
+    Ok(found.or_cannot("bind", on).map_err(|error| error.hint("the source does not exist"))?.is_dir())
+}
+
+fn make_mount_point(root: &Root, place: &Path, is_dir: bool) -> Result<()> {
+    if is_dir { root.make_dirs(place, 0o755, Links::Follow).map(drop) } else { root.make_file(place).map(drop) }
+}
+
+/// The namespaces that a restored process has to itself: CRIU puts one into a time namespace, so that its clocks go on from
+/// where they stopped.
+///
+/// # Errors
+/// The process is gone.
+pub fn made_time_namespace(pid: Pid, namespaces: &Namespaces) -> Result<bool> {
+    let joined = |join: &Join| join.kind == Kind::Time;
+    if namespaces.makes(Kind::Time) || namespaces.join.iter().any(joined) {
+        return Ok(false);
+    }
+    let link = |path: &str| match std::fs::read_link(path) {
+        // A kernel without time namespaces, before Linux 5.6.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(PathBuf::new()),
+        answer => answer.or_cannot("read", path),
+    };
+    Ok(link(&format!("/proc/{pid}/ns/time"))? != link("/proc/self/ns/time")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_of_every_hierarchy() {
+        let pair = |controllers: &str, path: &str| (controllers.to_owned(), path.to_owned());
+        assert_eq!(cgroup_line("0::/a:b/c"), [pair("", "/a:b/c")]);
+        assert_eq!(cgroup_line("4:cpu,cpuacct:/x"), [pair("cpu", "/x"), pair("cpuacct", "/x")]);
+        assert_eq!(cgroup_line("1:name=systemd:/y"), [pair("name=systemd", "/y")]);
+        assert_eq!(cgroup_line("nonsense"), []);
+    }
+
+    #[test]
+    fn only_what_lies_below_is_below() {
+        assert!(is_below(Path::new("/dev/shm"), Path::new("/dev")));
+        assert!(!is_below(Path::new("/dev"), Path::new("/dev")));
+        assert!(!is_below(Path::new("/devil"), Path::new("/dev")));
+    }
+}

@@ -1,0 +1,276 @@
+//! `ferry checkpoint`.
+
+use std::path::PathBuf;
+
+use clap::ArgMatches;
+
+use super::given;
+use super::globals::Globals;
+use super::verb::{Arguments, Flag, Value, Verb};
+use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::rpc::{CGROUPS_MODES, NETWORK_LOCKS};
+use crate::error::{Error, Result};
+use crate::lifecycle;
+
+/// `--image-path`, which `checkpoint` and `restore` share, as all below.
+pub const IMAGE_PATH: Flag = Flag {
+    long: "image-path",
+    value: Value::Path("DIR"),
+    help: "The directory of the images (default: checkpoint in the working directory)",
+    ..Flag::SWITCH
+};
+/// `--work-path`.
+pub const WORK_PATH: Flag = Flag {
+    long: "work-path",
+    value: Value::Path("DIR"),
+    help: "The directory of logs and of what is there only meanwhile (default: that of the images)",
+    ..Flag::SWITCH
+};
+/// `--tcp-established`.
+pub const TCP_ESTABLISHED: Flag =
+    Flag { long: "tcp-established", help: "Keep established TCP connections", ..Flag::SWITCH };
+/// `--tcp-close`.
+pub const TCP_CLOSE: Flag =
+    Flag { long: "tcp-close", help: "Close TCP connections that were established", ..Flag::SWITCH };
+/// `--ext-unix-sk`.
+pub const EXT_UNIX_SK: Flag =
+    Flag { long: "ext-unix-sk", help: "Allow UNIX sockets that lead out of the container", ..Flag::SWITCH };
+/// `--shell-job`.
+pub const SHELL_JOB: Flag =
+    Flag { long: "shell-job", help: "Allow processes on a terminal from outside", ..Flag::SWITCH };
+/// `--file-locks`.
+pub const FILE_LOCKS: Flag = Flag { long: "file-locks", help: "Keep file locks", ..Flag::SWITCH };
+/// `--auto-dedup`.
+pub const AUTO_DEDUP: Flag =
+    Flag { long: "auto-dedup", help: "Free pages in the images that later ones have again", ..Flag::SWITCH };
+/// `--lazy-pages`.
+pub const LAZY_PAGES: Flag =
+    Flag { long: "lazy-pages", help: "Leave memory where it is until it is asked for", ..Flag::SWITCH };
+/// `--status-fd`.
+pub const STATUS_FD: Flag = Flag {
+    long: "status-fd",
+    value: Value::Text("N"),
+    help: "Write a NUL to this descriptor when pages can be asked for",
+    ..Flag::SWITCH
+};
+/// `--manage-cgroups-mode`.
+pub const MANAGE_CGROUPS_MODE: Flag = Flag {
+    long: "manage-cgroups-mode",
+    value: Value::Text("MODE"),
+    help: "How much of the container's own cgroups is restored: soft, full, strict, ignore (default: soft)",
+    ..Flag::SWITCH
+};
+/// `--empty-ns`.
+pub const EMPTY_NS: Flag = Flag {
+    long: "empty-ns",
+    value: Value::Text("KIND"),
+    many: true,
+    help: "Leave the content of this namespace alone; that of network always is",
+    ..Flag::SWITCH
+};
+/// `--network-lock`.
+pub const NETWORK_LOCK: Flag = Flag {
+    long: "network-lock",
+    value: Value::Text("METHOD"),
+    help: "How connections are kept still meanwhile: iptables, nftables, skip (default: iptables where it is installed)",
+    ..Flag::SWITCH
+};
+
+/// The row of `checkpoint`.
+pub const VERB: Verb = Verb {
+    name: "checkpoint",
+    about: "Save a running container's state to files",
+    arguments: Arguments::ID,
+    flags: &[
+        IMAGE_PATH,
+        WORK_PATH,
+        Flag {
+            long: "parent-path",
+            value: Value::Path("DIR"),
+            help: "Images of a pre-dump that these build on, relative to --image-path",
+            ..Flag::SWITCH
+        },
+        Flag { long: "leave-running", help: "Let the container go on afterwards", ..Flag::SWITCH },
+        Flag {
+            long: "pre-dump",
+            help: "Save the memory only, so that the dump after it has less to do; the container goes on",
+            ..Flag::SWITCH
+        },
+        TCP_ESTABLISHED,
+        Flag {
+            long: "tcp-skip-in-flight",
+            help: "Leave out TCP connections that are still being made",
+            ..Flag::SWITCH
+        },
+        TCP_CLOSE,
+        EXT_UNIX_SK,
+        SHELL_JOB,
+        FILE_LOCKS,
+        Flag { long: "link-remap", help: "Give open files without a name one for the time", ..Flag::SWITCH },
+        LAZY_PAGES,
+        STATUS_FD,
+        Flag {
+            long: "page-server",
+            value: Value::Text("ADDRESS:PORT"),
+            help: "Send the memory to a page server; with --lazy-pages: be one there",
+            ..Flag::SWITCH
+        },
+        MANAGE_CGROUPS_MODE,
+        EMPTY_NS,
+        AUTO_DEDUP,
+        NETWORK_LOCK,
+    ],
+    details: &[
+        (
+            "DESCRIPTION",
+            "Saves everything a running or paused container is, by way of CRIU: its processes with their memory, files, \
+             sockets, terminals, timers and so on. Unless it is told to go on, the container is gone afterwards, and \
+             `ferry restore` brings it back from the images and the same bundle. The root filesystem is not part of the \
+             images: what the container wrote there must be there again.\n\nImages are CRIU's own, so that runc restores \
+             what ferry saves and the other way round. Options for CRIU itself are read from the file that the \
+             annotation org.criu.config names, else from /etc/criu/ferry.conf or /etc/criu/runc.conf.\n\nWhen a checkpoint fails or is interrupted, \
+             the container goes on as before.",
+        ),
+        ("EXIT STATUS", "0 when everything is saved, 1 otherwise."),
+        (
+            "EXAMPLES",
+            "    ferry checkpoint --image-path /srv/save web\n    ferry checkpoint --leave-running --image-path /srv/save \
+             web\n    ferry checkpoint --pre-dump --image-path /srv/save/1 web\n    ferry checkpoint --parent-path ../1 \
+             --image-path /srv/save/2 web",
+        ),
+    ],
+    run,
+};
+
+fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    lifecycle::checkpoint::checkpoint(&globals.setting, &given::id(matches)?, &options(matches)?)?;
+    Ok(0)
+}
+
+fn options(matches: &ArgMatches) -> Result<DumpChoice> {
+    Ok(DumpChoice {
+        choice: choice(matches)?,
+        parent: given::path(matches, "parent-path").map(PathBuf::from),
+        leave_running: given::switch(matches, "leave-running"),
+        pre_dump: given::switch(matches, "pre-dump"),
+        tcp_skip_in_flight: given::switch(matches, "tcp-skip-in-flight"),
+        link_remap: given::switch(matches, "link-remap"),
+        page_server: given::text(matches, "page-server").map(page_server).transpose()?,
+    })
+}
+
+/// What `checkpoint` and `restore` have in common.
+pub fn choice(matches: &ArgMatches) -> Result<Choice> {
+    let images = match given::absolute(matches, "image-path")? {
+        Some(images) => images,
+        None => lifecycle::restore::default_images()?,
+    };
+    if let Some(other) = given::strings(matches, "empty-ns").iter().find(|kind| *kind != "network") {
+        return Err(given::invalid("empty-ns", other, "only network can be left alone"));
+    }
+    Ok(Choice {
+        images,
+        work: given::absolute(matches, "work-path")?,
+        tcp_established: given::switch(matches, "tcp-established"),
+        tcp_close: given::switch(matches, "tcp-close"),
+        ext_unix_sk: given::switch(matches, "ext-unix-sk"),
+        shell_job: given::switch(matches, "shell-job"),
+        file_locks: given::switch(matches, "file-locks"),
+        auto_dedup: given::switch(matches, "auto-dedup"),
+        lazy_pages: given::switch(matches, "lazy-pages"),
+        cgroups_mode: word(matches, "manage-cgroups-mode", &CGROUPS_MODES)?,
+        network_lock: word(matches, "network-lock", &NETWORK_LOCKS)?,
+        // -1 is runc's way to say none.
+        status_fd: given::number::<i32>(matches, "status-fd")?.filter(|number| *number != -1),
+    })
+}
+
+/// A flag's word, by the table of its words.
+fn word<T: Copy>(matches: &ArgMatches, flag: &str, words: &[(&str, T)]) -> Result<Option<T>> {
+    let Some(text) = given::text(matches, flag) else { return Ok(None) };
+    match words.iter().find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(Some(*value)),
+        None => {
+            let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Err(given::invalid(flag, text, format_args!("it is one of {}", all.join(", "))))
+        }
+    }
+}
+
+fn page_server(text: &str) -> Result<(String, u16)> {
+    let wrong = || Error::plain(format!("invalid value {text:?} for --page-server: it is ADDRESS:PORT"));
+    let (address, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    // An IPv6 address stands in brackets.
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    match port.parse() {
+        Ok(port) if port > 0 && !address.is_empty() => Ok((address.to_owned(), port)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::rpc::{CgroupsMode, NetworkLock};
+    use crate::cli::matches;
+
+    fn parsed(line: &str) -> Result<DumpChoice> {
+        options(&matches(&VERB, line)?)
+    }
+
+    fn refused(line: &str) -> String {
+        parsed(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_engines_send_becomes_a_choice() {
+        let line = "--image-path /i --work-path /w --parent-path ../p --leave-running --pre-dump --tcp-established \
+                    --tcp-skip-in-flight --ext-unix-sk --shell-job --file-locks --link-remap --lazy-pages --status-fd 5 \
+                    --page-server [::1]:27 --manage-cgroups-mode ignore --empty-ns network --auto-dedup --network-lock skip \
+                    --tcp-close web";
+        let expected = DumpChoice {
+            choice: Choice {
+                images: "/i".into(),
+                work: Some("/w".into()),
+                tcp_established: true,
+                tcp_close: true,
+                ext_unix_sk: true,
+                shell_job: true,
+                file_locks: true,
+                auto_dedup: true,
+                lazy_pages: true,
+                cgroups_mode: Some(CgroupsMode::Ignore),
+                network_lock: Some(NetworkLock::Skip),
+                status_fd: Some(5),
+            },
+            parent: Some("../p".into()),
+            leave_running: true,
+            pre_dump: true,
+            tcp_skip_in_flight: true,
+            link_remap: true,
+            page_server: Some(("::1".into(), 27)),
+        };
+        assert_eq!(parsed(line).unwrap(), expected);
+    }
+
+    #[test]
+    fn nothing_given_is_runcs_directory_and_nothing_else() {
+        let images = std::env::current_dir().unwrap().join("checkpoint");
+        let choice = Choice { images, ..Choice::default() };
+        assert_eq!(parsed("--status-fd -1 web").unwrap(), DumpChoice { choice, ..DumpChoice::default() });
+    }
+
+    #[test]
+    fn words_outside_a_vocabulary_are_refused_by_the_flags_name() {
+        for (line, said) in [
+            ("--manage-cgroups-mode x web", "invalid value \"x\" for --manage-cgroups-mode: it is one of soft, full"),
+            ("--network-lock x web", "invalid value \"x\" for --network-lock: it is one of iptables, nftables, skip"),
+            ("--empty-ns ipc web", "invalid value \"ipc\" for --empty-ns: only network can be left alone"),
+            ("--page-server 1.2.3.4 web", "invalid value \"1.2.3.4\" for --page-server: it is ADDRESS:PORT"),
+            ("--page-server :80 web", "invalid value \":80\" for --page-server"),
+            ("--page-server a:0 web", "invalid value \"a:0\" for --page-server"),
+        ] {
+            assert!(refused(line).starts_with(said), "{line}: {}", refused(line));
+        }
+    }
+}

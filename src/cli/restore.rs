@@ -1,0 +1,139 @@
+//! `ferry restore`.
+
+use clap::ArgMatches;
+
+use super::checkpoint::{
+    AUTO_DEDUP, EMPTY_NS, EXT_UNIX_SK, FILE_LOCKS, IMAGE_PATH, LAZY_PAGES, MANAGE_CGROUPS_MODE, NETWORK_LOCK,
+    SHELL_JOB, STATUS_FD, TCP_CLOSE, TCP_ESTABLISHED, WORK_PATH, choice,
+};
+use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_PIVOT, PID_FILE};
+use super::given;
+use super::globals::Globals;
+use super::verb::{Arguments, Flag, Value, Verb};
+use crate::checkpoint::restore::RestoreChoice;
+use crate::error::Result;
+use crate::lifecycle;
+use crate::lifecycle::restore::Options;
+
+/// The row of `restore`.
+pub const VERB: Verb = Verb {
+    name: "restore",
+    about: "Bring a container back from the files of a checkpoint",
+    arguments: Arguments::ID,
+    flags: &[
+        BUNDLE,
+        IMAGE_PATH,
+        WORK_PATH,
+        CONSOLE_SOCKET,
+        Flag { long: "detach", short: Some('d'), help: "Do not wait for the container's end", ..Flag::SWITCH },
+        PID_FILE,
+        Flag {
+            long: "no-subreaper",
+            help: "Do not become the parent of processes the container leaves behind",
+            ..Flag::SWITCH
+        },
+        // CRIU makes the mounts.
+        Flag { hidden: true, ..NO_PIVOT },
+        TCP_ESTABLISHED,
+        TCP_CLOSE,
+        EXT_UNIX_SK,
+        SHELL_JOB,
+        FILE_LOCKS,
+        LAZY_PAGES,
+        STATUS_FD,
+        MANAGE_CGROUPS_MODE,
+        EMPTY_NS,
+        AUTO_DEDUP,
+        NETWORK_LOCK,
+        Flag {
+            long: "lsm-profile",
+            value: Value::Text("TYPE:NAME"),
+            help: "Give the processes this label, such as apparmor:web, instead of the one they had",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "lsm-mount-context",
+            value: Value::Text("CONTEXT"),
+            help: "Give mounts this SELinux context instead of the one they had",
+            ..Flag::SWITCH
+        },
+    ],
+    details: &[
+        (
+            "DESCRIPTION",
+            "Brings back what `ferry checkpoint` saved, under any ID: from the images, and from the bundle the container \
+             was made from, whose root filesystem must be as it was. Mounts, cgroup, limits and hooks are those of the \
+             bundle's config.json; prestart, createRuntime and poststart hooks run as on a start.\n\nNamespaces that \
+             config.json names by path are joined again. A network namespace of the container's own is made new, with \
+             the loopback interface up and otherwise empty. Standard streams that led out of the container lead to \
+             ferry's own. In the foreground ferry stays until the container ends, as `ferry run` does.",
+        ),
+        (
+            "EXIT STATUS",
+            "The program's own, or 128 and the number of the signal that ended it. 1 when the container could not be \
+             restored; then nothing is left of it but the images. With --detach 0 once it runs.",
+        ),
+        ("EXAMPLES", "    ferry restore --detach --image-path /srv/save --bundle /srv/web web"),
+    ],
+    run,
+};
+
+fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    lifecycle::restore::restore(&globals.setting, &options(matches)?)
+}
+
+fn options(matches: &ArgMatches) -> Result<Options> {
+    Ok(Options {
+        create: lifecycle::create::Options {
+            id: given::id(matches)?,
+            bundle: create::bundle(matches)?,
+            console_socket: given::absolute(matches, "console-socket")?,
+            pid_file: given::absolute(matches, "pid-file")?,
+            no_pivot: given::switch(matches, "no-pivot"),
+            ..lifecycle::create::Options::default()
+        },
+        detach: given::switch(matches, "detach"),
+        no_subreaper: given::switch(matches, "no-subreaper"),
+        choice: RestoreChoice {
+            choice: choice(matches)?,
+            lsm_profile: given::string(matches, "lsm-profile"),
+            lsm_mount_context: given::string(matches, "lsm-mount-context"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::dump::Choice;
+    use crate::cli::matches;
+
+    #[test]
+    fn what_engines_send_becomes_options() {
+        let line = "--image-path /i --work-path /w --detach --pid-file /p -no-subreaper --bundle /b --console-socket /c \
+                    --no-pivot --lsm-profile apparmor:x --lsm-mount-context y --tcp-established web";
+        let expected = Options {
+            create: lifecycle::create::Options {
+                id: "web".to_owned(),
+                bundle: "/b".into(),
+                console_socket: Some("/c".into()),
+                pid_file: Some("/p".into()),
+                no_pivot: true,
+                ..lifecycle::create::Options::default()
+            },
+            detach: true,
+            no_subreaper: true,
+            choice: RestoreChoice {
+                choice: Choice {
+                    images: "/i".into(),
+                    work: Some("/w".into()),
+                    tcp_established: true,
+                    ..Choice::default()
+                },
+                lsm_profile: Some("apparmor:x".to_owned()),
+                lsm_mount_context: Some("y".to_owned()),
+            },
+        };
+        assert_eq!(options(&matches(&VERB, line).unwrap()).unwrap(), expected);
+    }
+}

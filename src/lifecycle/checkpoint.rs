@@ -1,0 +1,46 @@
+//! `checkpoint`: a container's state to files. It is gone afterwards, unless it is to go on.
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use super::{Setting, delete, live};
+use crate::cgroup;
+use crate::checkpoint::dump::{self, DumpChoice, Subject};
+use crate::container::Status;
+use crate::error::{Context, Error, Result};
+
+/// Dumps a container.
+///
+/// # Errors
+/// It does not run, or cannot be dumped; then it goes on as before.
+pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
+    // An interrupt ends the dump where that can be, and not in the middle of it.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    let container = live::open_locked(setting, id)?;
+    let init = match (container.status, container.record.init) {
+        (Status::Running | Status::Paused, Some(init)) => init,
+        (status, _) => {
+            return Err(Error::plain(format!("container {id:?} cannot be checkpointed: it is {status}"))
+                .hint("only one whose program runs, or is paused, has anything to keep"));
+        }
+    };
+    if container.entry.has_stage() || container.record.store.is_some() {
+        return Err(Error::plain(format!("container {id:?} cannot be checkpointed: its root goes with it"))
+            .hint("run it from a bundle, whose root filesystem is still there when it is restored"));
+    }
+    let config = container.entry.config()?;
+    let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
+    let subject = Subject {
+        id,
+        config: &config,
+        bundle: &container.record.bundle,
+        rootfs: &container.record.rootfs,
+        pid: init.pid(),
+        cgroup: cgroup.as_ref(),
+    };
+    dump::dump(&subject, choice)?;
+    if choice.leave_running || choice.pre_dump {
+        return Ok(());
+    }
+    // Its processes have ended; what is left of it is in the images.
+    delete::clean_up(setting, &container.entry, Some(&container.record))
+}
