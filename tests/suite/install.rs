@@ -14,6 +14,7 @@ use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_only_shown_is_not_made", &[Ferry], shown),
+    scenario("another_binary_can_be_named", &[Ferry], named),
     scenario("what_was_installed_is_undone", &[Ferry], undone),
     scenario("what_else_is_configured_stays", &[Ferry], kept),
     scenario("a_configuration_that_is_not_understood_stays", &[Ferry], damaged),
@@ -41,6 +42,16 @@ fn shown(case: &mut Case) -> Outcome {
         assert!(names_ferry(case, &end.stdout) && end.stdout.contains("--write"), "{}", end.stdout);
         assert!(!config.exists() && !case.directory.join("conf").exists());
     }
+    Ok(())
+}
+
+fn named(case: &mut Case) -> Outcome {
+    let (config, other) = (case.directory.join("conf"), case.directory.join("other-ferry"));
+    fs::copy(&case.stage.runtime.path, &other)?;
+    let other_name = other.display().to_string();
+    let end = install(case, "podman", &config, &["--binary", &other_name])?.success()?;
+    assert!(end.stdout.contains(&format!("\"{other_name}\"")) && !names_ferry(case, &end.stdout), "{}", end.stdout);
+    fs::remove_file(other)?;
     Ok(())
 }
 
