@@ -7,6 +7,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, MARK};
+use super::limits::alone;
 use super::need::Need::{Ferry, Policing, Root, Tool};
 use super::net_devices::{Network, ip};
 use super::output::Lines;
@@ -67,6 +68,7 @@ fn took_its_time(told: &str) -> Outcome {
 }
 
 fn sent(case: &mut Case) -> Outcome {
+    let _alone = alone();
     let network = connected(case)?;
     annotate(case, EGRESS, &RATE.to_string());
     network.start(case)?;
@@ -75,13 +77,14 @@ fn sent(case: &mut Case) -> Outcome {
     receive.args(["receive", "10.7.0.1:7000"]).env(MARK, &case.directory);
     let mut receiver = network.enter(&receive).stdout(pipe).spawn()?;
     lines.until("ready")?;
-    case.exec(&[], &["/probe", "send", "10.7.0.1:7000", &KILOBYTES.to_string()])?.success()?;
+    case.exec(&[], &["/probe", "transmit", "10.7.0.1:7000", &KILOBYTES.to_string()])?.success()?;
     let told = lines.until("seconds")?;
     receiver.wait()?;
     took_its_time(&told)
 }
 
 fn received(case: &mut Case) -> Outcome {
+    let _alone = alone();
     let network = connected(case)?;
     annotate(case, INGRESS, &RATE.to_string());
     case.args(&["/probe", "receive", "10.7.0.2:7000"]);
@@ -92,7 +95,7 @@ fn received(case: &mut Case) -> Outcome {
         network.enter(&case.command(&["run", "--bundle", &bundle, &id])).stdin(Stdio::null()).stdout(pipe).spawn()?;
     lines.until("ready")?;
     let mut send = Command::new(&case.stage.probe);
-    send.args(["send", "10.7.0.2:7000", &KILOBYTES.to_string()]).env(MARK, &case.directory);
+    send.args(["transmit", "10.7.0.2:7000", &KILOBYTES.to_string()]).env(MARK, &case.directory);
     case.finish(&mut network.enter(&send))?.success()?;
     let told = lines.until("seconds")?;
     assert!(container.wait()?.success());

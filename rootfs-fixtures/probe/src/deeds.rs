@@ -59,7 +59,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "hold-same" => load::hold_same(parse(args, 0)?)?,
         "cache" => load::cache(word(args, 0)?, parse(args, 1)?, parse(args, 2)?)?,
         "direct" => load::direct(word(args, 0)?, word(args, 1)?, parse(args, 2)?)?,
-        "send" => load::send(word(args, 0)?, parse(args, 1)?)?,
+        "transmit" => load::transmit(word(args, 0)?, parse(args, 1)?)?,
         "receive" => load::receive(word(args, 0)?)?,
         "bomb" => load::bomb()?,
         "relay" => load::relay()?,

@@ -109,7 +109,7 @@ pub fn direct(how: &str, path: &str, megabytes: usize) -> Result<()> {
 }
 
 /// Sends so many kilobytes over TCP, until the other side says that it has them all.
-pub fn send(address: &str, kilobytes: usize) -> Result<()> {
+pub fn transmit(address: &str, kilobytes: usize) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     for _ in 0..kilobytes {
         stream.write_all(&[7; 1 << 10])?;
