@@ -116,7 +116,8 @@ pub struct Place {
     root: Option<OwnedFd>,
     own_namespace: OwnedFd,
     own_root: OwnedFd,
-    own_directory: OwnedFd,
+    /// None: ferry was called in a directory that its user may not enter, and goes on in its root; all its paths are absolute.
+    own_directory: Option<OwnedFd>,
 }
 
 impl Place {
@@ -130,7 +131,7 @@ impl Place {
             None => (handle(&format!("/proc/{pid}/ns/mnt"))?, Some(handle(&format!("/proc/{pid}/root"))?)),
         };
         let own_namespace = handle("/proc/self/ns/mnt")?;
-        Ok(Self { namespace, root, own_namespace, own_root: handle("/")?, own_directory: handle(".")? })
+        Ok(Self { namespace, root, own_namespace, own_root: handle("/")?, own_directory: handle(".").ok() })
     }
 
     /// Does `work` in there. Paths mean there what they mean here: setns(2) alone would lead out of a root that ferry
@@ -142,7 +143,9 @@ impl Place {
         enter(&self.namespace, self.root.as_ref())?;
         let done = work();
         enter(&self.own_namespace, Some(&self.own_root))?;
-        fchdir(&self.own_directory).or_cannot("return to", "the working directory")?;
+        if let Some(directory) = &self.own_directory {
+            fchdir(directory).or_cannot("return to", "the working directory")?;
+        }
         done
     }
 }
