@@ -66,16 +66,18 @@ fn parse(index: usize, rule: &DeviceRule) -> Result<Match> {
         (Ok(major), Ok(minor)) => (major, minor),
         (Err(value), _) | (_, Err(value)) => return refuse(&format!("device number {value}")),
     };
-    let mut access = 0;
-    for letter in rule.access.chars() {
-        access |= match letter {
-            'r' => READ,
-            'w' => WRITE,
-            'm' => MKNOD,
-            other => return refuse(&format!("access {other:?}")),
-        };
-    }
-    let access = if access == 0 { ALL } else { access };
+    let bit = |letter| match letter {
+        'r' => READ,
+        'w' => WRITE,
+        'm' => MKNOD,
+        // Configurations in the field have other letters, which other runtimes read over: they name no access.
+        _ => 0,
+    };
+    let access = match rule.access.chars().fold(0, |access, letter| access | bit(letter)) {
+        0 if rule.access.is_empty() => ALL,
+        0 => return refuse(&format!("access {:?}", rule.access)),
+        access => access,
+    };
     Ok(Match { allow: rule.allow, kind, major, access, minor })
 }
 
@@ -83,8 +85,8 @@ fn parse(index: usize, rule: &DeviceRule) -> Result<Match> {
 ///
 /// # Errors
 ///
-/// A rule has a type, number or access letter that there is not, named by its place in the list; or there are too many
-/// for one program.
+/// A rule has a type or number that there is not, or access letters none of which there is, named by its place in the list;
+/// or there are too many for one program.
 pub fn compile(rules: &[DeviceRule]) -> Result<Option<Vec<Instruction>>> {
     let rules = rules.iter().enumerate().map(|(index, rule)| parse(index, rule)).collect::<Result<Vec<_>>>()?;
     let (runs, allow_rest) = simplify(&rules);

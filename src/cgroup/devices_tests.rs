@@ -111,6 +111,12 @@ fn accesses_allowed_one_by_one_may_be_used_together() {
 }
 
 #[test]
+fn letters_that_name_no_access_add_nothing() {
+    let program = compile(&[rule(true, "c", 1, 11, "rwa")]).unwrap().unwrap();
+    assert!(run(&program, 2, 6, 1, 11) && !run(&program, 2, 1, 1, 11));
+}
+
+#[test]
 fn everything_allowed_needs_no_program() {
     let deny_all = DeviceRule { access: "rwm".into(), ..Default::default() };
     let allow_all = DeviceRule { allow: true, ..Default::default() };
@@ -146,7 +152,7 @@ fn malformed_rules_are_named_by_their_place() {
         (rule(true, "x", 1, 3, "r"), "type \"x\""),
         (rule(true, "c", -2, 3, "r"), "device number -2"),
         (rule(true, "c", 1, 1 << 32, "r"), "device number 4294967296"),
-        (rule(true, "c", 1, 3, "rx"), "access 'x'"),
+        (rule(true, "c", 1, 3, "x"), "access \"x\""),
     ] {
         let error = compile(&[good.clone(), bad]).unwrap_err().to_string();
         assert!(error.contains("devices[1]") && error.contains(word), "{error}");
