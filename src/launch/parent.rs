@@ -33,6 +33,7 @@ use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
 use crate::process::{limits, scheduling};
+use crate::security::seccomp::Notify;
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
 
@@ -291,8 +292,7 @@ impl Plan {
     pub fn send_listener(&self, listener: &OwnedFd, record: &Record, state: &[u8]) -> Result<()> {
         let filter = self.process.as_ref().and_then(|process| process.seccomp.as_ref());
         let Some(notify) = filter.and_then(|filter| filter.notify.as_ref()) else { return Ok(()) };
-        let message = notify.message(record.init.map_or(0, |init| init.pid), state);
-        send_descriptor(&notify.listener_path, &message, listener.as_fd())
+        tell_agent(notify, record.init.map_or(0, |init| init.pid), state, listener.as_fd())
     }
 }
 
@@ -442,6 +442,15 @@ pub fn state_json(record: &Record, plan: &Plan, status: Status) -> Vec<u8> {
 fn state_of(record: &Record, plan: &Plan, status: Status) -> State {
     let pid = record.init.map_or(0, |init| init.pid);
     State { pid, ..State::new(record, status, plan.annotations.clone(), String::new()) }
+}
+
+/// Passes the seccomp listener of the process `pid` to its agent, with the container's state.
+///
+/// # Errors
+/// The agent cannot be reached.
+pub fn tell_agent(notify: &Notify, pid: i32, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
+    send_descriptor(&notify.listener_path, &notify.message(pid, state), listener)
+        .map_err(|error| error.hint("failed to connect with seccomp agent, which linux.seccomp.listenerPath names"))
 }
 
 /// Sends a descriptor, with a message, to the socket at `path` (`--console-socket`, `--pidfd-socket`, a seccomp agent).

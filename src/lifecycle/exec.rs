@@ -19,7 +19,7 @@ use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
 use crate::launch::join::{self, Joining};
-use crate::launch::parent::{Child, send_descriptor};
+use crate::launch::parent::{Child, send_descriptor, tell_agent};
 use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
 use crate::namespaces::Kind;
@@ -299,9 +299,8 @@ fn serve(
             },
             Some((Message::Listener, Some(listener))) => {
                 if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
-                    let message =
-                        notify.message(child.pid.as_raw(), &serde_json::to_vec(&state()?).unwrap_or_default());
-                    send_descriptor(&notify.listener_path, &message, listener.as_fd())?;
+                    let state = serde_json::to_vec(&state()?).unwrap_or_default();
+                    tell_agent(notify, child.pid.as_raw(), &state, listener.as_fd())?;
                 }
             }
             Some((Message::Failed(error), _)) => return Err(error),

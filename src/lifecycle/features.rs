@@ -149,6 +149,15 @@ mod tests {
         assert!(supported.iter().all(|flag| strings(&linux["seccomp"]["knownFlags"]).contains(flag)));
     }
 
+    /// Whatever the host's kernel is: where it lacks the thing, a container that asks for it gets a clear error.
+    #[test]
+    fn what_is_built_is_claimed() {
+        let linux = &structure()["linux"];
+        for name in ["apparmor", "selinux", "intelRdt", "netDevices"] {
+            assert_eq!(linux[name]["enabled"], true, "{name}");
+        }
+    }
+
     /// What is told is what the parser of each field takes, and an engine that picks one is not refused.
     #[test]
     fn what_is_told_is_understood() {

@@ -9,9 +9,8 @@ use crate::container::store::Entry;
 use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{EXIT_FAILURE, Error, Result};
 use crate::launch::notify::Notify;
-use crate::launch::parent::send_descriptor;
 use crate::launch::protocol::{Channel, Message};
-use crate::launch::{execute, gate, hooks, plan};
+use crate::launch::{execute, gate, hooks, parent, plan};
 use crate::spec::Config;
 
 /// `start`.
@@ -100,6 +99,5 @@ fn follow(
 /// Passes the seccomp listener on.
 fn tell_agent(record: &Record, config: &Config, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
     let Some(notify) = plan::filter(config)?.and_then(|program| program.notify) else { return Ok(()) };
-    let message = notify.message(record.init.map_or(0, |init| init.pid), state);
-    send_descriptor(&notify.listener_path, &message, listener)
+    parent::tell_agent(&notify, record.init.map_or(0, |init| init.pid), state, listener)
 }

@@ -79,6 +79,7 @@ fn configured(case: &mut Case) -> Outcome {
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 5, "gid": 6},
         {"path": "/dev/deep/pipe", "type": "p"},
         {"path": "/dev/deep/disk", "type": "b", "major": 7, "minor": 3, "fileMode": 0o600},
+        {"path": "/elsewhere/zero", "type": "c", "major": 1, "minor": 5},
     ]);
     let fuse = case.deed(&["stat", "/dev/fuse"])?["ok"].clone();
     let disk = case.deed(&["stat", "/dev/deep/disk"])?["ok"].clone();
@@ -88,6 +89,8 @@ fn configured(case: &mut Case) -> Outcome {
     assert_eq!((&fuse["uid"], &fuse["gid"]), (&json!(5), &json!(6)));
     assert_eq!(numbers(&disk), (json!("block"), json!(7), json!(3), json!("0600")));
     assert_eq!(case.deed(&["stat", "/dev/deep/pipe"])?["ok"]["type"], "fifo");
+    let zero = case.deed(&["stat", "/elsewhere/zero"])?["ok"].clone();
+    assert_eq!((&zero["type"], &zero["major"], &zero["minor"]), (&json!("char"), &json!(1), &json!(5)));
     Ok(())
 }
 

@@ -36,6 +36,11 @@ pub const SCENARIOS: &[Scenario] = &[
         maps_alone,
     ),
     scenario("time_namespace_offsets", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], time_offsets),
+    scenario(
+        "nanoseconds_of_a_time_offset",
+        &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")],
+        time_nanosecs,
+    ),
     scenario("hostname", &[], hostname),
     scenario("domainname", &[Peer("runc", "1.1.5 has none")], domainname),
     scenario("the_hosts_name_is_unchanged", &[], host_name_unchanged),
@@ -276,6 +281,18 @@ fn time_offsets(case: &mut Case) -> Outcome {
     let uptime = case.deed(&["read", "/proc/uptime"])?;
     let seconds: f64 = uptime["ok"].as_str().and_then(|text| text.split(' ').next()).unwrap_or_default().parse()?;
     assert!(seconds > 1_000_000.0, "{uptime}");
+    Ok(())
+}
+
+fn time_nanosecs(case: &mut Case) -> Outcome {
+    config::add(&mut case.config, "/linux/namespaces", json!({"type": "time"}));
+    case.config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 5000, "nanosecs": 900_000_000}});
+    let seconds = |uptime: &str| uptime.split(' ').next().unwrap_or_default().parse::<f64>();
+    let before = seconds(&std::fs::read_to_string("/proc/uptime")?)?;
+    let inside = case.deed(&["read", "/proc/uptime"])?;
+    let inside = seconds(inside["ok"].as_str().unwrap_or_default())?;
+    // The file has hundredths.
+    assert!(inside >= before + 5000.88, "{before} {inside}");
     Ok(())
 }
 

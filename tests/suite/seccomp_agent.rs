@@ -148,7 +148,7 @@ fn missing_at_start(case: &mut Case) -> Outcome {
     case.args(&["/probe", "sleep", "forever"]).create()?;
     let (id, pid) = (case.id.clone(), case.pid()?);
     let end = case.call(&["start", &id])?.failure()?;
-    assert!(end.stderr.contains("agent"), "{}", end.stderr);
+    assert!(end.stderr.contains("failed to connect with seccomp agent"), "{}", end.stderr);
     case.wait_for(pid)?;
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())
