@@ -1,16 +1,20 @@
 //! The `ferry` program: runs the command line, prints the one error, and ends with its exit code.
 
-use std::process::ExitCode;
+#![no_main]
 
+use ferry::error::Context;
 use ferry::log::Log;
+use nix::errno::Errno;
 
-fn main() -> ExitCode {
+ferry::program!(program);
+
+fn program(begun: Result<(), Errno>) -> u8 {
     let mut log = Log::default();
-    match ferry::cli::run(std::env::args_os().skip(1), &mut log) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            log.failure(&error);
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let ran = begun
+        .or_cannot("prepare", "the standard descriptors and signals")
+        .and_then(|()| ferry::cli::run(std::env::args_os().skip(1), &mut log));
+    ran.unwrap_or_else(|error| {
+        log.failure(&error);
+        error.exit_code()
+    })
 }

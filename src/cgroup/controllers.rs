@@ -14,11 +14,11 @@ use super::{Location, file};
 /// Enables all controllers in the cgroups above `cgroup`, from the root of the tree down. Nothing is written where the
 /// cgroup has them all, as where another container beside it was there before.
 pub fn offer(location: &Location, cgroup: &Cgroup) {
-    let Ok(mut above) = file::open_dir(CWD, &location.mount) else { return };
-    let all = offered(above.as_fd());
+    let all = file::read(CWD, location.mount.join(OFFERED)).unwrap_or_default();
     if all == offered(cgroup.dir.as_fd()) {
         return;
     }
+    let Ok(mut above) = file::open_dir(CWD, &location.mount) else { return };
     for name in &location.path {
         enable(above.as_fd());
         match file::open_dir(above.as_fd(), name) {
@@ -29,8 +29,11 @@ pub fn offer(location: &Location, cgroup: &Cgroup) {
     }
 }
 
+/// The file that names the controllers a cgroup has.
+const OFFERED: &str = "cgroup.controllers";
+
 fn offered(dir: BorrowedFd<'_>) -> String {
-    file::read(dir, "cgroup.controllers").unwrap_or_default()
+    file::read(dir, OFFERED).unwrap_or_default()
 }
 
 /// One at a time where they cannot be had together: each may be refused for its own reason.

@@ -16,7 +16,7 @@ pub(super) fn write(dir: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), 
 }
 
 /// Reads the whole of `name`. Interface files are text; what is not UTF-8 would be a kernel's fault and is replaced.
-pub(super) fn read(dir: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
+pub(super) fn read(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<String, Errno> {
     read_all(&openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 

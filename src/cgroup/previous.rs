@@ -59,7 +59,7 @@ impl Previous {
             }
         }
         let differs = |write: &&Write| {
-            file::read(cgroup.as_fd(), &write.file)
+            file::read(cgroup.as_fd(), &*write.file)
                 .map_or(true, |text| value_before(&write.file, &text, &write.value) != write.value)
         };
         match self.0.iter().find(differs) {

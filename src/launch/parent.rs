@@ -78,12 +78,13 @@ pub enum Reached {
 }
 
 impl Launch<'_> {
-    /// Clones the child and brings everything around it into force; `record` is saved with its pid. The child is not let
-    /// go yet. What was made when this fails is the caller's to undo, by the record.
+    /// Clones the child and brings everything around it into force; `record` is saved with its pid, and `config`, the text of
+    /// its configuration, beside it. The child is not let go yet. What was made when this fails is the caller's to undo, by
+    /// the record.
     ///
     /// # Errors
     /// The deed that failed, here or in the child.
-    pub fn clone(&self, record: &mut Record, cgroup: &mut Option<Cgroup>) -> Result<Child> {
+    pub fn clone(&self, config: &[u8], record: &mut Record, cgroup: &mut Option<Cgroup>) -> Result<Child> {
         if let Some(process) = &self.plan.process {
             limits::raise_own(&process.limits)?;
         }
@@ -109,7 +110,7 @@ impl Launch<'_> {
             program: PathBuf::new(),
         };
         let (child, waits) = self.born(channel, init, cgroup.as_ref())?;
-        match self.beside(record, &child, cgroup, waits) {
+        match self.beside(config, record, &child, cgroup, waits) {
             Ok(()) => Ok(child),
             Err(error) => Err(child.failed(error)),
         }
@@ -195,7 +196,14 @@ impl Launch<'_> {
     }
 
     /// What the host side does while the child prepares itself.
-    fn beside(&self, record: &mut Record, child: &Child, cgroup: &mut Option<Cgroup>, waits: bool) -> Result<()> {
+    fn beside(
+        &self,
+        config: &[u8],
+        record: &mut Record,
+        child: &Child,
+        cgroup: &mut Option<Cgroup>,
+        waits: bool,
+    ) -> Result<()> {
         // Before a deadline policy, which needs all CPUs, and that comes after Go.
         scheduling::unbind(child.pid);
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
@@ -214,6 +222,8 @@ impl Launch<'_> {
         let stat = crate::procfs::stat(child.pid).or_cannot("look at", "the container's process")?;
         record.init = Some(InitProcess { pid: child.pid.as_raw(), start_time: stat.start_time });
         record.resctrl = self.plan.resctrl.as_ref().map(resctrl::locate).transpose()?;
+        // Who finds a process in the record finds its configuration, too.
+        self.entry.keep_config(config)?;
         self.entry.save(record)?;
         self.plan.limit(child.pid, record, cgroup.as_ref(), self.log)
     }

@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, sendmsg,
     socketpair,
 };
 
@@ -123,27 +123,31 @@ impl Channel {
     /// # Errors
     /// A message that is not one.
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
-        let mut bytes = vec![0; LONGEST];
+        // Its length is asked for first: nearly all have one byte, and clearing room for the longest is dearer than the call.
+        let peeked = self.retried(|socket| recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC))?;
+        let mut bytes = vec![0; peeked.min(LONGEST)];
         let mut control = nix::cmsg_space!([i32; 4]);
-        let (length, descriptor) = loop {
+        let (length, descriptor) = self.retried(|socket| {
             let mut slices = [IoSliceMut::new(&mut bytes)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-                // A child that ended with something unread resets the stream, once; what it said before is still there.
-                Err(Errno::EINTR | Errno::ECONNRESET) => (),
-                Err(answer) => return Err(Error::kernel("receive", "a message of the handshake", answer)),
-                Ok(received) => {
-                    let fds = received.cmsgs().or_cannot("receive", "a descriptor of the handshake")?;
-                    break (received.bytes, fds.flat_map(rights).next());
-                }
-            }
-        };
+            let received = recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+            Ok((received.bytes, received.cmsgs()?.flat_map(rights).next()))
+        })?;
         if length == 0 {
             return Ok(None);
         }
         match decode(&bytes[..length]) {
             Some(message) => Ok(Some((message, descriptor))),
             None => Err(Error::said("understand", "a message of the handshake", "it is none that ferry knows")),
+        }
+    }
+
+    fn retried<T>(&self, mut call: impl FnMut(i32) -> Result<T, Errno>) -> Result<T> {
+        loop {
+            match call(self.socket.as_raw_fd()) {
+                // A child that ended with something unread resets the stream, once; what it said before is still there.
+                Err(Errno::EINTR | Errno::ECONNRESET) => (),
+                answer => return answer.or_cannot("receive", "a message of the handshake"),
+            }
         }
     }
 }

@@ -160,7 +160,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     let mut record = record(&plan, &source.config, options, &host);
     record.store = source.image.as_ref().map(|image| image.path.clone());
     let mut listener = None;
-    let begun = prepare(&entry, &record, &plan, &document.text, source.image.as_ref())
+    let begun = prepare(&entry, &record, &plan, source.image.as_ref())
         .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
         .and_then(|()| {
             listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
@@ -171,7 +171,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
             let console_socket = options.console_socket.as_deref();
             let (log, streams) = (&setting.log, &streams);
             let launch = Launch { plan: &plan, host: &host, entry: &entry, log, gated, console_socket, streams };
-            match launch.clone(&mut record, &mut cgroup) {
+            match launch.clone(&document.text, &mut record, &mut cgroup) {
                 Ok(child) => Ok((child, cgroup)),
                 Err(error) => Err(undo_resctrl(&record, undo_cgroup(cgroup, error))),
             }
@@ -198,16 +198,9 @@ fn ask_to_merge(source: &mut Source) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn prepare(
-    entry: &Entry,
-    record: &Record,
-    plan: &Plan,
-    config: &[u8],
-    image: Option<&run_image::Used>,
-) -> Result<()> {
+pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option<&run_image::Used>) -> Result<()> {
     // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
     entry.save(record)?;
-    entry.keep_config(config)?;
     match plan.rootfs.base {
         Base::Directory(_) => return Ok(()),
         Base::CopyOnWrite { .. } | Base::Layers(_) => entry.make_stage()?,

@@ -108,7 +108,8 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     /// Everything up to the container that runs. The record goes first: whatever is cut off after this is cleaned up by it.
     fn steps(&mut self, config: &crate::spec::Config, text: &[u8]) -> Result<(Pid, OwnedFd)> {
-        create::prepare(self.entry, &self.record, self.plan, text, None)?;
+        create::prepare(self.entry, &self.record, self.plan, None)?;
+        self.entry.keep_config(text)?;
         let stage = self.entry.make_stage()?;
         self.cgroup = create::make_cgroup(self.plan, self.setting.rootless)?;
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());

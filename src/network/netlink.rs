@@ -47,15 +47,22 @@ impl Socket {
     pub fn ask(&self, kind: u16, flags: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
         send(self.0.as_raw_fd(), &request(kind, flags, body), MsgFlags::empty())?;
         let mut answers = Vec::new();
-        // The kernel makes no datagram of a dump larger than this: NLMSG_GOODSIZE and netlink_dump().
-        let mut buffer = vec![0u8; 64 * 1024];
         loop {
-            let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue,
-                length => length?,
-            };
-            if let Some(end) = read(&buffer[..length], &mut answers)? {
+            // Asked for first: a dump's datagrams may have 64 KiB, and clearing as much for the few bytes of an
+            // acknowledgement is dearer than the call.
+            let mut datagram = vec![0; self.receive(&mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?];
+            let length = self.receive(&mut datagram, MsgFlags::empty())?;
+            if let Some(end) = read(&datagram[..length], &mut answers)? {
                 return end.map(|()| answers);
+            }
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, flags) {
+                Err(Errno::EINTR) => (),
+                length => return length,
             }
         }
     }

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod clone;
+pub mod entry;
 pub mod fd;
 pub mod keyring;
 pub mod memory;
