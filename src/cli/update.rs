@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::ArgMatches;
@@ -11,10 +11,11 @@ use clap::ArgMatches;
 use super::globals::Globals;
 use super::verb::{Arguments, Flag, Value, Verb};
 use super::{given, size};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::lifecycle;
 use crate::lifecycle::update::Schemata;
 use crate::log::Log;
+use crate::spec::Document;
 use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources};
 
 const fn text(long: &'static str, value: &'static str, help: &'static str) -> Flag {
@@ -107,18 +108,15 @@ fn reclaimed(matches: &ArgMatches) -> Result<Option<u64>> {
 
 /// The limits of a file, or of standard input for `-`.
 fn read(path: &std::ffi::OsStr) -> Result<Resources> {
-    let mut json = Vec::new();
-    if path == "-" {
-        io::stdin().lock().read_to_end(&mut json).or_cannot("read", "standard input")?;
-    } else {
-        File::open(path).and_then(|mut file| file.read_to_end(&mut json)).or_cannot("read", path.display())?;
-    }
-    from_json(&json).map_err(|why| Error::said("read limits from", path.display().to_string(), why))
-}
-
-fn from_json(json: &[u8]) -> Result<Resources, String> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    serde_path_to_error::deserialize(&mut reader).map_err(|why| why.to_string())
+    let document = match path == "-" {
+        true => {
+            let mut json = Vec::new();
+            io::stdin().lock().read_to_end(&mut json).or_cannot("read", "standard input")?;
+            Document::new(Path::new("standard input"), json)
+        }
+        false => Document::read(Path::new(path))?,
+    };
+    document.parse()
 }
 
 /// The limits the flags give. Zero for --blkio-weight is "leave it", as with runc.
@@ -303,8 +301,9 @@ mod tests {
             unified: [("memory.high".to_owned(), "max".to_owned())].into(),
             ..Resources::default()
         };
-        assert_eq!(from_json(json).unwrap(), expected);
-        let error = from_json(br#"{"memory": {"limit": "64m"}}"#).unwrap_err();
-        assert!(error.starts_with("memory.limit: invalid type: string"), "{error}");
+        let parsed = |json: &[u8]| Document::new(Path::new("limits"), json.to_vec()).parse::<Resources>();
+        assert_eq!(parsed(json).unwrap(), expected);
+        let error = parsed(br#"{"memory": {"limit": "64m"}}"#).unwrap_err().to_string();
+        assert!(error.starts_with("limits:1: memory.limit: invalid type: string"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ mod annotations;
 mod check;
 pub mod config;
 pub mod extensions;
+mod place;
 pub mod resources;
 pub mod seccomp;
 pub mod template;
@@ -72,18 +73,15 @@ impl Document {
         Ok(Self { path: path.to_owned(), text })
     }
 
-    /// Parses the whole text. The JSON path of a failure is looked for only once there is one, by parsing again.
+    /// Parses the whole text.
     ///
     /// # Errors
     /// The JSON path, the line and the parser's words.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.text).map_err(|first| {
-            let mut again = serde_json::Deserializer::from_slice(&self.text);
-            let path = match serde_path_to_error::deserialize::<_, T>(&mut again) {
-                Err(error) if error.path().iter().next().is_some() => error.path().to_string(),
-                Ok(_) | Err(_) => "the document".to_owned(),
-            };
-            Error::config(path, first.to_string()).in_file(&self.path.display().to_string(), Some(first.line()))
+        serde_json::from_slice(&self.text).map_err(|error| {
+            let offset = place::offset(&self.text, error.line(), error.column());
+            let path = place::path_at(&self.text, offset).unwrap_or_else(|| "the document".to_owned());
+            Error::config(path, error.to_string()).in_file(&self.path.display().to_string(), Some(error.line()))
         })
     }
 
