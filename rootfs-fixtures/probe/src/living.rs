@@ -1,6 +1,8 @@
 //! Programs that go on for long and would show it if anything of them were lost: each prints a number after the other, and
 //! the next one only once all of its parts have had a share in it.
 
+#![allow(clippy::disallowed_methods, reason = "the beat between two numbers is part of the deed")]
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Error, Read, Result, Seek, Write};
 use std::net::{TcpListener, TcpStream};
