@@ -40,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_limit_out_of_range_is_refused", &[Root, CgroupV2(&["cpu"])], bad_limit),
     scenario("update", &[Root, CgroupV2(&["memory", "pids"])], update),
     scenario("update_from_a_file", &[Root, CgroupV2(&["memory"])], update_file),
+    scenario("every_controller_counts_for_it", &[Root, CgroupV2(&["cpu", "memory", "pids"])], all_controllers),
     scenario("exec_below_the_containers_cgroup", &[Root, CgroupV2(&["pids"]), Ferry], exec_below),
     scenario("exec_follows_the_first_process", &[Root, CgroupV2(&["pids"]), Ferry], exec_follows),
     scenario("exec_where_the_cgroup_is_gone", &[Root, CgroupV2(&["pids"]), Ferry], exec_moved),
@@ -169,6 +170,16 @@ fn exec(case: &mut Case) -> Outcome {
     let pid = fs::read_to_string(&pid_file)?;
     let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup"));
     assert_eq!(of(&pid)?, of(&case.pid()?.to_string())?);
+    Ok(())
+}
+
+/// Also those that no limit needs: what the container uses is counted from its start.
+fn all_controllers(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let offered = file(case, "cgroup.controllers")?;
+    let words: Vec<&str> = offered.split_whitespace().collect();
+    assert!(["cpu", "memory", "pids"].iter().all(|name| words.contains(name)), "{offered}");
+    assert_ne!(file(case, "memory.current")?.trim(), "0");
     Ok(())
 }
 

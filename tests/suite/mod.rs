@@ -26,6 +26,7 @@ mod image;
 mod install;
 mod lifecycle;
 mod limits;
+mod lsm;
 mod mount_options;
 mod mounts;
 mod mounts_added;
@@ -86,6 +87,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),
     ("security", security::SCENARIOS),
+    ("lsm", lsm::SCENARIOS),
     ("seccomp_agent", seccomp_agent::SCENARIOS),
     ("attacks", attacks::image::SCENARIOS),
     ("attacks", attacks::processes::SCENARIOS),

@@ -21,6 +21,8 @@ pub enum Need {
     KsmRuns,
     /// A kernel that can drop what comes in beyond a rate, or one that cannot.
     Policing(bool),
+    /// A kernel with AppArmor in force.
+    AppArmor,
     /// A block device that a test may write over, named by `FERRY_TEST_DISK`.
     Disk,
     /// ferry itself: no other runtime has this.
@@ -50,6 +52,10 @@ impl Need {
                 (!runs).then(|| "needs KSM to run".into())
             }
             Self::Policing(there) => policing(there),
+            Self::AppArmor => {
+                let on = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with(b"Y"));
+                (!on).then(|| "needs a kernel with AppArmor".into())
+            }
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
