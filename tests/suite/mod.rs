@@ -46,6 +46,7 @@ mod scenario;
 mod scheduling;
 mod seccomp_agent;
 mod security;
+mod shortages;
 mod stage;
 mod state;
 mod stats;
@@ -86,6 +87,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("systemd", systemd::SCENARIOS),
     ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),
+    ("shortages", shortages::SCENARIOS),
     ("security", security::SCENARIOS),
     ("lsm", lsm::SCENARIOS),
     ("seccomp_agent", seccomp_agent::SCENARIOS),
