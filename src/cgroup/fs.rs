@@ -362,17 +362,19 @@ fn not_written(cgroup: &Cgroup, write: &Write, errno: Errno) -> Error {
 /// Refuses limits at or below the present usage. Best effort, as in the specification: usage that cannot be read (a new
 /// cgroup, a controller that the next write will find missing) refuses nothing.
 fn check_memory(cgroup: &Cgroup, check: MemoryCheck) -> Result<()> {
-    let usage = file::read(cgroup.as_fd(), "memory.current").unwrap_or_default();
-    let Ok(usage) = usage.trim().parse::<u64>() else { return Ok(()) };
-    for (field, limit) in [("memory.limit", check.limit), ("memory.swap", check.with_swap)] {
+    let read = |name: &str| file::read(cgroup.as_fd(), name).unwrap_or_default().trim().parse::<u64>().ok();
+    let Some(memory) = read("memory.current") else { return Ok(()) };
+    // Memory and swap share the second limit, and a host without swap has no file for it.
+    let both = memory.saturating_add(read("memory.swap.current").unwrap_or(0));
+    let limits = [
+        ("memory.swap", "memory+swap limit", check.with_swap, both),
+        ("memory.limit", "memory limit", check.limit, memory),
+    ];
+    for (field, name, limit, usage) in limits {
         if let Some(limit) = limit.filter(|limit| *limit <= usage) {
             let object = format!("linux.resources.{field} to {limit}");
-            return Err(Error::said(
-                "set",
-                object,
-                format!("rejecting memory limit: the container uses {usage} bytes"),
-            )
-            .hint("leave out memory.checkBeforeUpdate to have the kernel reclaim and kill instead"));
+            return Err(Error::said("set", object, format!("rejecting {name}: the container uses {usage} bytes"))
+                .hint("leave out memory.checkBeforeUpdate to have the kernel reclaim and kill instead"));
         }
     }
     Ok(())

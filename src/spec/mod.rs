@@ -47,9 +47,7 @@ pub struct Document {
 /// specification: with the JSON path and the line.
 pub fn load(path: &Path) -> Result<(Config, Document)> {
     let document = Document::read(path)?;
-    let config: Config = document.parse()?;
-    check::check(&config).map_err(|error| document.locate(error))?;
-    Ok((config, document))
+    Ok((document.config()?, document))
 }
 
 impl Document {
@@ -83,6 +81,16 @@ impl Document {
             let path = place::path_at(&self.text, offset).unwrap_or_else(|| "the document".to_owned());
             Error::config(path, error.to_string()).in_file(&self.path.display().to_string(), Some(error.line()))
         })
+    }
+
+    /// Parses the text as a configuration and checks it.
+    ///
+    /// # Errors
+    /// As [`load`], but for the file.
+    pub fn config(&self) -> Result<Config> {
+        let config = self.parse()?;
+        check::check(&config).map_err(|error| self.locate(error))?;
+        Ok(config)
     }
 
     /// Adds file and line to an error about a field.
