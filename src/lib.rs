@@ -66,6 +66,7 @@ pub mod image;
 pub mod launch;
 pub mod lifecycle;
 pub mod log;
+pub mod migrate;
 pub mod namespaces;
 pub mod network;
 pub mod passwd;

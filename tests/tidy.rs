@@ -38,6 +38,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("process", "namespaces", "which kernel parameters a container may set depends on the namespaces it has"),
     ("process", "security", "capabilities are part of who a process runs as"),
     ("rootfs", "namespaces", "what may be mounted depends on the namespaces it is mounted in"),
+    ("migrate", "checkpoint", "what becomes of a container that was dumped for it"),
     ("image", "rootfs", "whether a mounted image is in use, the mount table says"),
 ];
 

@@ -99,11 +99,34 @@ const KNOWS_SKIP: u32 = 31900;
 /// The name of a dump's log.
 const LOG: &str = "dump.log";
 
+/// What becomes of a container of which everything is in the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// What the choice says: it ends, unless it is to go on.
+    End,
+    /// It stays as it stands, by its cgroup, which whoever says so has frozen.
+    StandStill,
+}
+
 /// Dumps a container.
 ///
 /// # Errors
 /// What could not be dumped; the container then runs as it did.
 pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
+    dump_then(subject, choice, &mut |_| Ok(Afterwards::End)).map(drop)
+}
+
+/// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way; what it answers to
+/// `post-dump`, when everything is in the images and nothing of the container runs, is what is done.
+///
+/// # Errors
+/// What could not be dumped, or `heard` has failed: the container then runs as it did. Once `heard` has decided, it stays as it
+/// was left whatever fails.
+pub fn dump_then(
+    subject: &Subject<'_>,
+    choice: &DumpChoice,
+    heard: &mut dyn FnMut(&str) -> Result<Afterwards>,
+) -> Result<Afterwards> {
     let program = find()?;
     let version = check_version(&program)?;
     if choice.pre_dump || choice.parent.is_some() {
@@ -130,18 +153,36 @@ pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
     let frozen_before = subject.cgroup.map(life::is_frozen).transpose()?.unwrap_or(false);
     let deed = if choice.pre_dump { Deed::PreDump } else { Deed::Dump };
     let criu = Criu::start(&program, &Start::default())?;
+    let mut decided = None;
     let answer = criu.executed().and_then(|()| {
-        criu.ask(&Request::Deed(deed, Box::new(options)), &mut |notice| ready(&notice.script, &mut status))
+        criu.ask(&Request::Deed(deed, Box::new(options)), &mut |notice| {
+            ready(&notice.script, &mut status)?;
+            let afterwards = heard(&notice.script)?;
+            if notice.script == "post-dump" {
+                decided = Some(afterwards);
+            }
+            match afterwards {
+                Afterwards::End => Ok(()),
+                // CRIU lets the processes go, which then are in the hands of their cgroup.
+                Afterwards::StandStill => Err(Error::plain("it is to stand still")),
+            }
+        })
     });
     let ended = criu.wait();
+    if decided == Some(Afterwards::StandStill) {
+        return ended.map(|()| Afterwards::StandStill);
+    }
     let failed = match answer {
-        Ok(answer) if answer.success => return ended,
+        Ok(answer) if answer.success => return ended.map(|()| Afterwards::End),
         Ok(answer) => {
             let log = choice.choice.log_directory().join(LOG);
             cause::error("checkpoint container", &format!("{:?}", subject.id), &log, answer.errno)
         }
         Err(error) => error,
     };
+    if decided.is_some() && frozen_since(subject.cgroup, frozen_before) {
+        return Err(failed);
+    }
     // One that stays stopped is the worse of the two.
     Err(match thaw(subject.cgroup, frozen_before) {
         Ok(()) => failed,
@@ -162,6 +203,11 @@ fn streams(subject: &Subject<'_>, choice: &DumpChoice, pids: &[Pid]) -> Result<S
             ))
         }
     }
+}
+
+/// Whether whoever decided has frozen it: then it is not to go on.
+fn frozen_since(cgroup: Option<&Cgroup>, frozen_before: bool) -> bool {
+    !frozen_before && cgroup.is_some_and(|cgroup| life::is_frozen(cgroup).unwrap_or(true))
 }
 
 /// A CRIU that was killed leaves the processes stopped.

@@ -36,11 +36,13 @@ pub mod image;
 mod install;
 mod kill;
 mod list;
+mod migrate;
 mod mount;
 mod mounts;
 mod output;
 mod pause;
 mod ps;
+mod receive;
 mod restore;
 mod resume;
 mod run;
@@ -62,7 +64,7 @@ pub use help::overview;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
-pub static VERBS: [Verb; 24] = [
+pub static VERBS: [Verb; 26] = [
     run::VERB,
     create::VERB,
     start::VERB,
@@ -80,6 +82,8 @@ pub static VERBS: [Verb; 24] = [
     balance::VERB,
     checkpoint::VERB,
     restore::VERB,
+    migrate::VERB,
+    receive::VERB,
     delete::VERB,
     spec::VERB,
     features::VERB,

@@ -45,10 +45,16 @@ pub struct Options {
 /// What could not be restored; nothing is left of it then, but the images.
 pub fn restore(setting: &Setting, options: &Options) -> Result<u8> {
     let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
-    bring_back(setting, options, source).map_err(|error| error.exit(EXIT_FAILURE))
+    bring_back(setting, options, source, &mut || Ok(())).map_err(|error| error.exit(EXIT_FAILURE))
 }
 
-fn bring_back(setting: &Setting, options: &Options, source: Source) -> Result<u8> {
+/// As [`restore`]; `held` is called when everything is there and nothing of it runs yet, and whether it runs is its to say.
+pub(super) fn bring_back(
+    setting: &Setting,
+    options: &Options,
+    source: Source,
+    held: &mut dyn FnMut() -> Result<()>,
+) -> Result<u8> {
     let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
     if options.detach || options.create.console_socket.is_some() {
         create::console(terminal, options.create.console_socket.as_deref())?;
@@ -82,6 +88,7 @@ fn bring_back(setting: &Setting, options: &Options, source: Source) -> Result<u8
         cgroup: None,
         console: None,
         first: None,
+        held,
     };
     let ended =
         restoring.steps(&source.config, &document.text).and_then(|(pid, pidfd)| restoring.attend(pid, pidfd.as_fd()));
@@ -103,6 +110,8 @@ struct Restoring<'a> {
     console: Option<OwnedFd>,
     /// Its first process, once it is there.
     first: Option<Pid>,
+    /// Has the last word.
+    held: &'a mut dyn FnMut() -> Result<()>,
 }
 
 impl Restoring<'_> {
@@ -214,7 +223,8 @@ impl Keeper for Restoring<'_> {
         if made_time_namespace(pid, &self.plan.namespaces)? {
             self.record.namespaces.push(Kind::Time);
         }
-        self.note(pid)
+        self.note(pid)?;
+        (self.held)()
     }
 }
 

@@ -27,6 +27,7 @@ mod install;
 mod lifecycle;
 mod limits;
 mod lsm;
+mod migrate;
 mod mount_options;
 mod mounts;
 mod mounts_added;
@@ -110,6 +111,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image", image::SCENARIOS),
     ("checkpoint", checkpoint::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
+    ("migrate", migrate::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),

@@ -42,6 +42,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
             living::count(parse(args, 0)?)?;
             return parse(args, 1);
         }
+        "scribble" => living::scribble(parse(args, 0)?, parse(args, 1)?)?,
         "threads" => living::threads(parse(args, 0)?)?,
         "ring" => living::ring()?,
         "dialogue" => living::dialogue()?,

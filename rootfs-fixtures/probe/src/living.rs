@@ -25,6 +25,37 @@ pub fn count(last: u64) -> Result<()> {
     Ok(())
 }
 
+/// Counts while it writes its number to `rate` pages of `megabytes`, one after the other, and finds in each what it wrote there
+/// the time before.
+pub fn scribble(megabytes: usize, rate: usize) -> Result<()> {
+    const PAGE: usize = 4096;
+    // No two pages are alike, and none compresses to nothing.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut memory = vec![0_u8; megabytes << 20];
+    for word in memory.chunks_exact_mut(8) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        word.copy_from_slice(&(state >> 16).to_le_bytes());
+    }
+    memory.chunks_exact_mut(PAGE).for_each(|page| page[..8].fill(0));
+    let pages = memory.len() / PAGE;
+    let mut expected = vec![0_u64; pages];
+    let mut at = 0;
+    for number in 0_u64.. {
+        for _ in 0..rate {
+            let page = &mut memory[at * PAGE..][..8];
+            if *page != expected[at].to_le_bytes() {
+                return Err(Error::other(format!("page {at} is not as it was written")));
+            }
+            page.copy_from_slice(&number.to_le_bytes());
+            expected[at] = number;
+            at = (at + 1) % pages;
+        }
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
 /// Counts once all of so many threads have counted.
 pub fn threads(count: usize) -> Result<()> {
     let counters: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();

@@ -4,7 +4,7 @@
 use super::family::Family;
 
 mod check;
-mod delegate;
+pub(super) mod delegate;
 mod history;
 mod import;
 mod inspect;

@@ -1,4 +1,5 @@
-//! The command line of `ferry-image`: that of `ferry`, of which it carries out the verbs on images.
+//! The command line of `ferry-image`: that of `ferry`, of which it carries out the verbs on images and those that carry containers
+//! to other machines.
 
 use std::ffi::OsString;
 
@@ -6,7 +7,8 @@ use clap::ArgMatches;
 
 use super::{check, history, import, inspect, list, prune, pull, remove, tag};
 use crate::cli::globals::{self, Asked, Globals};
-use crate::cli::{FAMILIES, argv, output, parse, usage};
+use crate::cli::verb::Verb;
+use crate::cli::{FAMILIES, VERBS, argv, migrate, output, parse, receive, usage};
 use crate::error::{Error, Result};
 use crate::log::Log;
 
@@ -14,7 +16,7 @@ use crate::log::Log;
 type Deed = fn(&Globals, &ArgMatches) -> Result<u8>;
 
 /// What each verb does.
-const DEEDS: [(&str, Deed); 9] = [
+const DEEDS: [(&str, Deed); 11] = [
     (import::VERB.name, import::run),
     (pull::VERB.name, pull::run),
     (list::VERB.name, list::run),
@@ -24,6 +26,8 @@ const DEEDS: [(&str, Deed); 9] = [
     (remove::VERB.name, remove::run),
     (prune::VERB.name, prune::run),
     (check::VERB.name, check::run),
+    (migrate::VERB.name, migrate::run),
+    (receive::VERB.name, receive::run),
 ];
 
 /// As [`crate::cli::run`].
@@ -32,10 +36,15 @@ const DEEDS: [(&str, Deed); 9] = [
 /// The command line is not understood, or is none of this program; the verb failed.
 pub fn run(mut words: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
     let (globals, asked) = globals::read(&mut words, log)?;
-    let other = || Error::plain("ferry-image carries out `ferry image`, and nothing else").hint("call ferry");
+    let other = || {
+        Error::plain("ferry-image carries out `ferry image`, `ferry migrate` and `ferry receive`, and nothing else")
+            .hint("call ferry")
+    };
     let Asked::Verb(name) = asked else { return Err(other()) };
-    let family = FAMILIES.iter().find(|family| name == family.name).ok_or_else(other)?;
-    let verb = family.find(&words.next().ok_or_else(other)?)?;
+    let verb = match FAMILIES.iter().find(|family| name == family.name) {
+        Some(family) => family.find(&words.next().ok_or_else(other)?)?,
+        None => VERBS.iter().find(|verb| name == verb.name && carries_out(verb)).ok_or_else(other)?,
+    };
     let Some(words) = argv::normalise(verb, words).map_err(|error| usage(error, Some(verb)))? else {
         return output::print(&verb.help()).map(|()| 0);
     };
@@ -44,13 +53,19 @@ pub fn run(mut words: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u
     deed(&globals, &matches)
 }
 
+fn carries_out(verb: &Verb) -> bool {
+    DEEDS.iter().any(|(name, _)| *name == verb.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_verb_has_a_deed() {
-        let verbs: Vec<&str> = FAMILIES.iter().flat_map(|family| family.verbs).map(|verb| verb.name).collect();
+        let others = VERBS.iter().filter(|verb| carries_out(verb));
+        let verbs: Vec<&str> =
+            FAMILIES.iter().flat_map(|family| family.verbs).chain(others).map(|verb| verb.name).collect();
         let deeds: Vec<&str> = DEEDS.iter().map(|(name, _)| *name).collect();
         assert_eq!(verbs, deeds);
     }

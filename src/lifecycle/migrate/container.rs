@@ -1,0 +1,135 @@
+//! The container that is migrated, as [`crate::migrate::source`] sees it. Others may change it between two deeds: it is locked
+//! for each of them, and not for the whole way.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use rustix::fs::{FileType, stat};
+
+use crate::cgroup::{self, Cgroup, life};
+use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
+use crate::container::{Id, Status, Store};
+use crate::error::{Error, Result};
+use crate::lifecycle::live::Live;
+use crate::lifecycle::pause::PATIENCE;
+use crate::lifecycle::{Setting, delete, live};
+use crate::migrate::message::{Choices, Stream};
+use crate::migrate::source::{Container, Held, Still};
+use crate::spec::Config;
+
+/// See the module.
+pub struct Running<'a> {
+    /// Where it is.
+    pub setting: &'a Setting,
+    /// Its id.
+    pub id: &'a str,
+    /// What goes along.
+    pub choices: Choices,
+    /// Where CRIU's logs go.
+    pub logs: Option<PathBuf>,
+}
+
+/// It, locked.
+struct Locked {
+    live: Live,
+    config: Config,
+    cgroup: Cgroup,
+    pid: Pid,
+}
+
+impl Running<'_> {
+    fn lock(&self) -> Result<Locked> {
+        let live = live::open_locked(self.setting, self.id)?;
+        let pid = match (live.status, live.init()) {
+            (Status::Running, Some(init)) => init.pid(),
+            (status, _) => return Err(Error::plain(format!("container {:?} is {status} now", self.id))),
+        };
+        Ok(Locked { config: live.entry.config()?, cgroup: live.cgroup("migrate")?, live, pid })
+    }
+
+    fn choice(&self, images: &Path, parent: Option<&Path>) -> DumpChoice {
+        let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = self.choices;
+        let (images, work) = (images.to_owned(), self.logs.clone());
+        let choice = Choice { images, work, tcp_established, tcp_close, ext_unix_sk, file_locks, ..Choice::default() };
+        DumpChoice { choice, parent: parent.map(Path::to_owned), ..DumpChoice::default() }
+    }
+}
+
+impl Locked {
+    fn subject<'a>(&'a self, id: &'a str) -> Subject<'a> {
+        Subject {
+            id,
+            config: &self.config,
+            bundle: &self.live.record.bundle,
+            rootfs: &self.live.record.rootfs,
+            pid: self.pid,
+            cgroup: Some(&self.cgroup),
+        }
+    }
+}
+
+impl Container for Running<'_> {
+    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>) -> Result<()> {
+        let locked = self.lock()?;
+        let choice = DumpChoice { pre_dump: true, ..self.choice(images, parent) };
+        dump::dump(&locked.subject(self.id), &choice)
+    }
+
+    fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
+        let locked = self.lock()?;
+        let mut since = Instant::now();
+        dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word| match word {
+            // The last word before it is stopped.
+            "pre-dump" => {
+                since = Instant::now();
+                Ok(Afterwards::End)
+            }
+            "post-dump" => held(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup }),
+            _ => Ok(Afterwards::End),
+        })
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let live = live::open_locked(self.setting, self.id)?;
+        match (live.status, &live.record.cgroup) {
+            (Status::Paused, Some(path)) => life::thaw(&cgroup::fs::open(path)?, PATIENCE),
+            _ => Ok(()),
+        }
+    }
+
+    fn release(&mut self) -> Result<()> {
+        // It may have been removed before whoever removed it could say so.
+        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
+            return Ok(());
+        }
+        let live = live::open_locked(self.setting, self.id)?;
+        delete::clean_up(self.setting, &live.entry, Some(&live.record))
+    }
+}
+
+/// It stands still.
+struct Stopped<'a> {
+    since: Instant,
+    pid: Pid,
+    cgroup: &'a Cgroup,
+}
+
+impl Still for Stopped<'_> {
+    fn since(&self) -> Instant {
+        self.since
+    }
+
+    fn streams(&self) -> Result<[Option<Stream>; 3]> {
+        let file = |number: i32| {
+            let found = stat(format!("/proc/{}/fd/{number}", self.pid)).ok()?;
+            let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+            is_file.then(|| Stream { length: found.st_size.cast_unsigned(), mode: found.st_mode & 0o777 })
+        };
+        Ok([file(0), file(1), file(2)])
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        life::freeze(self.cgroup, PATIENCE)
+    }
+}

@@ -1,0 +1,290 @@
+//! `migrate`: a running container to another machine. What the two ends say to each other is [`crate::migrate`]; here the
+//! container is looked at, the far end is reached, and what was cut off is settled.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use super::live::Live;
+use super::{Setting, image, live, receive};
+use crate::cgroup;
+use crate::checkpoint::rpc::Feature;
+use crate::checkpoint::{criu, dump, obstacles};
+use crate::container::{Id, Status, Store};
+use crate::error::{Context, Error, Result};
+use crate::host;
+use crate::migrate::destination::{self, Found};
+use crate::migrate::journal::{Entry, Journal, Journals};
+use crate::migrate::message::{Choices, PROTOCOL, Request, Token};
+use crate::migrate::ownership::{Role, State};
+use crate::migrate::progress::{Event, Progress};
+use crate::migrate::report::Report;
+use crate::migrate::reserve;
+use crate::migrate::rounds::Wishes;
+use crate::migrate::settle::{self, Recovered};
+use crate::migrate::source::{self, Source};
+use crate::migrate::transport::{Connection, Destination};
+use crate::spec::Document;
+
+mod container;
+
+use container::Running;
+
+/// How to migrate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// The container's id here.
+    pub id: String,
+    /// Where to, as it was written.
+    pub destination: String,
+    /// Its id there, where that is another.
+    pub id_there: Option<String>,
+    /// Its bundle there, where that is another. Absolute.
+    pub bundle: Option<PathBuf>,
+    /// `None`: pre-copy where this machine can.
+    pub mode: Option<Mode>,
+    /// How long it may stand still, and after how many rounds at most it does.
+    pub wishes: Wishes,
+    /// Give up where the rounds do not converge.
+    pub abort_on_no_convergence: bool,
+    /// The most bytes a second to be sent.
+    pub bandwidth: Option<u64>,
+    /// zstd's.
+    pub level: i32,
+    /// Only ask.
+    pub dry_run: bool,
+    /// What goes along.
+    pub choices: Choices,
+    /// How the far end is reached.
+    pub reach: Reach,
+}
+
+/// How the far end is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// What calls ferry there, for ssh.
+    pub remote: String,
+    /// How long it may be silent.
+    pub patience: Duration,
+}
+
+/// When memory is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In rounds while it runs, and the rest while it stands still.
+    PreCopy,
+    /// While it stands still.
+    StopAndCopy,
+}
+
+/// The words of `--mode`.
+pub const MODES: [(&str, Mode); 2] = [("pre-copy", Mode::PreCopy), ("stop-and-copy", Mode::StopAndCopy)];
+
+/// Migrates a container. Answers what it came to.
+///
+/// # Errors
+/// Why it could not be done; the container runs here then, unless the error says otherwise.
+pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress) -> Result<Report> {
+    // An interrupt ends it where that can be, and not in the middle of something.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    let destination = Destination::parse(&options.destination)?;
+    let journals = journals(setting)?;
+    let container = live::open(setting, &options.id)?;
+    check(&container, options)?;
+    let program = criu::find()?;
+    let version = criu::check_version(&program)?;
+    let pre_copy = pre_copy(options.mode, &program, progress)?;
+    let request = request(options, &container, version)?;
+    let mut connect = || reach(&destination, &options.reach);
+    for journal in journals.of(&options.id, &setting.root, Role::Source)? {
+        cut_off(&mut running(setting, &journals, &options.id, options.choices), journal, &mut connect)?;
+    }
+    let mut connection = connect()?;
+    connection.link.heed_interrupts(true)?;
+    if let Some(bandwidth) = options.bandwidth {
+        connection.link.limit(bandwidth);
+    }
+    let how = source::Options {
+        destination: options.destination.clone(),
+        root: setting.root.clone(),
+        id: options.id.clone(),
+        pre_copy,
+        wishes: options.wishes,
+        abort_on_no_convergence: options.abort_on_no_convergence,
+        level: options.level,
+    };
+    let mut running = running(setting, &journals, &options.id, options.choices);
+    let report = Source {
+        link: &mut connection.link,
+        container: &mut running,
+        options: &how,
+        progress,
+        connect: &mut connect,
+        asked: false,
+    }
+    .migrate(&request, &journals);
+    let closed = connection.close();
+    let report = report?;
+    closed.map(|()| report)
+}
+
+/// Where journals are: they outlive the machine going down, which records do not.
+pub(super) fn journals(setting: &Setting) -> Result<Journals> {
+    image::location(setting, &host::probe()).map(|store| Journals::new(&store))
+}
+
+/// Where CRIU's logs go: images and what is beside them are removed when it is over, and a log is for afterwards.
+pub(super) fn logs(journals: &Journals, id: &str) -> PathBuf {
+    journals.path().with_file_name("logs").join(id)
+}
+
+fn running<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, choices: Choices) -> Running<'a> {
+    Running { setting, id, choices, logs: Some(logs(journals, id)) }
+}
+
+/// Everything that can be said against it before the destination is asked.
+fn check(container: &Live, options: &Options) -> Result<()> {
+    let id = &options.id;
+    let refuse = |why: &str| Error::plain(format!("container {id:?} cannot be migrated: {why}"));
+    match container.status {
+        Status::Running => (),
+        Status::Paused => {
+            return Err(refuse("it is paused").hint(format!(
+                "`ferry resume {id}` lets it go on; one that a migration left so is settled by `ferry migrate --recover {id}`"
+            )));
+        }
+        status => {
+            return Err(refuse(&format!("it is {status}")).hint("only one whose program runs has anything to carry"));
+        }
+    }
+    if container.entry.has_stage() || container.record.store.is_some() {
+        return Err(refuse("its root is a layer that only this machine has")
+            .hint("run it from a bundle that the destination has too"));
+    }
+    let config = container.entry.config()?;
+    if config.process.as_ref().is_some_and(|process| process.terminal) {
+        return Err(refuse("it has a terminal, which cannot be carried").hint("run it without process.terminal"));
+    }
+    let cgroup = container.cgroup("migrate")?;
+    let choice = dump::Choice {
+        tcp_established: options.choices.tcp_established,
+        tcp_close: options.choices.tcp_close,
+        ..dump::Choice::default()
+    };
+    obstacles::check(id, &cgroup::life::procs(&cgroup)?, &choice)
+}
+
+/// Whether memory is sent while it runs, which takes a kernel that tells what is written to.
+fn pre_copy(mode: Option<Mode>, program: &Path, progress: &mut dyn Progress) -> Result<bool> {
+    if mode == Some(Mode::StopAndCopy) {
+        return Ok(false);
+    }
+    match (criu::check_feature(program, Feature::MemoryTracking), mode) {
+        (Ok(()), _) => Ok(true),
+        (Err(error), Some(_)) => Err(error.hint("--mode stop-and-copy does without")),
+        (Err(_), None) => {
+            progress.event(Event::Note(
+                "this kernel does not tell which pages are written to: everything is sent while the container stands still",
+            ));
+            Ok(false)
+        }
+    }
+}
+
+fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
+    let path = container.entry.path().join("config.json");
+    let config = String::from_utf8(Document::read(&path)?.text)
+        .map_err(|_| Error::said("send", path.display().to_string(), "it is not UTF-8"))?;
+    let there = options.id_there.clone().unwrap_or_else(|| options.id.clone());
+    Id::new(&there)?;
+    Ok(Request {
+        version: PROTOCOL,
+        token: Token::new()?,
+        id: there,
+        from: host_name(),
+        bundle: options.bundle.clone().unwrap_or_else(|| container.record.bundle.clone()),
+        config,
+        machine: reserve::machine(criu)?,
+        memory: memory(container)?,
+        choices: options.choices,
+        dry_run: options.dry_run,
+    })
+}
+
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Bytes that its processes have in memory, as they themselves are told: shared ones count for each. proc_pid_statm(5)
+fn memory(container: &Live) -> Result<u64> {
+    let page = rustix::param::page_size() as u64;
+    let pids = cgroup::life::procs(&container.cgroup("migrate")?)?;
+    let resident = |pid: &nix::unistd::Pid| {
+        // One that has ended meanwhile has none.
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0)
+    };
+    Ok(pids.iter().map(resident).sum::<u64>().saturating_mul(page))
+}
+
+fn reach(destination: &Destination, reach: &Reach) -> Result<Connection> {
+    destination.connect(&format!("{} receive --stdio", reach.remote), reach.patience)
+}
+
+/// An earlier one of the same container. One that was given up is settled by the way; one that was not is a person's to know.
+fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut() -> Result<Connection>) -> Result<()> {
+    let Entry { id, state, peer, .. } = journal.entry.clone();
+    if state == State::Committed {
+        return Err(Error::plain(format!(
+            "container {id:?} is that of {peer}: an earlier migration was cut off after that"
+        ))
+        .hint(format!("`ferry migrate --recover {id}` settles it")));
+    }
+    match settle::recover(journal, running, connect)? {
+        Recovered::Here(Some(error)) => Err(error),
+        Recovered::Here(None) | Recovered::There(_) => Ok(()),
+    }
+}
+
+/// What `--recover` found out, in words.
+///
+/// # Errors
+/// It cannot be settled now.
+pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach) -> Result<String> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    Id::new(id)?;
+    let journals = journals(setting)?;
+    let mut told = Vec::new();
+    for journal in journals.of(id, &setting.root, Role::Source)? {
+        let peer = given.unwrap_or(&journal.entry.peer).to_owned();
+        let destination = Destination::parse(&peer)?;
+        let mut running = running(setting, &journals, id, journal.entry.choices);
+        told.push(match settle::recover(journal, &mut running, &mut || reach(&destination, reached))? {
+            Recovered::Here(None) => format!("{id} is here: the migration to {peer} is undone"),
+            Recovered::Here(Some(error)) => {
+                format!("{id} is here; the destination could not be told, and may keep images until it is: {error}")
+            }
+            Recovered::There(pid) => format!("{id} is at {peer}, where it runs as process {pid}"),
+        });
+    }
+    let mut machine = receive::Machine::new(setting, None)?;
+    for journal in journals.of(id, &setting.root, Role::Destination)? {
+        let peer = journal.entry.peer.clone();
+        told.push(match destination::recover(journal, &mut machine)? {
+            Found::Discarded => format!("{id} has stayed at {peer}: what there was of it here is removed"),
+            Found::Here => format!("{id} is here"),
+            Found::Undecided => {
+                return Err(Error::plain(format!("whose container {id:?} is, only {peer} knows, where it came from"))
+                    .hint(format!("`ferry migrate --recover {id}` there settles it for both")));
+            }
+        });
+    }
+    if told.is_empty() {
+        told.push(match Store::new(&setting.root).has(&Id::new(id)?) {
+            true => format!("{id} is here, and no migration of it was cut off"),
+            false => format!("there is no {id} here, and no migration of it was cut off"),
+        });
+    }
+    Ok(told.join("\n"))
+}

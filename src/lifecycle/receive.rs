@@ -1,0 +1,360 @@
+//! `receive`: the end of a migration that takes the container. What is said is [`crate::migrate::destination`]; here are the
+//! machine, the bundle that is there, and the restore.
+//!
+//! The peer decides what runs in the container, and nothing of what surrounds it: root filesystem, mounts, limits and hooks are
+//! those of a bundle that is here already, and its config.json must be the one the container has.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::create::{self, Source};
+use super::migrate::{host_name, journals, logs};
+use super::{Setting, delete, live, restore};
+use crate::cgroup::{self, life};
+use crate::checkpoint::criu;
+use crate::checkpoint::dump::Choice;
+use crate::checkpoint::restore::RestoreChoice;
+use crate::checkpoint::streams::Streams;
+use crate::container::{Id, Status, Store};
+use crate::error::{Context, Error, Result};
+use crate::host;
+use crate::launch::plan;
+use crate::migrate::destination::{self, Host, Served};
+use crate::migrate::journal::{Entry, Journals};
+use crate::migrate::link::Link;
+use crate::migrate::message::{Choices, Last, PROTOCOL, Place, Request, Stream};
+use crate::migrate::{reserve, transport};
+use crate::rootfs::Base;
+use crate::spec::Document;
+use crate::sys::fd;
+
+/// How to receive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The address to listen at; `None`: standard input and output are the link.
+    pub listen: Option<String>,
+    /// Ends after one.
+    pub once: bool,
+    /// Where files are that take the place of standard streams; absolute.
+    pub output: Option<PathBuf>,
+    /// How long the far end may be silent.
+    pub patience: Duration,
+}
+
+/// Receives. `told` gets a line for a person now and then. Answers whether the last container has come: why not, the source
+/// knows, and says it where a person is.
+///
+/// # Errors
+/// Why none came, where the source does not know; that it cannot listen.
+pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) -> Result<()>) -> Result<bool> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    let mut machine = Machine::new(setting, options.output.clone())?;
+    let Some(address) = &options.listen else {
+        let (input, output) = take_streams()?;
+        let mut link = Link::new(input, output, options.patience)?;
+        let served = destination::serve(&mut link, &journals(setting)?, &mut machine)?;
+        return Ok(matches!(served, Served::Taken(_) | Served::Nothing));
+    };
+    let listener = TcpListener::bind(address).or_cannot("listen at", address)?;
+    let bound = listener.local_addr().or_cannot("listen at", address)?;
+    transport::loopback(bound.ip(), address)?;
+    told(&format!("listening at {bound}"))?;
+    loop {
+        let (stream, _) = listener.accept().or_cannot("accept a connection at", address)?;
+        let copy = stream.try_clone().or_cannot("take", "the connection")?;
+        let mut link = Link::new(copy.into(), stream.into(), options.patience)?;
+        let served = destination::serve(&mut link, &journals(setting)?, &mut machine);
+        drop(link);
+        let came = matches!(served, Ok(Served::Taken(_) | Served::Nothing));
+        match served {
+            Ok(Served::Taken(id)) => told(&format!("{id} runs here"))?,
+            Ok(Served::Refused(reasons)) => setting.log.warning(format!("refused: {}", reasons.join("; "))),
+            Ok(Served::Nothing) => (),
+            Err(error) if options.once => return Err(error),
+            Ok(Served::Failed(error)) | Err(error) => setting.log.warning(error),
+        }
+        if options.once {
+            return Ok(came);
+        }
+    }
+}
+
+/// Standard input and output as the link's own: what is restored must not get hold of them.
+fn take_streams() -> Result<(OwnedFd, OwnedFd)> {
+    let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
+    let copy = |stream, name| fd::copy_above(stream, 3).or_cannot("take", name);
+    let ends = (copy(input, "standard input")?, copy(output, "standard output")?);
+    let null = null()?;
+    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).or_cannot("leave", "the standard streams")?;
+    Ok(ends)
+}
+
+fn null() -> Result<File> {
+    File::options().read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null")
+}
+
+/// This machine.
+pub(super) struct Machine<'a> {
+    setting: &'a Setting,
+    journals: Journals,
+    output: PathBuf,
+}
+
+impl<'a> Machine<'a> {
+    /// `output`: where files are that take the place of standard streams.
+    ///
+    /// # Errors
+    /// There is no place for what must be kept.
+    pub fn new(setting: &'a Setting, output: Option<PathBuf>) -> Result<Self> {
+        let journals = journals(setting)?;
+        let output = output.unwrap_or_else(|| journals.path().with_file_name("output"));
+        Ok(Self { setting, journals, output })
+    }
+
+    /// What the bundle is in the way of.
+    fn bundle(&self, request: &Request, reasons: &mut Vec<String>) -> Result<()> {
+        if !request.bundle.is_absolute() {
+            reasons.push(format!("its bundle {} is not absolute", request.bundle.display()));
+            return Ok(());
+        }
+        let source = match create::read(&request.bundle, None) {
+            Ok(source) => source,
+            Err(error) => {
+                reasons.push(format!("its bundle is not here: {error}"));
+                return Ok(());
+            }
+        };
+        if let Some(why) = differs(&source.text, request.config.as_bytes()) {
+            reasons.push(format!("{} is not what the container has: {why}", source.path.display()));
+        }
+        if let Err(error) = self.planned(request, source) {
+            reasons.push(error.to_string());
+        }
+        Ok(())
+    }
+
+    /// Whether it could be made here.
+    fn planned(&self, request: &Request, source: Source) -> Result<()> {
+        let id = Id::new(&request.id)?;
+        let options = plan::Options {
+            no_new_keyring: true,
+            cgroup_driver: self.setting.cgroup_manager,
+            ..plan::Options::default()
+        };
+        let document = Document::new(&source.path, source.text);
+        let plan = plan::plan(&id, &source.config, &source.bundle, &host::probe(), &options)
+            .map_err(|error| document.locate(error))?;
+        match &plan.rootfs.base {
+            Base::Directory(directory) if directory.is_dir() => Ok(()),
+            Base::Directory(directory) => {
+                Err(Error::plain(format!("its root filesystem {} is not here", directory.display())))
+            }
+            Base::CopyOnWrite { .. } | Base::Layers(_) => Err(Error::plain("its root filesystem is no directory")),
+        }
+    }
+}
+
+/// Where two configurations differ, if they do: the first field at the top that is another.
+fn differs(here: &[u8], there: &[u8]) -> Option<String> {
+    let parsed = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    match (parsed(here), parsed(there)) {
+        (Some(here), Some(there)) if here == there => None,
+        (Some(serde_json::Value::Object(here)), Some(serde_json::Value::Object(there))) => {
+            let differs = here.keys().chain(there.keys()).find(|key| here.get(*key) != there.get(*key));
+            Some(format!("{} is another", differs.map_or("it", |key| key)))
+        }
+        _ => Some("it is none".to_owned()),
+    }
+}
+
+impl Host for Machine<'_> {
+    fn place(&mut self) -> Result<Place> {
+        let criu = criu::check_version(&criu::find()?)?;
+        Ok(Place {
+            version: PROTOCOL,
+            host: host_name(),
+            machine: reserve::machine(criu)?,
+            memory_free: reserve::memory_free()?,
+            disk_free: reserve::disk_free(self.journals.path())?,
+        })
+    }
+
+    fn root(&self) -> &Path {
+        &self.setting.root
+    }
+
+    fn obstacles(&mut self, request: &Request) -> Result<Vec<String>> {
+        let place = match self.place() {
+            Ok(place) => place,
+            Err(error) => return Ok(vec![error.to_string()]),
+        };
+        let mut reasons = reserve::missing(request, &place.machine, place.memory_free, place.disk_free);
+        match Id::new(&request.id) {
+            Ok(id) if Store::new(&self.setting.root).has(&id) => {
+                reasons.push(format!("there is a container of the id {id} already"));
+            }
+            Ok(_) => (),
+            Err(error) => reasons.push(error.to_string()),
+        }
+        self.bundle(request, &mut reasons)?;
+        Ok(reasons)
+    }
+
+    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut() -> Result<()>) -> Result<i32> {
+        let last = entry.last.clone().ok_or_else(|| Error::plain("it is not known what to restore from"))?;
+        self.clear(entry)?;
+        let images = images.join(last.round.to_string());
+        let source = create::read(&entry.bundle, None)?;
+        let streams = Streams::load(&images)?;
+        let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = entry.choices;
+        let work = Some(logs(&self.journals, &entry.id));
+        let choice = Choice { images, work, tcp_established, tcp_close, ext_unix_sk, file_locks, ..Choice::default() };
+        let options = restore::Options {
+            create: create::Options {
+                id: entry.id.clone(),
+                bundle: entry.bundle.clone(),
+                ..create::Options::default()
+            },
+            detach: true,
+            no_subreaper: true,
+            choice: RestoreChoice { choice, ..RestoreChoice::default() },
+        };
+        let restored = {
+            let _lent = Lent::new(&self.output, &entry.id, &streams, &last)?;
+            restore::bring_back(self.setting, &options, source, held)
+        };
+        restored?;
+        self.runs(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
+    }
+
+    fn runs(&mut self, entry: &Entry) -> Result<Option<i32>> {
+        let id = Id::new(&entry.id)?;
+        if !Store::new(&self.setting.root).has(&id) {
+            return Ok(None);
+        }
+        let container = live::open(self.setting, &entry.id)?;
+        if let Some(path) = container.record.cgroup.as_ref().filter(|path| path.exists()) {
+            outlive_criu(&cgroup::fs::open(path)?)?;
+        }
+        let container = live::open(self.setting, &entry.id)?;
+        let runs = matches!(container.status, Status::Running | Status::Paused);
+        Ok(container.record.init.filter(|_| runs).map(|init| init.pid))
+    }
+}
+
+impl Machine<'_> {
+    /// A restore that was killed may have left a container without a process.
+    fn clear(&mut self, entry: &Entry) -> Result<()> {
+        if !Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
+            return Ok(());
+        }
+        match live::open(self.setting, &entry.id) {
+            Ok(container) if container.has_process() => {
+                Err(Error::plain(format!("there is a container of the id {} already", entry.id)))
+            }
+            _ => delete::delete(self.setting, &entry.id, true),
+        }
+    }
+}
+
+/// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup.
+fn outlive_criu(cgroup: &cgroup::Cgroup) -> Result<()> {
+    for pid in life::procs(cgroup)? {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() == "criu" {
+            wait_for(pid)?;
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(pid: Pid) -> Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let Some(number) = rustix::process::Pid::from_raw(pid.as_raw()) else { return Ok(()) };
+    let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        pidfd => pidfd.or_cannot("find", "CRIU")?,
+    };
+    let limit = PollTimeout::try_from(create::PATIENCE).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit) {
+        Ok(0) => Err(Error::said("wait for", format!("CRIU (process {pid})"), "it does not end")),
+        Ok(_) => Ok(()),
+        Err(answer) => Err(Error::kernel("wait for", "CRIU", answer)),
+    }
+}
+
+/// Standard streams as the container is to find them, in the place of ferry's own until this goes.
+struct Lent {
+    own: [OwnedFd; 3],
+}
+
+/// What each standard stream is called.
+const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
+
+impl Lent {
+    /// What led to a pipe or a file on the other machine leads to a file here. CRIU wants one in the place of a file to be as long
+    /// and to have its permissions: what was written there stays there, and is a hole here.
+    fn new(directory: &Path, id: &str, streams: &Streams, last: &Last) -> Result<Self> {
+        let copy = |stream| fd::copy_above(stream, 3).or_cannot("keep", "the standard streams");
+        let (input, output, errors) = (rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr());
+        let own = [copy(input)?, copy(output)?, copy(errors)?];
+        let mut files: Vec<(String, File)> = Vec::new();
+        for (number, stream) in STREAMS.iter().enumerate() {
+            let name = streams.names.get(number).cloned().unwrap_or_default();
+            let like = last.streams[number].filter(|_| name.starts_with("file["));
+            let is_output = number > 0 && name.starts_with("pipe:[");
+            let known = files.iter().find(|(known, _)| !name.is_empty() && *known == name);
+            let file = match known {
+                Some((_, file)) => file.try_clone().or_cannot("open", *stream)?,
+                None if like.is_some() || is_output => open(directory, &format!("{id}.{stream}"), like)?,
+                None => null()?,
+            };
+            files.push((name, file));
+        }
+        let lent = Self { own };
+        if let [(_, input), (_, output), (_, errors)] = &files[..] {
+            put(input, output, errors).or_cannot("lend", "the standard streams")?;
+        }
+        Ok(lent)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // They were open where they come from, and so are they again.
+        let [input, output, errors] = &self.own;
+        put(input, output, errors).ok();
+    }
+}
+
+fn put(input: impl AsFd, output: impl AsFd, errors: impl AsFd) -> nix::Result<()> {
+    dup2_stdin(input)?;
+    dup2_stdout(output)?;
+    dup2_stderr(errors)
+}
+
+fn open(directory: &Path, name: &str, like: Option<Stream>) -> Result<File> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .or_cannot("make directory", directory.display())?;
+    let path = directory.join(name);
+    let mut options = File::options();
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(&path).or_cannot("open", path.display())?;
+    if let Some(Stream { length, mode }) = like {
+        let permissions = std::fs::Permissions::from_mode(mode & 0o777);
+        let alike = file.set_len(length).and_then(|()| file.set_permissions(permissions));
+        alike.or_cannot("prepare", path.display())?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,334 @@
+//! The end that takes the container. See [`super::source`] for the order of what is said, and [`super::settle`] for what may be
+//! said on a link of its own after a cut.
+//!
+//! Whatever fails before the journal says `prepared` leaves nothing. From there on only the source knows what is to become of
+//! it, and what is here stays until it has said so.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::frame::refused;
+use super::images::Intake;
+use super::journal::{Entry, FORMAT, Journal, Journals};
+use super::link::{Frame, Link};
+use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
+use super::ownership::{AtDestination, Role, State, at_destination};
+use crate::error::{Error, Result};
+
+/// What images may take beside a multiple of the memory. Bytes.
+const BESIDE: u64 = 256 << 20;
+
+/// How often all of the memory may come: a round may have as much as the first.
+const ROUNDS: u64 = 64;
+
+/// The machine that a container comes to.
+pub trait Host {
+    /// What it is and has.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    fn place(&mut self) -> Result<Place>;
+
+    /// Where it keeps containers.
+    fn root(&self) -> &Path;
+
+    /// What is in the way of a container: every reason.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    fn obstacles(&mut self, request: &Request) -> Result<Vec<String>>;
+
+    /// Restores a container, and calls `held` when everything is there and nothing of it runs yet. Answers its first process.
+    ///
+    /// # Errors
+    /// It cannot be restored, or `held` has failed: nothing is left of it but the images.
+    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut() -> Result<()>) -> Result<i32>;
+
+    /// The first process of a container that was restored from this and runs.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    fn runs(&mut self, entry: &Entry) -> Result<Option<i32>>;
+}
+
+/// What came of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served {
+    /// A container runs here.
+    Taken(String),
+    /// It was refused, for these reasons.
+    Refused(Vec<String>),
+    /// It could not be taken, or was not given, and the source knows that nothing of it is left here.
+    Failed(Error),
+    /// Nothing is to be done.
+    Nothing,
+}
+
+/// Serves one link to its end.
+///
+/// # Errors
+/// Why a container did not come here; the source has been told, unless it is gone.
+pub fn serve(link: &mut Link, journals: &Journals, host: &mut dyn Host) -> Result<Served> {
+    loop {
+        match link.receive_or_end()? {
+            None => return Ok(Served::Nothing),
+            Some(Frame::Message(Message::Reserve(request))) => return reserve(link, journals, host, &request),
+            Some(Frame::Message(Message::Settle { version, token, verdict })) => {
+                if version != PROTOCOL {
+                    let why = format!("it speaks version {version} of the protocol, and this end {PROTOCOL}");
+                    link.send(&Message::Failed(why.clone()))?;
+                    return Err(refused(why));
+                }
+                settle(link, journals, host, &token, verdict)?;
+            }
+            Some(Frame::Message(other)) => return Err(other.out_of_turn()),
+            Some(Frame::Data(_)) => return Err(refused("a piece of a file came out of turn")),
+        }
+    }
+}
+
+fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &Request) -> Result<Served> {
+    let mut reasons = host.obstacles(request)?;
+    reasons.extend(unsettled(journals, host, &request.id)?);
+    if !reasons.is_empty() {
+        link.send(&Message::Refused(reasons.clone()))?;
+        return Ok(Served::Refused(reasons));
+    }
+    let place = host.place()?;
+    if request.dry_run {
+        link.send(&Message::Reserved(Box::new(place)))?;
+        return Ok(Served::Nothing);
+    }
+    let journal = journals.begin(Entry {
+        format: FORMAT,
+        token: request.token.clone(),
+        role: Role::Destination,
+        id: request.id.clone(),
+        root: host.root().to_owned(),
+        peer: message::shown(&request.from),
+        state: State::Open,
+        bundle: request.bundle.clone(),
+        choices: request.choices,
+        last: None,
+    })?;
+    let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);
+    let mut taking = Taking { link, host, journal, aborted: false };
+    let taken = taking.link.send(&Message::Reserved(Box::new(place))).and_then(|()| taking.receive(most));
+    let taken = taken.and_then(|()| taking.restore());
+    match taken {
+        Ok(active) => taking.done(&active).map(|()| Served::Taken(request.id.clone())),
+        Err(error) => taking.give_up(error).map(Served::Failed),
+    }
+}
+
+/// What is left of earlier ones stands in the way, but for one that came to its end.
+fn unsettled(journals: &Journals, host: &mut dyn Host, id: &str) -> Result<Vec<String>> {
+    let mut reasons = Vec::new();
+    for journal in journals.of(id, host.root(), Role::Destination)? {
+        match at_destination(Some(journal.entry.state), None) {
+            AtDestination::Discard => journal.remove()?,
+            AtDestination::Keep if host.runs(&journal.entry)?.is_none() => journal.remove()?,
+            AtDestination::Keep => (),
+            _ => reasons.push(format!(
+                "an earlier migration of {id} is not settled: `ferry migrate --recover` at {} does that",
+                message::shown(&journal.entry.peer)
+            )),
+        }
+    }
+    Ok(reasons)
+}
+
+/// A container on its way here.
+struct Taking<'a> {
+    link: &'a mut Link,
+    host: &'a mut dyn Host,
+    journal: Journal,
+    aborted: bool,
+}
+
+impl Taking<'_> {
+    /// All rounds, and what to restore from.
+    fn receive(&mut self, most: u64) -> Result<()> {
+        let mut intake = Intake::new(most)?;
+        let mut round = 0;
+        loop {
+            match self.link.hear()? {
+                Message::Round(number) if number == round + 1 => {
+                    round = number;
+                    let directory = self.journal.round(round)?;
+                    intake.take(self.link, &directory, round)?;
+                    self.link.send(&Message::RoundTaken(round))?;
+                }
+                Message::Finish(last) if last.round == round && round > 0 => {
+                    self.journal.entry.last = Some(Last { ..*last });
+                    return Ok(());
+                }
+                other => return Err(other.out_of_turn()),
+            }
+        }
+    }
+
+    /// Restores it, holds it until the source has decided, and lets it go on if it may.
+    fn restore(&mut self) -> Result<Message> {
+        let Self { link, host, journal, aborted } = self;
+        let (entry, images) = (journal.entry.clone(), journal.images());
+        let started = Instant::now();
+        let (mut prepared, mut committed) = (0, None);
+        let pid = host.restore(&entry, &images, &mut || {
+            prepared = nanoseconds(started);
+            journal.note(State::Prepared)?;
+            link.send(&Message::Prepared)?;
+            match link.receive()? {
+                Frame::Message(Message::Commit(token)) if token == journal.entry.token => (),
+                Frame::Message(Message::Abort(why)) => {
+                    *aborted = true;
+                    return Err(Error::plain(format!("the source gave up: {}", message::shown(&why))));
+                }
+                Frame::Message(other) => return Err(other.out_of_turn()),
+                Frame::Data(_) => return Err(refused("a piece of a file came out of turn")),
+            }
+            journal.note(State::Committed)?;
+            committed = Some(Instant::now());
+            Ok(())
+        })?;
+        Ok(Message::Active { pid, prepared, resumed: committed.map_or(0, nanoseconds) })
+    }
+
+    /// It runs here. What cannot be said or noted now is found out by whoever asks later.
+    fn done(mut self, active: &Message) -> Result<()> {
+        self.journal.note(State::Active)?;
+        released(self.link, self.journal, active)
+    }
+
+    /// Says why, and leaves nothing. Answers the error that the source knows of.
+    fn give_up(self, error: Error) -> Result<Error> {
+        let told = match (self.journal.entry.state, self.aborted) {
+            (State::Open, _) => {
+                let why = Message::Failed(error.to_string());
+                self.journal.remove().and_then(|()| self.link.send(&why))
+            }
+            (State::Prepared, true) => self.journal.remove().and_then(|()| self.link.send(&Message::Aborted)),
+            (State::Committed, _) => give_back(self.link, self.journal, &error),
+            _ => {
+                return Err(error.hint(format!(
+                    "only the source knows whether it is this end's: `ferry migrate --recover` at {} settles it",
+                    message::shown(&self.journal.entry.peer)
+                )));
+            }
+        };
+        match told {
+            Ok(()) => Ok(error),
+            Err(second) => Err(error.hint(format!("and then: {second}"))),
+        }
+    }
+}
+
+/// Says that it runs, and forgets the migration once the source has.
+fn released(link: &mut Link, journal: Journal, active: &Message) -> Result<()> {
+    link.send(active).ok();
+    match link.receive_or_end() {
+        Ok(Some(Frame::Message(Message::Released))) => journal.remove(),
+        // The source will ask again; or it has nothing left to ask about.
+        _ => Ok(()),
+    }
+}
+
+/// It could not be made to go on: it is the source's again, which has it still.
+fn give_back(link: &mut Link, mut journal: Journal, error: &Error) -> Result<()> {
+    let said = journal.note(State::Returned).and_then(|()| link.send(&Message::Returned(error.to_string())));
+    said?;
+    match link.receive_or_end()? {
+        Some(Frame::Message(Message::Abort(_))) => journal.remove().and_then(|()| link.send(&Message::Aborted)),
+        // The source will ask again.
+        _ => Ok(()),
+    }
+}
+
+/// The source has decided over a migration that was cut off.
+fn settle(link: &mut Link, journals: &Journals, host: &mut dyn Host, token: &Token, verdict: Verdict) -> Result<()> {
+    let mut journal = journals.open(token, Role::Destination)?.filter(|journal| journal.entry.root == host.root());
+    if let Some(journal) = &mut journal {
+        look(journal, host)?;
+    }
+    let state = journal.as_ref().map(|journal| journal.entry.state);
+    match (at_destination(state, Some(verdict)), journal) {
+        (AtDestination::Discard, journal) => {
+            journal.map_or(Ok(()), Journal::remove)?;
+            link.send(&Message::Aborted)
+        }
+        (AtDestination::Keep, Some(journal)) => {
+            let pid = host.runs(&journal.entry)?.unwrap_or(0);
+            released(link, journal, &Message::Active { pid, prepared: 0, resumed: 0 })
+        }
+        (AtDestination::TakeOver, Some(mut journal)) => match take_over(&mut journal, host) {
+            Ok(active) => released(link, journal, &active),
+            Err(error) => Err(not_taken(link, &mut journal, host, error)),
+        },
+        (AtDestination::Return, _) => link.send(&Message::Returned("it could not be made to run".to_owned())),
+        (AtDestination::Unknown, _) => link.send(&Message::Unknown),
+        _ => {
+            let why = "the source says that it stays there, and it was given to this end";
+            link.send(&Message::Failed(why.to_owned()))?;
+            Err(refused(why))
+        }
+    }
+}
+
+/// One that was killed between letting the processes go on and noting it has left them running.
+fn look(journal: &mut Journal, host: &mut dyn Host) -> Result<()> {
+    if journal.entry.state == State::Committed && host.runs(&journal.entry)?.is_some() {
+        journal.note(State::Active)?;
+    }
+    Ok(())
+}
+
+/// Restores it from the images, alone.
+fn take_over(journal: &mut Journal, host: &mut dyn Host) -> Result<Message> {
+    journal.note(State::Committed)?;
+    let started = Instant::now();
+    let pid = host.restore(&journal.entry.clone(), &journal.images(), &mut || Ok(()))?;
+    journal.note(State::Active)?;
+    Ok(Message::Active { pid, prepared: nanoseconds(started), resumed: 0 })
+}
+
+/// It could not be taken over. The source has it still, and gets it back, unless it runs here after all.
+fn not_taken(link: &mut Link, journal: &mut Journal, host: &mut dyn Host, error: Error) -> Error {
+    let said = host.runs(&journal.entry).and_then(|pid| match pid {
+        Some(_) => Ok(()),
+        None => journal.note(State::Returned).and_then(|()| link.send(&Message::Returned(error.to_string()))),
+    });
+    match said {
+        Ok(()) => error,
+        Err(second) => error.hint(format!("and then: {second}")),
+    }
+}
+
+/// What became of a migration to here that was cut off, as far as it can be said here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing is left of it, and the container is not here.
+    Discarded,
+    /// The container runs here.
+    Here,
+    /// Only the source knows.
+    Undecided,
+}
+
+/// Settles what can be settled here, without the source.
+///
+/// # Errors
+/// What cannot be done.
+pub fn recover(mut journal: Journal, host: &mut dyn Host) -> Result<Found> {
+    look(&mut journal, host)?;
+    match at_destination(Some(journal.entry.state), None) {
+        AtDestination::Discard => journal.remove().map(|()| Found::Discarded),
+        // The source may not know yet that it runs here: its journal asks for this one.
+        AtDestination::Keep => Ok(Found::Here),
+        AtDestination::TakeOver => take_over(&mut journal, host).map(|_| Found::Here),
+        _ => Ok(Found::Undecided),
+    }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,272 @@
+//! A round's directory of images, from one end to the other: file by file, each held to its size and its digest.
+//!
+//! What arrives is hostile until it is verified: plain names only, in a directory that nobody else can write, each file made
+//! anew; the link to the round before is made here and not sent.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat, syncfs};
+
+use super::frame::refused;
+use super::link::{Frame, Link};
+use super::message::{Message, is_image_name};
+use super::pages::{BLOCK, PAGE, Packer, Unpacker};
+use crate::error::{Context, Error, Result};
+use crate::image::digest::{Algorithm, Hasher};
+
+/// Bytes of a piece of a file that is no pages.
+const PIECE: usize = 1 << 20;
+
+/// The most files of one round.
+const FILES: u32 = 100_000;
+
+/// What was sent of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Files.
+    pub files: u32,
+    /// Bytes of files of pages, as they lie there.
+    pub pages: u64,
+    /// Bytes of the other files.
+    pub others: u64,
+}
+
+/// Sends a directory as this round.
+///
+/// # Errors
+/// What reading it answers; the link's.
+pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer) -> Result<Sent> {
+    link.send(&Message::Round(round))?;
+    let mut sent = Sent::default();
+    for name in names(directory)? {
+        let path = directory.join(&name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?);
+        let size = file.metadata().or_cannot("look at", path.display())?.len();
+        let pages = name.starts_with("pages-") && size.is_multiple_of(PAGE as u64);
+        link.send(&Message::File { name, size, pages })?;
+        send_file(link, &Arc::new(file), &path, pages, packer)?;
+        *(if pages { &mut sent.pages } else { &mut sent.others }) += size;
+        sent.files += 1;
+    }
+    link.send(&Message::RoundEnd { round, files: sent.files })?;
+    Ok(sent)
+}
+
+/// The plain files of a directory, in an order; logs and figures of CRIU's stay.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).or_cannot("read", directory.display())? {
+        let entry = entry.or_cannot("read", directory.display())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_file = entry.file_type().or_cannot("look at", entry.path().display())?.is_file();
+        if is_file && is_image_name(&name) && !name.ends_with(".log") && !name.starts_with("stats-") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn send_file(link: &mut Link, file: &Arc<File>, path: &Path, pages: bool, packer: &mut Packer) -> Result<()> {
+    if pages {
+        packer.begin(file);
+    }
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut piece = vec![0; if pages { BLOCK * PAGE } else { PIECE }];
+    loop {
+        let filled = fill(file, &mut piece).or_cannot("read", path.display())?;
+        if filled == 0 {
+            return link.send(&Message::FileEnd(hasher.finish()));
+        }
+        hasher.update(&piece[..filled]);
+        let packed = if pages { packer.block(&piece[..filled])? } else { packer.bytes(&piece[..filled])? };
+        link.send_data(&packed)?;
+    }
+}
+
+fn fill(mut file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+/// The receiving end, over all rounds.
+pub struct Intake {
+    unpacker: Unpacker,
+    left: u64,
+}
+
+impl Intake {
+    /// Takes so many bytes of files in all.
+    ///
+    /// # Errors
+    /// zstd fails.
+    pub fn new(most: u64) -> Result<Self> {
+        Ok(Self { unpacker: Unpacker::new()?, left: most })
+    }
+
+    /// Takes a round, after [`Message::Round`], into its empty directory. What is returned from here is on disk.
+    ///
+    /// # Errors
+    /// The far end breaks a rule; the disk is full; the link's.
+    pub fn take(&mut self, link: &mut Link, directory: &Path, round: u32) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = openat(CWD, directory, flags, Mode::empty()).or_cannot("open", directory.display())?;
+        if round > 1 {
+            let before = format!("../{}", round - 1);
+            symlinkat(before, &dir, c"parent").or_cannot("link", directory.display())?;
+        }
+        let mut taken = 0;
+        loop {
+            match link.hear()? {
+                Message::File { name, size, pages } => {
+                    taken += 1;
+                    if taken > FILES {
+                        return Err(refused("it sends too many files"));
+                    }
+                    self.file(link, &dir, &name, size, pages)?;
+                }
+                Message::RoundEnd { round: number, files } if number == round && files == taken => {
+                    return syncfs(&dir).or_cannot("sync", directory.display());
+                }
+                other => return Err(other.out_of_turn()),
+            }
+        }
+    }
+
+    fn file(&mut self, link: &mut Link, dir: &OwnedFd, name: &str, size: u64, pages: bool) -> Result<()> {
+        if !is_image_name(name) {
+            return Err(refused(format!("it sends a file called {:?}", super::message::shown(name))));
+        }
+        self.left = self
+            .left
+            .checked_sub(size)
+            .ok_or_else(|| refused(format!("it sends more than was asked for: {name} would have {size} bytes")))?;
+        if pages && !size.is_multiple_of(PAGE as u64) {
+            return Err(refused(format!("{name} has {size} bytes, which are no pages")));
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(dir, name, flags, Mode::from_raw_mode(0o600)).or_cannot("make", name)?;
+        let file = Arc::new(File::from(file));
+        if pages {
+            self.unpacker.begin(&file);
+        }
+        let (mut hasher, mut left) = (Hasher::new(Algorithm::Sha256), size);
+        loop {
+            let data = match link.receive()? {
+                Frame::Data(data) => data,
+                Frame::Message(Message::FileEnd(digest)) => {
+                    return match (left, hasher.finish() == digest) {
+                        (0, true) => Ok(()),
+                        (0, false) => Err(refused(format!("{name} arrived damaged: its digest is another"))),
+                        (left, _) => Err(refused(format!("{name} lacks {left} bytes"))),
+                    };
+                }
+                Frame::Message(Message::Abort(why)) => {
+                    return Err(Error::plain(format!("the source gave up: {}", super::message::shown(&why))));
+                }
+                Frame::Message(other) => return Err(other.out_of_turn()),
+            };
+            let bytes = if pages { self.unpacker.block(&data)? } else { self.unpacker.unpack(&data, PIECE)? };
+            left = left
+                .checked_sub(bytes.len() as u64)
+                .filter(|_| !bytes.is_empty())
+                .ok_or_else(|| refused(format!("{name} is longer than it was said to be")))?;
+            hasher.update(&bytes);
+            (&*file).write_all(&bytes).or_cannot("write", name)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::journal::tests::Scratch;
+    use super::super::link::tests::pair;
+    use super::*;
+    use crate::image::digest::Digest;
+
+    fn directories(name: &str) -> (Scratch, std::path::PathBuf, std::path::PathBuf) {
+        let scratch = Scratch::new(name);
+        let (from, to) = (scratch.0.join("from"), scratch.0.join("to"));
+        [&from, &to].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        (scratch, from, to)
+    }
+
+    #[test]
+    fn a_directory_arrives_as_it_is() {
+        let (_scratch, from, to) = directories("arrives");
+        std::fs::write(from.join("core-1.img"), b"core").unwrap();
+        std::fs::write(from.join("pages-1.img"), [vec![0; PAGE * 3], vec![7; PAGE * 500]].concat()).unwrap();
+        std::fs::write(from.join("empty.img"), b"").unwrap();
+        std::fs::write(from.join("dump.log"), b"not sent").unwrap();
+        std::os::unix::fs::symlink("../1", from.join("parent")).unwrap();
+        let (mut one, mut other) = pair(Duration::from_secs(30));
+        let sending = std::thread::spawn({
+            let from = from.clone();
+            move || send(&mut one, &from, 2, &mut Packer::new(1).unwrap()).unwrap()
+        });
+        assert_eq!(other.hear().unwrap(), Message::Round(2));
+        Intake::new(1 << 30).unwrap().take(&mut other, &to, 2).unwrap();
+        assert_eq!(sending.join().unwrap(), Sent { files: 3, pages: 503 * PAGE as u64, others: 4 });
+        for name in ["core-1.img", "pages-1.img", "empty.img"] {
+            assert!(std::fs::read(from.join(name)).unwrap() == std::fs::read(to.join(name)).unwrap(), "{name}");
+        }
+        assert_eq!(std::fs::read_link(to.join("parent")).unwrap(), Path::new("../1"));
+        assert!(!to.join("dump.log").exists());
+        assert!(other.received < 20_000, "500 pages that are the same: {}", other.received);
+    }
+
+    /// What a hostile source sends, and what is said of it.
+    #[test]
+    fn a_source_that_breaks_a_rule_is_refused() {
+        let file = |name: &str, size| Message::File { name: name.into(), size, pages: false };
+        let data = |text: &[u8]| Frame::Data(Packer::new(0).unwrap().bytes(text).unwrap());
+        let said = |message| Frame::Message(message);
+        let cases: Vec<(&str, Vec<Frame>, &str)> = vec![
+            ("out", vec![said(file("../x", 1))], "a file called \"../x\""),
+            ("link", vec![said(file("parent", 1))], "a file called \"parent\""),
+            ("much", vec![said(file("a", 1 << 40))], "more than was asked for"),
+            ("long", vec![said(file("a", 1)), data(b"ab")], "longer than it was said to be"),
+            (
+                "short",
+                vec![said(file("a", 3)), data(b"ab"), said(Message::FileEnd(Digest::of(b"ab")))],
+                "lacks 1 bytes",
+            ),
+            ("other", vec![said(file("a", 2)), data(b"ab"), said(Message::FileEnd(Digest::of(b"cd")))], "damaged"),
+            ("turn", vec![said(file("a", 2)), said(Message::Prepared)], "out of turn"),
+            ("data", vec![data(b"ab")], "out of turn"),
+            ("count", vec![said(Message::RoundEnd { round: 1, files: 1 })], "out of turn"),
+            ("idle", vec![said(file("a", 2)), Frame::Data(vec![0, 0, 0, 0, 0])], "longer than"),
+            ("pages", vec![said(Message::File { name: "a".into(), size: 5, pages: true })], "no pages"),
+            (
+                "twice",
+                vec![said(file("a", 0)), said(Message::FileEnd(Digest::of(b""))), said(file("a", 0))],
+                "cannot make a: EEXIST",
+            ),
+        ];
+        for (name, frames, expected) in cases {
+            let (_scratch, _, to) = directories(name);
+            let (mut one, mut other) = pair(Duration::from_secs(30));
+            for frame in frames {
+                match frame {
+                    Frame::Data(data) => one.send_data(&data).unwrap(),
+                    Frame::Message(message) => one.send(&message).unwrap(),
+                }
+            }
+            let error = Intake::new(1 << 20).unwrap().take(&mut other, &to, 1).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The journal of a migration: one small file an end, on disk before the deed that it allows.
+//!
+//! It lies in `migrations/TOKEN.source` or `TOKEN.destination` of ferry's permanent directory, since it must outlive the
+//! machine going down, with the images beside it: `images/1`, `images/2` and so on. Whoever works on a migration holds the
+//! directory locked.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fsync, mkdirat, openat, renameat, unlinkat,
+};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::message::{Choices, Last, Token};
+use super::ownership::{Role, State};
+use crate::error::{Context, Error, Result};
+
+/// The version of the format.
+pub const FORMAT: u32 = 1;
+
+/// A file larger than this is no journal. Bytes.
+const LARGEST: u64 = 64 << 10;
+
+/// What is kept of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Entry {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The migration.
+    pub token: Token,
+    /// Which end this is.
+    pub role: Role,
+    /// The container's id at this end.
+    pub id: String,
+    /// Where this end keeps containers.
+    pub root: PathBuf,
+    /// The other end: at the source as it was named on the command line, at the destination the source's host name.
+    pub peer: String,
+    /// How far it is.
+    pub state: State,
+    /// The bundle at the destination.
+    pub bundle: PathBuf,
+    /// How it is restored.
+    pub choices: Choices,
+    /// Destination: what to restore from, once that is known.
+    pub last: Option<Last>,
+}
+
+/// An entry's directory, locked.
+#[derive(Debug)]
+pub struct Journal {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// What it says.
+    pub entry: Entry,
+}
+
+/// The directory of all of them.
+#[derive(Debug, Clone)]
+pub struct Journals {
+    path: PathBuf,
+}
+
+impl Journals {
+    /// Those below `store`, ferry's permanent directory, which need not exist yet.
+    pub fn new(store: &Path) -> Self {
+        Self { path: store.join("migrations") }
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins one.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn begin(&self, entry: Entry) -> Result<Journal> {
+        let path = self.path.join(directory(&entry.token, entry.role));
+        make_dirs(&self.path)?;
+        mkdirat(CWD, &path, Mode::from_raw_mode(0o700)).or_cannot("make directory", path.display())?;
+        let dir = open_dir(&path)?;
+        let mut journal = Journal { dir, path, entry };
+        journal.lock()?;
+        mkdirat(&journal.dir, c"images", Mode::from_raw_mode(0o700)).or_cannot("make", journal.images().display())?;
+        let state = journal.entry.state;
+        journal.note(state)?;
+        sync(&open_dir(&self.path)?, &self.path)?;
+        Ok(journal)
+    }
+
+    /// Opens one by its name, and waits until nobody else works on it. `None`: there is none.
+    ///
+    /// # Errors
+    /// What the kernel answers; it is no journal.
+    pub fn open(&self, token: &Token, role: Role) -> Result<Option<Journal>> {
+        let path = self.path.join(directory(token, role));
+        let dir = match open_dir(&path) {
+            Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => return Ok(None),
+            dir => dir?,
+        };
+        let entry = Entry::none(token.clone(), role);
+        let mut journal = Journal { dir, path, entry };
+        journal.lock()?;
+        match journal.read()? {
+            Some(entry) if entry.token == *token && entry.role == role => {
+                journal.entry = entry;
+                Ok(Some(journal))
+            }
+            Some(_) => {
+                Err(Error::said("use journal", journal.path.display().to_string(), "it is of another migration"))
+            }
+            // It was cut off while it was made, or removed: nothing was allowed by it.
+            None => Ok(None),
+        }
+    }
+
+    /// Those of a container, by its id and the directory it is kept in.
+    ///
+    /// # Errors
+    /// What the kernel answers; one that is no journal.
+    pub fn of(&self, id: &str, root: &Path, role: Role) -> Result<Vec<Journal>> {
+        let mut found = Vec::new();
+        for token in self.tokens(role)? {
+            if self.glance(&token, role)?.is_some_and(|entry| entry.id == id && entry.root == root) {
+                found.extend(self.open(&token, role)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What an entry says, without waiting for whoever works on it.
+    fn glance(&self, token: &Token, role: Role) -> Result<Option<Entry>> {
+        let path = self.path.join(directory(token, role));
+        match open_dir(&path) {
+            Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => Ok(None),
+            dir => Journal { dir: dir?, path, entry: Entry::none(token.clone(), role) }.read(),
+        }
+    }
+
+    fn tokens(&self, role: Role) -> Result<Vec<Token>> {
+        let entries = match std::fs::read_dir(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.or_cannot("read", self.path.display())?,
+        };
+        let mut tokens = Vec::new();
+        for entry in entries {
+            let name = entry.or_cannot("read", self.path.display())?.file_name();
+            let name = name.to_string_lossy();
+            let token = name.strip_suffix(suffix(role)).and_then(|name| Token::try_from(name.to_owned()).ok());
+            tokens.extend(token);
+        }
+        Ok(tokens)
+    }
+}
+
+impl Entry {
+    fn none(token: Token, role: Role) -> Self {
+        Self {
+            format: FORMAT,
+            token,
+            role,
+            id: String::new(),
+            root: PathBuf::new(),
+            peer: String::new(),
+            state: State::Open,
+            bundle: PathBuf::new(),
+            choices: Choices::default(),
+            last: None,
+        }
+    }
+}
+
+impl Journal {
+    /// The directory of a round's images, which is made where it is missing.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn round(&self, round: u32) -> Result<PathBuf> {
+        let path = self.images().join(round.to_string());
+        match mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(path),
+            Err(answer) => Err(answer).or_cannot("make directory", path.display()),
+        }
+    }
+
+    /// The directory of images.
+    pub fn images(&self) -> PathBuf {
+        self.path.join("images")
+    }
+
+    /// Says how far it is. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// What the kernel answers; then the state is what it was.
+    pub fn note(&mut self, state: State) -> Result<()> {
+        let entry = Entry { state, ..self.entry.clone() };
+        let object = || self.path.join("journal.json").display().to_string();
+        let text = serde_json::to_vec(&entry).map_err(|why| Error::said("save", object(), why.to_string()))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, c"journal.new", flags, Mode::from_raw_mode(0o600)).or_cannot("save", object())?;
+        let mut file = File::from(file);
+        file.write_all(&text).and_then(|()| file.sync_all()).or_cannot("save", object())?;
+        renameat(&self.dir, c"journal.new", &self.dir, c"journal.json").or_cannot("save", object())?;
+        self.entry = entry;
+        sync(&self.dir, &self.path)
+    }
+
+    /// Removes it with its images: nothing is left to be decided.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn remove(self) -> Result<()> {
+        // The journal first: images without one are nobody's.
+        for name in [c"journal.json", c"journal.new"] {
+            match unlinkat(&self.dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => (),
+                Err(answer) => return Err(answer).or_cannot("remove", self.path.display()),
+            }
+        }
+        sync(&self.dir, &self.path)?;
+        clear(self.dir.as_fd(), 3).or_cannot("empty", self.path.display())?;
+        unlinkat(CWD, &self.path, AtFlags::REMOVEDIR).or_cannot("remove", self.path.display())
+    }
+
+    fn lock(&self) -> Result<()> {
+        loop {
+            match flock(&self.dir, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => (),
+                answer => return answer.or_cannot("lock", self.path.display()),
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Option<Entry>> {
+        let path = self.path.join("journal.json");
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(&self.dir, c"journal.json", flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            file => File::from(file.or_cannot("open", path.display())?),
+        };
+        let mut text = Vec::new();
+        file.take(LARGEST).read_to_end(&mut text).or_cannot("read", path.display())?;
+        let wrong = |why: String| Error::said("use journal", path.display().to_string(), why);
+        let entry: Entry = serde_json::from_slice(&text).map_err(|why| wrong(why.to_string()))?;
+        match entry.format {
+            FORMAT => Ok(Some(entry)),
+            other => Err(wrong(format!("it is of format {other}"))),
+        }
+    }
+}
+
+fn suffix(role: Role) -> &'static str {
+    match role {
+        Role::Source => ".source",
+        Role::Destination => ".destination",
+    }
+}
+
+fn directory(token: &Token, role: Role) -> String {
+    format!("{token}{}", suffix(role))
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).or_cannot("open", path.display())
+}
+
+fn make_dirs(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).or_cannot("make directory", path.display())
+}
+
+fn sync(dir: &OwnedFd, path: &Path) -> Result<()> {
+    fsync(dir).or_cannot("sync", path.display())
+}
+
+/// Removes what is in a directory; links are removed and not followed. Nothing of ours lies deeper than `depth`.
+fn clear(dir: BorrowedFd<'_>, depth: u32) -> std::result::Result<(), Errno> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if entry.file_type() != FileType::Directory {
+            unlinkat(dir, name, AtFlags::empty())?;
+            continue;
+        }
+        if depth == 0 {
+            return Err(Errno::NOTEMPTY);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        clear(openat(dir, name, flags, Mode::empty())?.as_fd(), depth - 1)?;
+        unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A directory of one test, gone with it.
+    pub struct Scratch(pub PathBuf);
+
+    impl Scratch {
+        pub fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let dir = open_dir(&self.0).unwrap();
+            clear(dir.as_fd(), 8).unwrap();
+            std::fs::remove_dir(&self.0).unwrap();
+        }
+    }
+
+    pub fn entry(role: Role) -> Entry {
+        Entry {
+            id: "web".into(),
+            root: "/run/x".into(),
+            peer: "exec:y".into(),
+            bundle: "/b".into(),
+            ..Entry::none(Token::new().unwrap(), role)
+        }
+    }
+
+    #[test]
+    fn what_is_noted_is_there_for_whoever_comes_next() {
+        let scratch = Scratch::new("journal");
+        let journals = Journals::new(&scratch.0.join("deep/store"));
+        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
+        let entry = entry(Role::Source);
+        let mut journal = journals.begin(entry.clone()).unwrap();
+        journal.note(State::Committed).unwrap();
+        let round = journal.round(1).unwrap();
+        std::fs::write(round.join("pages-1.img"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", round.join("parent")).unwrap();
+        drop(journal);
+        assert!(journals.of("web", Path::new("/run/other"), Role::Source).unwrap().is_empty());
+        assert!(journals.of("web", Path::new("/run/x"), Role::Destination).unwrap().is_empty());
+        let mut found = journals.of("web", Path::new("/run/x"), Role::Source).unwrap();
+        let journal = found.pop().unwrap();
+        assert_eq!(journal.entry, Entry { state: State::Committed, ..entry.clone() });
+        journal.remove().unwrap();
+        assert!(journals.open(&entry.token, Role::Source).unwrap().is_none());
+        assert!(std::fs::exists("/etc/passwd").unwrap(), "links are not followed");
+    }
+
+    #[test]
+    fn what_is_no_journal_is_refused_by_name() {
+        let scratch = Scratch::new("no-journal");
+        let journals = Journals::new(&scratch.0);
+        let entry = entry(Role::Destination);
+        drop(journals.begin(entry.clone()).unwrap());
+        let file = journals.path().join(directory(&entry.token, entry.role)).join("journal.json");
+        for (text, said) in [("{}", "missing field"), ("nonsense", "expected"), ("", "EOF")] {
+            std::fs::write(&file, text).unwrap();
+            let error = journals.open(&entry.token, entry.role).unwrap_err().to_string();
+            assert!(error.contains("journal.json") && error.contains(said), "{error}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(journals.open(&entry.token, entry.role).unwrap().is_none(), "cut off while it was made");
+    }
+}

@@ -1,0 +1,43 @@
+//! A running container to another machine, with the source untouched if anything fails.
+//!
+//! ```text
+//! ownership        who has it: two journals, and what follows from them           pure
+//!   journal        a small file an end, on disk before the deed that it allows
+//! transport        ssh://, exec:, tcp:// -> link
+//!   link           frames over two descriptors, and a bound on silence
+//!     frame        kind, sequence, length                                         pure
+//!     message      what is said                                                   pure
+//!     pace         --bandwidth                                                    pure
+//! source           the end that has it: the five steps    lifecycle::migrate gives it the container
+//! destination      the end that takes it                  lifecycle::receive gives it the machine
+//!   settle         what is left to be said after a cut
+//!   reserve        what is in the way                                             pure
+//!   rounds         when to stop it                                                pure
+//!   images         a round's files on their way
+//!     pages        zeros, pages sent before, compression
+//! report, plot     what it came to
+//! ```
+//!
+//! It is linked into `ferry-image` alone, which has zstd and the digests already: the program that starts containers stays
+//! without, and the package has two programs and not three. There are no threads: CRIU is cloned off from here.
+
+pub mod destination;
+mod frame;
+mod images;
+pub mod journal;
+pub mod link;
+pub mod message;
+pub mod ownership;
+mod pace;
+pub mod pages;
+pub mod plot;
+pub mod progress;
+pub mod report;
+pub mod reserve;
+pub mod rounds;
+pub mod settle;
+pub mod source;
+pub mod transport;
+
+#[cfg(test)]
+mod tests;

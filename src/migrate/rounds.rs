@@ -1,0 +1,159 @@
+//! When to stop the container: how long it would stand still if that were now, from what the rounds so far have shown. Pure.
+//!
+//! A round sends what was written to since the round before. While that shrinks, the next one is shorter than this one; once
+//! what is left fits the downtime that was asked for, the rest is sent with the container stopped. A container that writes
+//! faster than the link carries never gets there, which is seen by rounds that do not shrink.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One round, as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Round {
+    /// Bytes of pages in it.
+    pub pages: u64,
+    /// Bytes that went over the link.
+    pub sent: u64,
+    /// Nanoseconds of the dump.
+    pub dump: u64,
+    /// Nanoseconds of sending.
+    pub send: u64,
+}
+
+/// What the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wishes {
+    /// How long it may stand still.
+    pub max_downtime: Duration,
+    /// The most rounds before it is stopped.
+    pub max_rounds: u32,
+}
+
+/// What to do after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// One more round.
+    Another,
+    /// Stop it: the rest fits.
+    Stop,
+    /// The rest does not fit, and another round would not help.
+    Diverges,
+}
+
+/// A round must be shorter than the one before by this much to be worth another. Percent.
+const SHRINKS: u64 = 90;
+
+/// Decides.
+pub fn next(rounds: &[Round], wishes: &Wishes) -> Next {
+    let Some(estimate) = downtime(rounds) else { return Next::Another };
+    let count = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
+    if estimate <= wishes.max_downtime {
+        Next::Stop
+    } else if count >= wishes.max_rounds || !shrinks(rounds) {
+        Next::Diverges
+    } else {
+        Next::Another
+    }
+}
+
+/// How long it would stand still, were it stopped now: the time to dump and send what it has written to since the last round
+/// was dumped. The first round says nothing of what is written to, and so nothing of that.
+pub fn downtime(rounds: &[Round]) -> Option<Duration> {
+    let [.., before, last] = rounds else { return None };
+    let interval = before.dump.saturating_add(before.send).max(1);
+    let since = last.dump.saturating_add(last.send);
+    // Written to since, at the rate of the last interval; nobody writes to more than there is, which the first round tells.
+    let dirty = scaled(last.pages, since, interval).min(rounds[0].pages.max(last.pages));
+    let pages = last.pages.max(1);
+    Some(Duration::from_nanos(scaled(last.dump.saturating_add(last.send), dirty, pages)))
+}
+
+/// Bytes a second that are written to, as the last round shows.
+pub fn dirty_rate(rounds: &[Round]) -> Option<u64> {
+    let [.., before, last] = rounds else { return None };
+    Some(scaled(last.pages, 1_000_000_000, before.dump.saturating_add(before.send).max(1)))
+}
+
+/// Bytes of pages a second that the link takes, as the last round shows.
+pub fn bandwidth(rounds: &[Round]) -> Option<u64> {
+    rounds.last().map(|last| scaled(last.pages, 1_000_000_000, last.send.max(1)))
+}
+
+/// Neither of the last two rounds may be as long as the one before it: one alone can be chance.
+fn shrinks(rounds: &[Round]) -> bool {
+    let [.., first, second, third] = rounds else { return true };
+    let shorter = |before: &Round, after: &Round| after.pages < scaled(before.pages, SHRINKS, 100);
+    shorter(first, second) || shorter(second, third)
+}
+
+fn scaled(value: u64, by: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(value) * u128::from(by) / u128::from(of.max(1))).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+    const WISHES: Wishes = Wishes { max_downtime: Duration::from_millis(300), max_rounds: 10 };
+
+    /// Rounds of a container of `memory` bytes that writes to `rate` bytes a second over a link of `speed` bytes a second.
+    fn simulated(memory: u64, rate: u64, speed: u64) -> (Vec<Round>, Next) {
+        let mut rounds: Vec<Round> = Vec::new();
+        loop {
+            let pages = match rounds.last() {
+                None => memory,
+                Some(last) => scaled(rate, last.send + last.dump, 1_000_000_000).min(memory),
+            };
+            let send = scaled(pages, 1_000_000_000, speed);
+            rounds.push(Round { pages, sent: pages, dump: send / 20, send });
+            match next(&rounds, &WISHES) {
+                Next::Another => (),
+                end => return (rounds, end),
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_shrink_until_the_rest_fits() {
+        let (rounds, end) = simulated(512 * MB, 10 * MB, 100 * MB);
+        assert_eq!(end, Next::Stop);
+        assert!(rounds.len() <= 4, "{rounds:?}");
+        assert!(downtime(&rounds).unwrap() <= WISHES.max_downtime);
+    }
+
+    #[test]
+    fn an_idle_container_takes_two() {
+        let (rounds, end) = simulated(512 * MB, 0, 100 * MB);
+        assert_eq!((rounds.len(), end), (2, Next::Stop));
+        assert_eq!(downtime(&rounds), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn one_that_writes_faster_than_the_link_is_noticed() {
+        let (rounds, end) = simulated(512 * MB, 200 * MB, 100 * MB);
+        assert_eq!((rounds.len(), end), (3, Next::Diverges));
+        // Slower than the link, but never within the time.
+        let (rounds, end) = simulated(4096 * MB, 95 * MB, 100 * MB);
+        assert_eq!(end, Next::Diverges);
+        assert!(rounds.len() <= 10);
+        assert!(bandwidth(&rounds).is_some_and(|rate| (99 * MB..102 * MB).contains(&rate)));
+        assert!(dirty_rate(&rounds).unwrap() > 90 * MB);
+    }
+
+    #[test]
+    fn numbers_without_bounds_end_in_an_answer() {
+        let most = Round { pages: u64::MAX, sent: u64::MAX, dump: u64::MAX, send: u64::MAX };
+        for (rounds, expected) in [
+            (vec![most; 3], Next::Diverges),
+            (vec![Round::default(); 3], Next::Stop),
+            (vec![Round::default(), most], Next::Another),
+            (vec![most, Round::default()], Next::Stop),
+            (Vec::new(), Next::Another),
+        ] {
+            assert_eq!(next(&rounds, &WISHES), expected, "{rounds:?}");
+        }
+    }
+}

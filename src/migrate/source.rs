@@ -1,0 +1,440 @@
+//! The end that has the container: reserve, pre-copy, stop and copy, commit, activate, release.
+//!
+//! ```text
+//! source                                     destination
+//!   | ---- Reserve{id, bundle, machine…} ---> |  looks; holds the place
+//!   | <--- Reserved, or Refused{reasons} ---- |
+//!   | ---- Round(n), File…, RoundEnd -------> |  verified, on disk          (any number, while it runs)
+//!   | <--- RoundTaken(n) -------------------- |
+//!   stops the container
+//!   | ---- Round(n+1), File…, RoundEnd -----> |
+//!   | <--- RoundTaken(n+1) ------------------ |
+//!   | ---- Finish{round, streams} ----------> |  restores it, and holds it
+//!   | <--- Prepared ------------------------- |  journal: prepared
+//!   freezes its cgroup; journal: committed
+//!   | ---- Commit{token} -------------------> |  journal: committed; lets it go on
+//!   | <--- Active{pid} ---------------------- |  journal: active
+//!   removes it; journal: none
+//!   | ---- Released ------------------------> |  journal: none
+//! ```
+//!
+//! Until the journal says `committed`, any failure is answered by letting the container go on. After it, the container here
+//! stays as it stands until the destination says that it runs there, or that it never will.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::images::{self, Sent};
+use super::journal::{Entry, FORMAT, Journal, Journals};
+use super::link::Link;
+use super::message::{self, Last, Message, PROTOCOL, Place, Request, Stream};
+use super::ownership::{Role, State};
+use super::pages::{PAGE, Packer};
+use super::progress::{Event, Progress, Step};
+use super::report::{self, Bytes, Report};
+use super::rounds::{self, Next, Round, Wishes};
+use super::settle::{self, Answer};
+use super::transport::Connection;
+use crate::checkpoint::dump::Afterwards;
+use crate::error::{Error, Result};
+
+/// The container, as far as a migration has to do with it.
+pub trait Container {
+    /// Saves its memory to `images` while it goes on: what was written to since `parent`, relative to it.
+    ///
+    /// # Errors
+    /// It cannot be saved; it goes on.
+    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>) -> Result<()>;
+
+    /// Saves all of it, and asks `held` what is to become of it, while it stands still.
+    ///
+    /// # Errors
+    /// It cannot be saved, or `held` has failed before it decided; it goes on.
+    fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards>;
+
+    /// Lets it go on, if it stands still.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn go_on(&mut self) -> Result<()>;
+
+    /// Removes what there is of it. It runs elsewhere.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    fn release(&mut self) -> Result<()>;
+}
+
+/// What decides over a container that stands still.
+pub type Held<'a> = dyn FnMut(&mut dyn Still) -> Result<Afterwards> + 'a;
+
+/// A container that stands still, by CRIU's hand.
+pub trait Still {
+    /// When it was stopped.
+    fn since(&self) -> Instant;
+
+    /// The regular files that its standard streams lead to.
+    ///
+    /// # Errors
+    /// Its first process is gone.
+    fn streams(&self) -> Result<[Option<Stream>; 3]>;
+
+    /// Keeps it still by its cgroup too, whatever becomes of CRIU and of ferry.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn freeze(&mut self) -> Result<()>;
+}
+
+/// How to migrate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where to, as it was written.
+    pub destination: String,
+    /// Where this end keeps containers, and its id here.
+    pub root: PathBuf,
+    /// The container's id here.
+    pub id: String,
+    /// Whether memory is sent while it runs.
+    pub pre_copy: bool,
+    /// What the rounds are to come to.
+    pub wishes: Wishes,
+    /// Give up where they do not.
+    pub abort_on_no_convergence: bool,
+    /// zstd's.
+    pub level: i32,
+}
+
+/// A migration on its way.
+pub struct Source<'a> {
+    /// To the destination.
+    pub link: &'a mut Link,
+    /// What is migrated.
+    pub container: &'a mut dyn Container,
+    /// How.
+    pub options: &'a Options,
+    /// Who listens.
+    pub progress: &'a mut dyn Progress,
+    /// Goes to the destination anew.
+    pub connect: &'a mut dyn FnMut() -> Result<Connection>,
+    /// Whether the destination was asked to restore it, and so may have something to undo.
+    pub asked: bool,
+}
+
+/// What is measured of the last round.
+#[derive(Debug, Default)]
+struct Times {
+    stopped: Option<Instant>,
+    dumped: u64,
+    sent: u64,
+    commit: u64,
+    activate: u64,
+    downtime: u64,
+    pid: i32,
+}
+
+impl Source<'_> {
+    /// Migrates. Answers what it came to; a dry run ends after the first step.
+    ///
+    /// # Errors
+    /// Why it could not be done. The container runs here then, unless the error says otherwise.
+    pub fn migrate(&mut self, request: &Request, journals: &Journals) -> Result<Report> {
+        let begun = Instant::now();
+        let mut report = Report {
+            format: report::FORMAT,
+            id: self.options.id.clone(),
+            destination: self.options.destination.clone(),
+            mode: if self.options.pre_copy { "pre-copy" } else { "stop-and-copy" }.to_owned(),
+            ..Report::default()
+        };
+        let place = self.reserve(request)?;
+        report.host = message::shown(&place.host);
+        report.step(Step::Reserve.name(), nanoseconds(begun));
+        if request.dry_run {
+            report.total = nanoseconds(begun);
+            return Ok(report);
+        }
+        let mut journal = journals.begin(Entry {
+            format: FORMAT,
+            token: request.token.clone(),
+            role: Role::Source,
+            id: self.options.id.clone(),
+            root: self.options.root.clone(),
+            peer: self.options.destination.clone(),
+            state: State::Open,
+            bundle: request.bundle.clone(),
+            choices: request.choices,
+            last: None,
+        })?;
+        let mut packer = Packer::new(self.options.level)?;
+        let moved = self.pre_copy(&journal, &mut packer, &mut report).and_then(|()| {
+            // From here on an interrupt is CRIU's to notice, until the container is the destination's.
+            self.stop_and_copy(&mut journal, &mut packer, &mut report)
+        });
+        match moved {
+            Ok(()) => self.finish(journal, &packer, &mut report, begun).map(|()| report),
+            Err(error) => Err(self.abandon(journal, error)),
+        }
+    }
+
+    fn reserve(&mut self, request: &Request) -> Result<Box<Place>> {
+        self.progress.event(Event::Step(Step::Reserve));
+        if let Err(error) = self.link.send(&Message::Reserve(Box::new(request.clone()))) {
+            // One that has gone may have said why.
+            return Err(self.link.hear().err().unwrap_or(error));
+        }
+        match self.link.hear()? {
+            Message::Reserved(place) if place.version == PROTOCOL => Ok(place),
+            Message::Reserved(place) => {
+                Err(super::frame::refused(format!("it speaks version {} of the protocol", place.version)))
+            }
+            Message::Refused(reasons) => {
+                let reasons: Vec<String> = reasons.iter().take(50).map(|reason| message::shown(reason)).collect();
+                Err(Error::said("migrate container", format!("{:?}", request.id), reasons.join("; "))
+                    .hint("nothing was sent, and nothing has changed"))
+            }
+            other => Err(other.out_of_turn()),
+        }
+    }
+
+    /// Rounds, until the rest fits.
+    fn pre_copy(&mut self, journal: &Journal, packer: &mut Packer, report: &mut Report) -> Result<()> {
+        if !self.options.pre_copy {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.progress.event(Event::Step(Step::PreCopy));
+        loop {
+            let number = count(&report.rounds) + 1;
+            let directory = journal.round(number)?;
+            let started = Instant::now();
+            self.container.pre_dump(&directory, parent(number).as_deref())?;
+            let dump = nanoseconds(started);
+            let (sent, before, started) = (self.link.sent, packer.counts.pages, Instant::now());
+            let counted = self.send_round(&directory, number, packer)?;
+            report.bytes.images += counted.others;
+            report.rounds.push(Round {
+                pages: (packer.counts.pages - before) * PAGE as u64,
+                sent: self.link.sent - sent,
+                dump,
+                send: nanoseconds(started),
+            });
+            self.progress.event(Event::Round { rounds: &report.rounds, sent: self.link.sent });
+            match rounds::next(&report.rounds, &self.options.wishes) {
+                Next::Another => (),
+                Next::Stop => break,
+                Next::Diverges => {
+                    self.diverges(report)?;
+                    break;
+                }
+            }
+        }
+        report.estimate = rounds::downtime(&report.rounds).map(as_nanoseconds);
+        report.step(Step::PreCopy.name(), nanoseconds(begun));
+        Ok(())
+    }
+
+    fn diverges(&mut self, report: &mut Report) -> Result<()> {
+        let rate = |rate: Option<u64>| report::size(rate.unwrap_or(0));
+        let found = format!(
+            "it does not converge: {} a second are written to, {} a second are sent, and it would stand still for {}",
+            rate(rounds::dirty_rate(&report.rounds)),
+            rate(rounds::bandwidth(&report.rounds)),
+            report::time(rounds::downtime(&report.rounds).map_or(0, as_nanoseconds)),
+        );
+        if self.options.abort_on_no_convergence {
+            return Err(Error::plain(found)
+                .hint("--on-no-convergence stop migrates it all the same, --max-downtime allows more"));
+        }
+        self.progress.event(Event::Note(&found));
+        report.notes.push(found);
+        Ok(())
+    }
+
+    fn send_round(&mut self, directory: &Path, number: u32, packer: &mut Packer) -> Result<Sent> {
+        let sent = images::send(self.link, directory, number, packer)?;
+        match self.link.hear()? {
+            Message::RoundTaken(taken) if taken == number => Ok(sent),
+            other => Err(other.out_of_turn()),
+        }
+    }
+
+    fn stop_and_copy(&mut self, journal: &mut Journal, packer: &mut Packer, report: &mut Report) -> Result<()> {
+        self.progress.event(Event::Step(Step::StopAndCopy));
+        let number = count(&report.rounds) + 1;
+        let directory = journal.round(number)?;
+        let mut times = Times::default();
+        let (sent, before) = (self.link.sent, packer.counts.pages);
+        let mut copied = Sent::default();
+        let mut unsure = None;
+        let Self { link, container, progress, connect, asked, .. } = self;
+        let after = container.dump(&directory, parent(number).as_deref(), &mut |still| {
+            let (progress, connect) = (&mut **progress, &mut **connect);
+            let mut stop = Stop { link, progress, connect, times: &mut times, asked };
+            stop.times.stopped = Some(still.since());
+            stop.times.dumped = nanoseconds(still.since());
+            copied = stop.copy(&directory, number, packer, still)?;
+            let verdict = stop.commit(journal, still)?;
+            unsure = verdict.1;
+            Ok(verdict.0)
+        });
+        report.bytes.images += copied.others;
+        report.rounds.push(Round {
+            pages: (packer.counts.pages - before) * PAGE as u64,
+            sent: self.link.sent - sent,
+            dump: times.dumped,
+            send: times.sent,
+        });
+        report.step(Step::StopAndCopy.name(), times.dumped + times.sent);
+        report.step(Step::Commit.name(), times.commit);
+        report.step(Step::Activate.name(), times.activate);
+        (report.downtime, report.pid) = (times.downtime, times.pid);
+        match (unsure, after, journal.entry.state) {
+            (Some(error), ..) => Err(error),
+            // It runs there: whatever CRIU has to say of the processes here, they go.
+            (None, _, State::Committed) => Ok(()),
+            (None, Err(error), _) => Err(error),
+            (None, Ok(_), _) => Err(Error::plain("the container was stopped, and nobody has decided over it")),
+        }
+    }
+
+    fn finish(&mut self, journal: Journal, packer: &Packer, report: &mut Report, begun: Instant) -> Result<()> {
+        let started = Instant::now();
+        report.total = nanoseconds(begun);
+        self.progress.event(Event::Step(Step::Release));
+        self.container.release().and_then(|()| journal.remove()).map_err(|error| {
+            error.hint(format!(
+                "the container runs at the destination; `ferry migrate --recover {}` removes what is here",
+                self.options.id
+            ))
+        })?;
+        // It runs there, whatever becomes of this word: without it the destination keeps its journal, and nothing else.
+        self.link.send(&Message::Released).ok();
+        report.step(Step::Release.name(), nanoseconds(started));
+        let counts = packer.counts;
+        let page = PAGE as u64;
+        report.bytes = Bytes {
+            pages: counts.pages * page,
+            images: report.bytes.images,
+            sent: self.link.sent,
+            saved_zero: counts.zero * page,
+            saved_same: counts.same * page,
+            saved_compression: counts.compressed_away,
+        };
+        report.pages = counts;
+        report.migrated = true;
+        self.progress.event(Event::Done(report));
+        Ok(())
+    }
+
+    /// It stays here. The destination is told, and the journal goes once it is known that nothing is left there.
+    fn abandon(&mut self, mut journal: Journal, error: Error) -> Error {
+        if journal.entry.state == State::Committed {
+            return error.hint(format!("`ferry migrate --recover {}` settles it", self.options.id));
+        }
+        let told = match (self.asked, self.link.failed) {
+            (_, true) => Ok(()),
+            // Nothing is decided there that would have to be undone.
+            (false, _) => {
+                self.link.send(&Message::Abort(error.to_string())).ok();
+                Ok(())
+            }
+            (true, false) => settle::abort(self.link, &error.to_string()),
+        };
+        let undone = match told {
+            Ok(()) => journal.remove(),
+            Err(error) => Err(journal.note(State::Aborted).err().unwrap_or(error)),
+        };
+        match undone {
+            Ok(()) => error,
+            Err(second) => error.hint(format!(
+                "it goes on here; what is left of this is settled by `ferry migrate --recover {}`: {second}",
+                self.options.id
+            )),
+        }
+    }
+}
+
+/// The container stands still.
+struct Stop<'a> {
+    link: &'a mut Link,
+    progress: &'a mut dyn Progress,
+    connect: &'a mut dyn FnMut() -> Result<Connection>,
+    times: &'a mut Times,
+    asked: &'a mut bool,
+}
+
+impl Stop<'_> {
+    /// The last round.
+    fn copy(&mut self, directory: &Path, number: u32, packer: &mut Packer, still: &mut dyn Still) -> Result<Sent> {
+        let started = Instant::now();
+        let sent = images::send(self.link, directory, number, packer)?;
+        match self.link.hear()? {
+            Message::RoundTaken(taken) if taken == number => (),
+            other => return Err(other.out_of_turn()),
+        }
+        *self.asked = true;
+        self.link.send(&Message::Finish(Box::new(Last { round: number, streams: still.streams()? })))?;
+        self.times.sent = nanoseconds(started);
+        Ok(sent)
+    }
+
+    /// Gives it up, once the destination has it. An error before the journal says so lets the container go on; the error that
+    /// is answered beside [`Afterwards::StandStill`] is why it is not known what became of it.
+    fn commit(&mut self, journal: &mut Journal, still: &mut dyn Still) -> Result<(Afterwards, Option<Error>)> {
+        let started = Instant::now();
+        match self.link.hear()? {
+            Message::Prepared => (),
+            other => return Err(other.out_of_turn()),
+        }
+        self.progress.event(Event::Step(Step::Commit));
+        self.link.heed_interrupts(false)?;
+        still.freeze()?;
+        if let Err(error) = journal.note(State::Committed) {
+            return match journal.note(State::Aborted) {
+                Ok(()) => Err(error),
+                // What is on the disk is not known any more.
+                Err(second) => Ok((Afterwards::StandStill, Some(second))),
+            };
+        }
+        self.times.commit = nanoseconds(started);
+        let started = Instant::now();
+        self.progress.event(Event::Step(Step::Activate));
+        let answer = settle::hand_over(self.link, &journal.entry.token, self.connect);
+        self.times.activate = nanoseconds(started);
+        self.times.downtime = self.times.stopped.map_or(0, nanoseconds);
+        match answer {
+            Ok(Answer::Active(pid)) => {
+                self.times.pid = pid;
+                Ok((Afterwards::End, None))
+            }
+            Ok(Answer::Returned(why)) => match journal.note(State::Aborted) {
+                Ok(()) => Err(Error::plain(format!("the destination could not let it go on: {why}"))),
+                Err(error) => Ok((Afterwards::StandStill, Some(error))),
+            },
+            Err(error) => Ok((
+                Afterwards::StandStill,
+                Some(error.hint(
+                    "it is the destination's, and whether it runs there is not known: here it stands still until then",
+                )),
+            )),
+        }
+    }
+}
+
+/// The round before, as seen from this one's directory.
+fn parent(round: u32) -> Option<PathBuf> {
+    (round > 1).then(|| Path::new("..").join((round - 1).to_string()))
+}
+
+fn count(rounds: &[Round]) -> u32 {
+    u32::try_from(rounds.len()).unwrap_or(u32::MAX)
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    as_nanoseconds(since.elapsed())
+}
+
+fn as_nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
