@@ -14,20 +14,20 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::{Case, marked_processes};
-use super::need::Need::{self, CgroupV2, CriuTcp, Ferry, Root, Tool};
+use super::need::Need::{self, CgroupV2, Criu, CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines};
 use super::pseudo_terminal::ConsoleSocket;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
-pub(super) const CRIU: &[Need] = &[Ferry, Root, Tool("criu")];
+pub(super) const CRIU: &[Need] = &[Ferry, Root, Criu];
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_counter_goes_on", CRIU, counter),
     scenario("threads_go_on", CRIU, threads),
     scenario("processes_pipes_and_sockets_go_on", CRIU, ring),
     scenario("a_terminal_goes_on", CRIU, terminal),
-    scenario("an_established_connection_goes_on", &[Ferry, Root, Tool("criu"), CriuTcp], connection),
+    scenario("an_established_connection_goes_on", &[Ferry, Root, Criu, CriuTcp], connection),
     scenario("leave_running_leaves_it_running", CRIU, leave_running),
     scenario("pre_dumps_make_a_chain", CRIU, pre_dumps),
     scenario("a_restored_container_is_like_any_other", CRIU, like_any_other),
@@ -35,17 +35,17 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("mounts_and_masks_are_as_before", CRIU, mounts),
     scenario("a_joined_network_namespace_is_joined_again", CRIU, joined_network),
     scenario("a_user_namespace_is_as_before", CRIU, user_namespace),
-    scenario("limits_are_those_of_the_bundle", &[Ferry, Root, Tool("criu"), CgroupV2(&["pids"])], limits),
+    scenario("limits_are_those_of_the_bundle", &[Ferry, Root, Criu, CgroupV2(&["pids"])], limits),
     scenario("hooks_run_as_on_start", CRIU, hooks),
     scenario("a_paused_container_can_be_saved", CRIU, paused),
     scenario(
         "runc_restores_what_was_saved",
-        &[Ferry, Root, Tool("criu"), Tool("runc"), Tool("iptables-restore")],
+        &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")],
         to_runc,
     ),
     scenario(
         "what_runc_saved_is_restored",
-        &[Ferry, Root, Tool("criu"), Tool("runc"), Tool("iptables-restore")],
+        &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")],
         from_runc,
     ),
     scenario("what_cannot_be_saved_is_named_and_goes_on", CRIU, refused),

@@ -12,7 +12,7 @@ use libtest_mimic::Failed;
 
 use super::case::{Case, MARK};
 use super::checkpoint::{CRIU, Row, checkpoint, images, pre_dump, restore};
-use super::need::Need::{CgroupV2, CriuTcp, Ferry, Root, Tool};
+use super::need::Need::{CgroupV2, Criu, CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines};
 use super::pseudo_terminal::Terminal;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -24,21 +24,21 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_socket_that_leads_out_is_connected_again_where_it_is_asked_for", CRIU, ext_unix_sk),
     scenario("a_terminal_from_outside_is_saved_where_it_is_asked_for", CRIU, shell_job),
     scenario("flags_that_find_nothing_to_do_hinder_nothing", CRIU, engines_flags),
-    scenario("connections_are_closed_where_it_is_asked_for", &[Ferry, Root, Tool("criu"), CriuTcp], tcp_close),
+    scenario("connections_are_closed_where_it_is_asked_for", &[Ferry, Root, Criu, CriuTcp], tcp_close),
     scenario(
         "a_connection_being_made_is_left_out_where_it_is_asked_for",
-        &[Ferry, Root, Tool("criu"), CriuTcp],
+        &[Ferry, Root, Criu, CriuTcp],
         in_flight,
     ),
     scenario(
         "connections_are_kept_still_by_nftables",
-        &[Ferry, Root, Tool("criu"), Tool("nft"), CriuTcp],
+        &[Ferry, Root, Criu, Tool("nft"), CriuTcp],
         network_lock,
     ),
-    scenario("memory_stays_behind_until_it_is_asked_for", &[Ferry, Root, Tool("criu"), CriuTcp], lazy_pages),
+    scenario("memory_stays_behind_until_it_is_asked_for", &[Ferry, Root, Criu, CriuTcp], lazy_pages),
     scenario("memory_goes_to_a_page_server", CRIU, page_server),
     scenario("logs_go_to_the_work_directory", CRIU, work_path),
-    scenario("cgroups_are_restored_as_asked", &[Ferry, Root, Tool("criu"), CgroupV2(&[])], cgroups_mode),
+    scenario("cgroups_are_restored_as_asked", &[Ferry, Root, Criu, CgroupV2(&[])], cgroups_mode),
     scenario("images_are_freed_as_they_are_read", CRIU, dedup_by_restore),
     scenario("pages_of_the_parent_are_freed", CRIU, dedup_by_dump),
     scenario("the_network_is_left_alone", CRIU, empty_ns),

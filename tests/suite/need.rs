@@ -29,6 +29,8 @@ pub enum Need {
     Ferry,
     /// A program on this machine.
     Tool(&'static str),
+    /// A CRIU that knows this machine's kernel.
+    Criu,
     /// A kernel whose TCP sockets answer what every CRIU before 4.2 asks of them.
     CriuTcp,
     /// A runtime (the first word) known to differ here, and how. It is tried all the same: if it fails, that is counted
@@ -59,6 +61,7 @@ impl Need {
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
+            Self::Criu => no_criu(),
             Self::CriuTcp => (!answers_passcred()).then(|| "needs a CRIU that knows this kernel's sockets".into()),
             Self::Peer(..) => None,
         }
@@ -100,10 +103,33 @@ fn no_systemd(root: bool) -> Option<String> {
     (!runs || !has_bus).then(|| "needs systemd, and a bus to it".into())
 }
 
+/// Since Linux 6.16 the vDSO is made of more pages than an older CRIU looks for.
+fn no_criu() -> Option<String> {
+    static MISSING: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let look = || {
+        if !on_path("criu") {
+            return Some("needs the program criu".into());
+        }
+        let answer = std::process::Command::new("criu").arg("--version").output().ok()?;
+        let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let version = answer.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap_or_default();
+        let fits = kernel() < vec![6, 16] || numbers(version) >= vec![4, 1];
+        (!fits).then(|| format!("needs a CRIU that knows this kernel, not {version:?}"))
+    };
+    MISSING.get_or_init(look).clone()
+}
+
+/// The kernel's version, part by part.
+fn kernel() -> Vec<u32> {
+    numbers(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(['.', '-']).map_while(|digits| digits.trim().parse().ok()).collect()
+}
+
 fn no_ksm() -> Option<String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|digits| digits.parse().ok()).collect();
-    let there = std::path::Path::new("/sys/kernel/mm/ksm/run").exists() && numbers >= vec![6, 7];
+    let there = std::path::Path::new("/sys/kernel/mm/ksm/run").exists() && kernel() >= vec![6, 7];
     (!there).then(|| "needs Linux 6.7 with KSM".into())
 }
 
