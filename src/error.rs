@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 /// The result of everything in ferry that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Deed, object, the kernel's answer and a hint. Printed on one line:
-/// `cannot mount proc on /proc: EPERM: Operation not permitted (hint: …)`.
+/// Deed, object, the kernel's answer, what then failed as well, and a hint. Printed on one line:
+/// `cannot mount proc on /proc: EPERM: Operation not permitted; and then: cannot … (hint: …)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(Box<Parts>);
 
@@ -23,6 +23,8 @@ struct Parts {
     deed: Cow<'static, str>,
     object: String,
     cause: Cause,
+    /// Errors that came after it, while it was being undone.
+    later: Vec<String>,
     hint: Option<Cow<'static, str>>,
     exit_code: u8,
 }
@@ -94,12 +96,19 @@ impl Error {
     }
 
     fn new(deed: Cow<'static, str>, object: String, cause: Cause) -> Self {
-        Self(Box::new(Parts { deed, object, cause, hint: None, exit_code: EXIT_FAILURE }))
+        let later = Vec::new();
+        Self(Box::new(Parts { deed, object, cause, later, hint: None, exit_code: EXIT_FAILURE }))
     }
 
     /// Adds what a person can do about it. The first hint stays: it is the one nearest to the failure.
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint.get_or_insert(hint.into());
+        self
+    }
+
+    /// Adds what failed as well while this was being undone: this one stays the error.
+    pub fn and_then<T>(mut self, undone: Result<T>) -> Self {
+        self.0.later.extend(undone.err().map(|second| second.to_string()));
         self
     }
 
@@ -111,7 +120,7 @@ impl Error {
 
     /// The form in which the child sends an error to whoever waits for it.
     pub fn to_wire(&self) -> Wire {
-        let Parts { deed, object, cause, hint, exit_code } = &*self.0;
+        let Parts { deed, object, cause, later, hint, exit_code } = &*self.0;
         let (kind, errno, said) = match cause {
             Cause::Plain => (0, 0, ""),
             Cause::Kernel(errno) => (1, *errno as i32, ""),
@@ -125,6 +134,7 @@ impl Error {
             kind,
             errno,
             said: said.to_owned(),
+            later: later.clone(),
             hint,
             exit_code: *exit_code,
         }
@@ -139,7 +149,8 @@ impl Error {
             _ => Cause::Said(wire.said),
         };
         let hint = wire.hint.map(Cow::Owned);
-        Self(Box::new(Parts { deed: wire.deed.into(), object: wire.object, cause, hint, exit_code: wire.exit_code }))
+        let Wire { object, later, exit_code, .. } = wire;
+        Self(Box::new(Parts { deed: wire.deed.into(), object, cause, later, hint, exit_code }))
     }
 
     /// The exit code that `main` ends with.
@@ -164,13 +175,14 @@ pub struct Wire {
     kind: u8,
     errno: i32,
     said: String,
+    later: Vec<String>,
     hint: Option<String>,
     exit_code: u8,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { deed, object, cause, hint, .. } = &*self.0;
+        let Parts { deed, object, cause, later, hint, .. } = &*self.0;
         match cause {
             Cause::Plain => write!(f, "{deed}")?,
             Cause::Kernel(errno) => {
@@ -178,6 +190,9 @@ impl fmt::Display for Error {
             }
             Cause::Config(why) => write!(f, "{deed}{object}: {why}")?,
             Cause::Said(why) => write!(f, "cannot {deed}{}{object}: {why}", space(object))?,
+        }
+        for second in later {
+            write!(f, "; and then: {second}")?;
         }
         match (hint, cause) {
             (Some(hint), _) => write!(f, " (hint: {hint})"),
@@ -246,6 +261,14 @@ mod tests {
             error.to_string(),
             "cannot mount proc on /proc: EPERM: Operation not permitted (hint: give the container a pid namespace)"
         );
+    }
+
+    #[test]
+    fn what_failed_as_well_stands_between_the_error_and_its_hint() {
+        let second: Result<()> = Err(Error::kernel("remove", "/x", Errno::EBUSY));
+        let error = Error::plain("no").hint("near").and_then(second).and_then(Ok(()));
+        assert_eq!(error.to_string(), "no; and then: cannot remove /x: EBUSY: Device or resource busy (hint: near)");
+        assert_eq!(Error::from_wire(error.to_wire()), error);
     }
 
     #[test]

@@ -183,11 +183,7 @@ pub fn dump_then(
     if decided.is_some() && frozen_since(subject.cgroup, frozen_before) {
         return Err(failed);
     }
-    // One that stays stopped is the worse of the two.
-    Err(match thaw(subject.cgroup, frozen_before) {
-        Ok(()) => failed,
-        Err(stopped) => stopped.hint(format!("before that: {failed}")),
-    })
+    Err(failed.and_then(thaw(subject.cgroup, frozen_before)))
 }
 
 /// Where the first process' standard streams lead.

@@ -133,9 +133,7 @@ impl<'a> Restore<'a> {
                 directories.put(&mut options);
                 Ok(Self { plan, choice, options, directories, status, criu })
             }
-            Err(error) => {
-                Err(criu.wait().err().map_or(error.clone(), |second| error.hint(format!("and then: {second}"))))
-            }
+            Err(error) => Err(error.and_then(criu.wait())),
         }
     }
 

@@ -7,7 +7,7 @@
 //! and goes to where it was in it, so that only another file can take its place; `/dev/null` stays what it is.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::{Pid, Uid, fchown};
@@ -84,30 +84,30 @@ impl Streams {
         }
     }
 
-    /// Puts the restorer's own streams in their place, as far as they led out of the container. What has to be opened for
-    /// that is added to `inherited`, whose numbers begin at [`FIRST_INHERITED`]; files are given to `owner`, who opens
-    /// them anew.
+    /// Puts the restorer's own streams in their place, as far as they led out of the container. They are added to
+    /// `inherited`, whose numbers begin at [`FIRST_INHERITED`]; files are given to `owner`, who opens them anew. CRIU closes
+    /// what it is handed, and goes on to look at its own standard input: so they are copies.
     ///
     /// # Errors
     /// A stream was a file of the host's, and the restorer's own is none.
     pub fn inherit(&self, options: &mut Options, inherited: &mut Vec<OwnedFd>, owner: Option<u32>) -> Result<()> {
         for (number, name) in (0..3).zip(&self.names) {
-            match file(name) {
+            let (key, handed) = match file(name) {
                 Some((key, NULL)) => {
                     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-                    let null = openat(CWD, NULL, flags, Mode::empty()).or_cannot("open", NULL)?;
-                    options.inherit.push((key.to_owned(), FIRST_INHERITED + inherited.len() as i32));
-                    inherited.push(null);
+                    (key, openat(CWD, NULL, flags, Mode::empty()).or_cannot("open", NULL)?)
                 }
                 Some((key, path)) => {
                     own_file(number, path, owner)?;
-                    options.inherit.push((key.to_owned(), number));
+                    (key, copy_of_own(number)?)
                 }
                 None if name.starts_with("pipe:[") || terminal(name).is_some() => {
-                    options.inherit.push((name.clone(), number))
+                    (name.as_str(), copy_of_own(number)?)
                 }
-                None => (),
-            }
+                None => continue,
+            };
+            options.inherit.push((key.to_owned(), FIRST_INHERITED + inherited.len() as i32));
+            inherited.push(handed);
         }
         Ok(())
     }
@@ -126,13 +126,21 @@ fn terminal(name: &str) -> Option<&str> {
     name.starts_with("tty[").then_some(name)
 }
 
-/// Checks that a stream of ferry's own can take the place of the file at `path`, and gives it to whoever is to open it.
-fn own_file(number: i32, path: &str, owner: Option<u32>) -> Result<()> {
-    let stream = match number {
+fn own(number: i32) -> BorrowedFd<'static> {
+    match number {
         0 => rustix::stdio::stdin(),
         1 => rustix::stdio::stdout(),
         _ => rustix::stdio::stderr(),
-    };
+    }
+}
+
+fn copy_of_own(number: i32) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(own(number), FIRST_INHERITED).or_cannot("copy", "a standard stream")
+}
+
+/// Checks that a stream of ferry's own can take the place of the file at `path`, and gives it to whoever is to open it.
+fn own_file(number: i32, path: &str, owner: Option<u32>) -> Result<()> {
+    let stream = own(number);
     let found = fstat(stream).or_cannot("look at", "a standard stream")?;
     if !is_reopened(FileType::from_raw_mode(found.st_mode), found.st_rdev) {
         let which = ["input", "output", "error"].get(number as usize).copied().unwrap_or_default();
@@ -223,11 +231,9 @@ mod tests {
         let streams = Streams { names };
         streams.inherit(&mut options, &mut inherited, None).unwrap();
         let named = |name: &str, number| (name.to_owned(), number);
-        assert_eq!(
-            options.inherit,
-            [named("pipe:[7]", 0), named("file[1f:2]", FIRST_INHERITED), named("tty[8800:1b]", 2)]
-        );
-        assert_eq!(inherited.len(), 1);
+        let expected = ["pipe:[7]", "file[1f:2]", "tty[8800:1b]"].into_iter().zip(FIRST_INHERITED..);
+        assert_eq!(options.inherit, expected.map(|(name, number)| named(name, number)).collect::<Vec<_>>());
+        assert_eq!(inherited.len(), 3);
         assert_eq!(streams.external().collect::<Vec<_>>(), ["file[1f:2]", "tty[8800:1b]"]);
         assert_eq!(streams.terminal(), Some(2));
     }

@@ -92,7 +92,7 @@ impl Store {
         });
         claimed.map_err(|error| match unlinkat(CWD, &path, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Answer::NOENT) => error,
-            Err(answer) => error.hint(format!("and then: cannot remove {}: {}", path.display(), errno(answer).desc())),
+            answer => error.and_then(answer.or_cannot("remove", path.display())),
         })
     }
 

@@ -55,10 +55,7 @@ pub fn add(inside: Inside<'_>, mounts: &[Mount], propagation: u64) -> Result<()>
         if let Err(error) = mount::make(&root, mount, source, &view) {
             let mut made = mounts[..index].iter().rev();
             let undone = made.try_for_each(|mount| detach(&root, &mount.destination, Links::Follow));
-            return Err(match undone {
-                Ok(()) => error,
-                Err(second) => error.hint(format!("and then: {second}")),
-            });
+            return Err(error.and_then(undone));
         }
     }
     Ok(())

@@ -357,10 +357,7 @@ impl Child {
             },
             false => error,
         };
-        match self.kill() {
-            Ok(()) => cause,
-            Err(second) => cause.hint(format!("and then: {second}")),
-        }
+        cause.and_then(self.kill())
     }
 
     /// How the child ended: see [`wait_for_end`].

@@ -337,7 +337,7 @@ impl Begun {
 
     /// Undoes everything; the error stays the first one, with what could not be undone beside it.
     pub(super) fn undo(self, setting: &Setting, error: Error) -> Error {
-        let error = and_then(error, self.child.kill());
+        let error = error.and_then(self.child.kill());
         let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
         let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
         let error = undo_entry(&self.entry, &self.record, error);
@@ -349,28 +349,20 @@ impl Begun {
 pub(super) fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {
     let Some(cgroup) = cgroup else { return error };
     let emptied = cgroup::life::kill(&cgroup).and_then(|()| cgroup::life::wait_empty(&cgroup, PATIENCE).map(drop));
-    let error = and_then(error, emptied);
-    and_then(error, cgroup.undo())
+    error.and_then(emptied).and_then(cgroup.undo())
 }
 
 pub(super) fn undo_resctrl(record: &Record, error: Error) -> Error {
     match &record.resctrl {
-        Some(groups) => and_then(error, cgroup::resctrl::remove(groups)),
+        Some(groups) => error.and_then(cgroup::resctrl::remove(groups)),
         None => error,
     }
 }
 
 pub(super) fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
     let error = match &record.store {
-        Some(store) => and_then(error, run_image::end(store, entry.path())),
+        Some(store) => error.and_then(run_image::end(store, entry.path())),
         None => error,
     };
-    and_then(error, entry.remove())
-}
-
-pub(super) fn and_then(error: Error, undone: Result<()>) -> Error {
-    match undone {
-        Ok(()) => error,
-        Err(second) => error.hint(format!("and then: {second}")),
-    }
+    error.and_then(entry.remove())
 }

@@ -119,10 +119,7 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
         .and_then(|()| serve(setting, &mut child, &process, options, &state));
     let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child.attended(), None) });
     // What nobody attends any more is not to go on in the dark.
-    attended.map_err(|error| match child.kill() {
-        Ok(()) => error,
-        Err(second) => error.hint(format!("and then: {second}")),
-    })
+    attended.map_err(|error| error.and_then(child.kill()))
 }
 
 /// The container's process, by a descriptor that stays its own.

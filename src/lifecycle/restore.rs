@@ -125,7 +125,7 @@ impl Restoring<'_> {
         let (plan, choice) = (self.plan, &self.options.choice);
         let restore = Restore::begin(plan, config, choice, &stage, self.cgroup.as_ref())?;
         if let Err(error) = self.limit(restore.pid()) {
-            return Err(create::and_then(error, restore.give_up()));
+            return Err(error.and_then(restore.give_up()));
         }
         let cgroup = self.record.cgroup.clone();
         let pid = restore.carry_out(cgroup.as_deref(), self)?;
@@ -179,7 +179,7 @@ impl Restoring<'_> {
     /// Undoes everything; the error stays the first one, with what could not be undone beside it.
     fn undo(self, error: Error) -> Error {
         let killed = self.first.map_or(Ok(()), end);
-        let error = create::and_then(error, killed);
+        let error = error.and_then(killed);
         let state = state_json(&self.record, self.plan, Status::Stopped);
         let error = create::undo_resctrl(&self.record, create::undo_cgroup(self.cgroup, error));
         let error = create::undo_entry(self.entry, &self.record, error);

@@ -50,10 +50,8 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
         let streams = hooks::Streams::open(&config.hooks, &config.annotations)?;
         hooks::run("poststart", &config.hooks.poststart, &state, &streams)
     };
-    executed.and_then(|()| poststart()).map_err(|error| match delete::clean_up(setting, &entry, Some(&record)) {
-        Ok(()) => error,
-        Err(second) => error.hint(format!("and then: {second}")),
-    })?;
+    let clean_up = || delete::clean_up(setting, &entry, Some(&record));
+    executed.and_then(|()| poststart()).map_err(|error| error.and_then(clean_up()))?;
     entry.unlock()?;
     if let (Some(notify), Some(init)) = (notify, record.init)
         && let Some(pid) = Pid::from_raw(init.pid)

@@ -74,10 +74,7 @@ impl Update<'_> {
             _ => Ok(()),
         };
         let undone = [self.tell_systemd(&self.previous.limits()), self.previous.restore(self.cgroup), rules()];
-        undone.into_iter().fold(error, |error, undone| match undone {
-            Ok(()) => error,
-            Err(second) => error.hint(format!("and then: {second}")),
-        })
+        undone.into_iter().fold(error, Error::and_then)
     }
 }
 
