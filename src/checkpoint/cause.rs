@@ -21,7 +21,7 @@ const CONSEQUENCES: [&str; 6] =
     ["FAILED", "failed with -1", "Unable to open fd=", "RPC client reported", "killed by signal 9", "exited, status="];
 
 /// What is said, and the way out. The first row that fits is taken.
-const WAYS_OUT: [(&str, &str); 26] = [
+const WAYS_OUT: [(&str, &str); 27] = [
     (
         "opt: Operation not supported",
         "this CRIU does not know the sockets of this kernel: install a newer one, 4.2 or later",
@@ -53,6 +53,7 @@ const WAYS_OUT: [(&str, &str); 26] = [
     ("Address already in use", "an address of the container's is taken here"),
     ("Can't bind inet socket back", "the network must have the addresses it had when the container was dumped"),
     ("soft-dirty", "this kernel does not track memory: checkpoint without --pre-dump and --parent-path"),
+    ("Can't get rlimit", "CRIU needs CAP_SYS_RESOURCE to save processes of other users than its own"),
     ("Nested", "CRIU cannot dump a container in a container"),
 ];
 

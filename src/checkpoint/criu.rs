@@ -17,6 +17,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +29,7 @@ use nix::sys::socket::{
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execve};
 
+use super::ending;
 use super::rpc::{Deed, Feature, Request, Response};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
@@ -46,6 +48,9 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /// The first descriptor of CRIU's that is neither a standard stream nor its socket.
 pub const FIRST_INHERITED: i32 = 4;
 const SOCKET: i32 = 3;
+
+/// How long CRIU may take to give up by itself.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// An answer longer than this is none. Bytes.
 const LONGEST: usize = 64 * 1024;
@@ -201,19 +206,30 @@ impl Criu {
     }
 
     /// Asks, and hears what CRIU tells until it answers. Where `heard` fails, or the user interrupts, CRIU is told to
-    /// give up, and that is the error once it has. Signals must be blocked for an interrupt to be noticed.
+    /// give up, and that is the error once it has; one that is interrupted and says nothing for long is ended. Signals
+    /// must be blocked for an interrupt to be noticed.
     ///
     /// # Errors
     /// `heard`'s own, an interrupt, or CRIU ends without an answer. An answer without success is no error here.
     pub fn ask(&self, request: &Request, heard: &mut dyn FnMut(Notice) -> Result<()>) -> Result<Response> {
         let signals = interrupts()?;
         let mut refused: Option<Error> = None;
+        // Until then an interrupted CRIU may come to where it can give up.
+        let mut until: Option<Instant> = None;
         self.send(request)?;
         loop {
-            let interrupted = self.wait_for_word(&signals)?;
-            if let (Some(signal), None) = (interrupted, &refused) {
-                refused = Some(Error::plain(format!("interrupted by {signal}")));
-                continue;
+            match self.wait_for_word(&signals, until)? {
+                Heard::Word => (),
+                Heard::Interrupt(signal) => {
+                    refused.get_or_insert_with(|| Error::plain(format!("interrupted by {signal}")));
+                    until.get_or_insert_with(|| Instant::now() + GRACE);
+                    continue;
+                }
+                Heard::Nothing => {
+                    ending::end(self.pid, self.pidfd.as_fd())?;
+                    until = None;
+                    continue;
+                }
             }
             if !self.has_word() {
                 return Err(refused.unwrap_or_else(|| self.gone()));
@@ -233,23 +249,10 @@ impl Criu {
         }
     }
 
-    /// Waits for CRIU's next word, or its end; answers a signal that came before it. The end of the stream would not do: what CRIU
-    /// has restored so far holds the socket too.
-    fn wait_for_word(&self, signals: &SignalFd) -> Result<Option<Signal>> {
-        loop {
-            let waited = [self.socket.as_fd(), self.pidfd.as_fd(), signals.as_fd()];
-            let mut waited = waited.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut waited, PollTimeout::NONE) {
-                Err(Errno::EINTR) => continue,
-                answer => answer.or_cannot("wait for", "CRIU")?,
-            };
-            if waited[..2].iter().any(|fd| fd.any().unwrap_or(false)) {
-                return Ok(None);
-            }
-            if let Some(info) = signals.read_signal().or_cannot("read", "signals")? {
-                return Ok(Signal::try_from(info.ssi_signo as i32).ok());
-            }
-        }
+    /// Waits for CRIU's next word, or its end. The end of the stream would not do: what CRIU has restored so far holds the
+    /// socket too.
+    fn wait_for_word(&self, signals: &SignalFd, until: Option<Instant>) -> Result<Heard> {
+        wait_for(&[self.socket.as_fd(), self.pidfd.as_fd()], signals, until)
     }
 
     /// Whether there is something to be received: what was said before the end is still there after it.
@@ -304,17 +307,58 @@ impl Criu {
         Error::said("hear from", "CRIU", format!("it ended without an answer ({how})"))
     }
 
-    /// Ends the conversation, upon which CRIU ends if it has not yet, and waits for that.
+    /// Ends the conversation, upon which CRIU ends if it has not yet, and waits for that. An interrupt ends one that hangs.
     ///
     /// # Errors
     /// The kernel's answer.
     pub fn wait(self) -> Result<()> {
-        let Self { pid, socket, channel, .. } = self;
+        let Self { pid, socket, channel, pidfd } = self;
         drop((socket, channel));
+        let (signals, mut until) = (interrupts()?, None);
+        loop {
+            match wait_for(&[pidfd.as_fd()], &signals, until)? {
+                Heard::Word => break,
+                Heard::Interrupt(_) => until = until.or(Some(Instant::now() + GRACE)),
+                Heard::Nothing => ending::end(pid, pidfd.as_fd()).map(|()| until = None)?,
+            }
+        }
         match reap(pid) {
             // It was reaped when it was gone too early.
             Ok(_) | Err(Errno::ECHILD) => Ok(()),
             Err(answer) => Err(Error::kernel("wait for", "CRIU", answer)),
+        }
+    }
+}
+
+/// What came first.
+enum Heard {
+    /// Something to be received, or the end.
+    Word,
+    /// The user's signal.
+    Interrupt(Signal),
+    /// Neither, for as long as was to be waited.
+    Nothing,
+}
+
+fn wait_for(fds: &[BorrowedFd<'_>], signals: &SignalFd, until: Option<Instant>) -> Result<Heard> {
+    loop {
+        let mut waited: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        waited.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut waited, timeout) {
+            Err(Errno::EINTR) => continue,
+            answer => answer.or_cannot("wait for", "CRIU")?,
+        };
+        if waited[..fds.len()].iter().any(|fd| fd.any().unwrap_or(false)) {
+            return Ok(Heard::Word);
+        }
+        let signal = signals.read_signal().or_cannot("read", "signals")?;
+        if let Some(signal) = signal.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()) {
+            return Ok(Heard::Interrupt(signal));
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(Heard::Nothing);
         }
     }
 }

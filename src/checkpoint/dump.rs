@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
@@ -17,9 +18,12 @@ use super::rpc::{CgroupsMode, Deed, Feature, NetworkLock, Options, Request};
 use super::streams::Streams;
 use super::{cause, external, obstacles};
 use crate::cgroup::{Cgroup, life};
+use crate::container::store::Entry;
+use crate::container::worker::Worker;
 use crate::error::{Context, Error, Result};
 use crate::namespaces::{self, Kind};
 use crate::path::{Root, fd_path};
+use crate::procfs;
 use crate::rootfs::mount::new_filesystem;
 use crate::rootfs::{self, mountinfo, options as mount};
 use crate::spec::Config;
@@ -88,6 +92,8 @@ pub struct Subject<'a> {
     pub pid: Pid,
     /// Its cgroup.
     pub cgroup: Option<&'a Cgroup>,
+    /// Its directory, where CRIU's process is noted, so that `delete --force` finds one that hangs.
+    pub entry: Option<&'a Entry>,
 }
 
 /// How long processes may take to go on.
@@ -134,6 +140,7 @@ pub fn dump_then(
     }
     if choice.choice.lazy_pages {
         check_feature(&program, Feature::LazyPages)?;
+        check_pipe()?;
     }
     let pids = processes(subject)?;
     if !choice.pre_dump {
@@ -154,7 +161,8 @@ pub fn dump_then(
     let deed = if choice.pre_dump { Deed::PreDump } else { Deed::Dump };
     let criu = Criu::start(&program, &Start::default())?;
     let mut decided = None;
-    let answer = criu.executed().and_then(|()| {
+    let noted = subject.entry.map(|entry| entry.note_worker(&Worker::own(Some(criu.pid))?)).transpose();
+    let answer = noted.and_then(|_| criu.executed()).and_then(|()| {
         criu.ask(&Request::Deed(deed, Box::new(options)), &mut |notice| {
             ready(&notice.script, &mut status)?;
             let afterwards = heard(&notice.script)?;
@@ -178,7 +186,7 @@ pub fn dump_then(
             let log = choice.choice.log_directory().join(LOG);
             cause::error("checkpoint container", &format!("{:?}", subject.id), &log, answer.errno)
         }
-        Err(error) => error,
+        Err(error) => error.and_then(ended.and_then(|()| survived(&pids))),
     };
     if decided.is_some() && frozen_since(subject.cgroup, frozen_before) {
         return Err(failed);
@@ -204,6 +212,30 @@ fn streams(subject: &Subject<'_>, choice: &DumpChoice, pids: &[Pid]) -> Result<S
 /// Whether whoever decided has frozen it: then it is not to go on.
 fn frozen_since(cgroup: Option<&Cgroup>, frozen_before: bool) -> bool {
     !frozen_before && cgroup.is_some_and(|cgroup| life::is_frozen(cgroup).unwrap_or(true))
+}
+
+/// Somebody who kills CRIU may kill a process along with it: see [`super::ending`].
+fn survived(pids: &[Pid]) -> Result<()> {
+    let ended = |pid: &&Pid| procfs::stat(**pid).map_or(true, |stat| stat.is_dead());
+    let ended: Vec<String> = pids.iter().filter(ended).map(ToString::to_string).collect();
+    if ended.is_empty() {
+        return Ok(());
+    }
+    Err(Error::plain(format!("these of the container's processes have ended meanwhile: {}", ended.join(", "))))
+}
+
+/// What CRIU hands out page by page goes through a pipe as large as it can be; it does not look whether it got one, and
+/// fails with the container stopped. criu/page-pipe.c, pipe_read_dest_init
+fn check_pipe() -> Result<()> {
+    // As many slots (`struct pipe_buffer`, 40 bytes) as eight pages hold, and a page in each.
+    let page = rustix::param::page_size();
+    let size = (8 * page / 40).next_power_of_two() * page;
+    let (read, _write) = nix::unistd::pipe().or_cannot("make", "a pipe")?;
+    match fcntl(&read, FcntlArg::F_SETPIPE_SZ(i32::try_from(size).unwrap_or(i32::MAX))) {
+        Ok(_) => Ok(()),
+        Err(answer) => Err(Error::kernel("make", format!("the pipe of {size} bytes that --lazy-pages takes"), answer)
+            .hint(format!("run ferry with CAP_SYS_RESOURCE, or set fs.pipe-max-size to {size}"))),
+    }
 }
 
 /// A CRIU that was killed leaves the processes stopped.

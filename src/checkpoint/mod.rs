@@ -8,6 +8,7 @@
 //!   obstacles        what CRIU cannot dump, found before anything is stopped
 //!   criu             the process and the conversation
 //!     rpc, wire      its messages
+//!     ending         its end in the middle, which leaves the container running
 //!   cause            its log -> why it failed
 //! ```
 //!
@@ -17,7 +18,9 @@
 pub mod cause;
 pub mod criu;
 pub mod dump;
+mod ending;
 pub mod external;
+mod held;
 pub mod obstacles;
 pub mod restore;
 pub mod rpc;

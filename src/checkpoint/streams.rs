@@ -101,9 +101,7 @@ impl Streams {
                     own_file(number, path, owner)?;
                     (key, copy_of_own(number)?)
                 }
-                None if name.starts_with("pipe:[") || terminal(name).is_some() => {
-                    (name.as_str(), copy_of_own(number)?)
-                }
+                None if name.starts_with("pipe:[") || terminal(name).is_some() => (name.as_str(), copy_of_own(number)?),
                 None => continue,
             };
             options.inherit.push((key.to_owned(), FIRST_INHERITED + inherited.len() as i32));

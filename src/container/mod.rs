@@ -4,6 +4,7 @@ pub mod id;
 pub mod record;
 pub mod status;
 pub mod store;
+pub mod worker;
 
 pub use id::Id;
 pub use record::Record;

@@ -2,7 +2,7 @@
 //!
 //! In it: `state.json` (the record), `config.json` (a copy: the bundle may change or go), `gate` (the socket on which a
 //! created container waits for `start`), `root`, upon which a copy-on-write root is staged, and `notify`, where a container says
-//! that it is ready. Everything ferry leaves on
+//! that it is ready, and `worker`, while a checkpoint or restore is at work. Everything ferry leaves on
 //! disk is below, so that removing it by name is removing all.
 
 use std::ffi::CStr;
@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno as Answer;
 
+use super::worker::Worker;
 use super::{Id, Record, record};
 use crate::error::{Context, Error, Result};
 use crate::path::errno;
@@ -32,11 +33,13 @@ pub const STAGE: &CStr = c"root";
 
 /// The directory that a container is given to say there that it is ready.
 const NOTIFY: &CStr = c"notify";
+/// Who holds the lock for long.
+const WORKER: &CStr = c"worker";
 /// The socket in it, from the container's directory on.
 pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
 
 /// What else can be in a container's directory, beside the record, the configuration and the two directories.
-const RARE: [&CStr; 4] = [STATE_NEW, CONFIG_NEW, GATE, c"notify/notify.sock"];
+const RARE: [&CStr; 5] = [STATE_NEW, CONFIG_NEW, GATE, c"notify/notify.sock", WORKER];
 
 /// A record larger than this is none of ours. Bytes.
 const LARGEST: u64 = 1 << 20;
@@ -191,6 +194,43 @@ impl Entry {
         // The lock is on the directory that was opened, which may have been deleted meanwhile.
         let links = rustix::fs::fstat(&self.dir).or_cannot("lock", self.path.display())?.st_nlink;
         if links == 0 { Err(self.missing()) } else { Ok(()) }
+    }
+
+    /// As [`Entry::lock`], without waiting. False: another process has it.
+    ///
+    /// # Errors
+    /// The container was deleted.
+    pub fn try_lock(&self) -> Result<bool> {
+        match flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Answer::WOULDBLOCK) => Ok(false),
+            answer => answer.or_cannot("lock", self.path.display()).and_then(|()| self.lock()).map(|()| true),
+        }
+    }
+
+    /// Notes who works on the container for long. [`Entry::rest`] takes the note away.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn note_worker(&self, worker: &Worker) -> Result<()> {
+        let text = serde_json::to_vec(worker).unwrap_or_default();
+        self.write(WORKER, &text)
+    }
+
+    /// Who works on the container for long. A note that is none names nobody.
+    pub fn worker(&self) -> Option<Worker> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.dir, WORKER, flags, Mode::empty()).ok()?);
+        let mut text = Vec::new();
+        file.take(LARGEST).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The work is done.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn rest(&self) -> Result<()> {
+        self.unlink(WORKER)
     }
 
     fn missing(&self) -> Error {

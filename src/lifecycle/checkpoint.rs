@@ -1,11 +1,14 @@
 //! `checkpoint`: a container's state to files. It is gone afterwards, unless it is to go on.
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::Pid;
 
-use super::{Setting, delete, live};
+use super::live::{self, Live};
+use super::{Setting, delete};
 use crate::cgroup;
 use crate::checkpoint::dump::{self, DumpChoice, Subject};
 use crate::container::Status;
+use crate::container::worker::Worker;
 use crate::error::{Context, Error, Result};
 
 /// Dumps a container.
@@ -27,20 +30,31 @@ pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()
         return Err(Error::plain(format!("container {id:?} cannot be checkpointed: its root goes with it"))
             .hint("run it from a bundle, whose root filesystem is still there when it is restored"));
     }
-    let config = container.entry.config()?;
-    let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
-    let subject = Subject {
-        id,
-        config: &config,
-        bundle: &container.record.bundle,
-        rootfs: &container.record.rootfs,
-        pid: init.pid(),
-        cgroup: cgroup.as_ref(),
-    };
-    dump::dump(&subject, choice)?;
+    container.entry.note_worker(&Worker::own(None)?)?;
+    let dumped = dump_container(&container, init.pid(), choice);
+    let rested = container.entry.rest();
+    match dumped {
+        Ok(()) => rested?,
+        Err(error) => return Err(error.and_then(rested)),
+    }
     if choice.leave_running || choice.pre_dump {
         return Ok(());
     }
     // Its processes have ended; what is left of it is in the images.
     delete::clean_up(setting, &container.entry, Some(&container.record))
+}
+
+fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice) -> Result<()> {
+    let config = container.entry.config()?;
+    let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
+    let subject = Subject {
+        id: container.entry.id.as_str(),
+        config: &config,
+        bundle: &container.record.bundle,
+        rootfs: &container.record.rootfs,
+        pid,
+        cgroup: cgroup.as_ref(),
+        entry: Some(&container.entry),
+    };
+    dump::dump(&subject, choice)
 }

@@ -24,7 +24,7 @@ use crate::sys::signal::pidfd_send;
 /// The container runs and `force` is not given; something cannot be removed.
 pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
     let id = Id::new(id)?;
-    let entry = match Store::new(&setting.root).open(&id).and_then(|entry| entry.lock().map(|()| entry)) {
+    let entry = match Store::new(&setting.root).open(&id).and_then(|entry| lock(&entry, force).map(|()| entry)) {
         Ok(entry) => entry,
         Err(error) if force && error.errno().is_none() => return Ok(()),
         Err(error) => return Err(error),
@@ -63,6 +63,20 @@ pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
         }
     }
     clean_up(setting, &entry, record.as_ref())
+}
+
+/// Waits for the lock. With force a checkpoint or restore that has it is interrupted, and a CRIU that outlived its ferry
+/// ended: it would hold the processes back from their end.
+fn lock(entry: &Entry, force: bool) -> Result<()> {
+    if !force {
+        return entry.lock();
+    }
+    match (entry.try_lock()?, entry.worker()) {
+        (true, Some(worker)) => worker.end_criu(),
+        (true, None) => Ok(()),
+        (false, Some(worker)) => worker.interrupt().and_then(|()| entry.lock()),
+        (false, None) => entry.lock(),
+    }
 }
 
 /// Ends what runs, removes the cgroup, then the container's directory: as long as anything is left, the record says what.

@@ -17,6 +17,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::checkpoint::restore::{Keeper, Restore, RestoreChoice, made_time_namespace};
 use crate::container::record::Init;
 use crate::container::store::Entry;
+use crate::container::worker::Worker;
 use crate::container::{Id, Record, Status, Store};
 use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::host;
@@ -120,16 +121,19 @@ impl Restoring<'_> {
         create::prepare(self.entry, &self.record, self.plan, None)?;
         self.entry.keep_config(text)?;
         let stage = self.entry.make_stage()?;
+        self.entry.note_worker(&Worker::own(None)?)?;
         self.cgroup = create::make_cgroup(self.plan, self.setting.rootless)?;
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         let (plan, choice) = (self.plan, &self.options.choice);
         let restore = Restore::begin(plan, config, choice, &stage, self.cgroup.as_ref())?;
-        if let Err(error) = self.limit(restore.pid()) {
+        let noted = Worker::own(Some(restore.pid())).and_then(|worker| self.entry.note_worker(&worker));
+        if let Err(error) = noted.and_then(|()| self.limit(restore.pid())) {
             return Err(error.and_then(restore.give_up()));
         }
         let cgroup = self.record.cgroup.clone();
         let pid = restore.carry_out(cgroup.as_deref(), self)?;
         self.entry.remove_stage()?;
+        self.entry.rest()?;
         self.announce(pid)
     }
 

@@ -8,12 +8,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::json;
 
-use super::case::{Case, marked_processes};
+use super::case::Case;
 use super::need::Need::{self, CgroupV2, Criu, CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines};
 use super::pseudo_terminal::ConsoleSocket;
@@ -38,22 +37,12 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("limits_are_those_of_the_bundle", &[Ferry, Root, Criu, CgroupV2(&["pids"])], limits),
     scenario("hooks_run_as_on_start", CRIU, hooks),
     scenario("a_paused_container_can_be_saved", CRIU, paused),
-    scenario(
-        "runc_restores_what_was_saved",
-        &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")],
-        to_runc,
-    ),
-    scenario(
-        "what_runc_saved_is_restored",
-        &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")],
-        from_runc,
-    ),
+    scenario("runc_restores_what_was_saved", &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")], to_runc),
+    scenario("what_runc_saved_is_restored", &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")], from_runc),
     scenario("what_cannot_be_saved_is_named_and_goes_on", CRIU, refused),
     scenario("only_a_running_container_can_be_saved", &[Ferry, Root], not_running),
     scenario("a_restore_without_images_leaves_nothing", CRIU, without_images),
     scenario("broken_images_leave_nothing", CRIU, broken_images),
-    scenario("a_killed_checkpoint_loses_no_container", CRIU, killed_checkpoint),
-    scenario("a_killed_restore_is_cleaned_up_by_delete", CRIU, killed_restore),
 ];
 
 /// How often a container goes there and back.
@@ -86,7 +75,7 @@ impl Row {
         self.next
     }
 
-    fn read(&mut self) -> Outcome {
+    pub(super) fn read(&mut self) -> Outcome {
         let line = self.lines.until("")?;
         if line != self.next.to_string() {
             return Err(format!("after {} came {line:?}", self.next.saturating_sub(1)).into());
@@ -119,7 +108,7 @@ pub(super) fn restore(case: &mut Case, flags: &[&str]) -> Result<Lines, Failed> 
 }
 
 /// Starts a restore and does not wait. Standard error was a file, and so only a file can take its place.
-fn spawn_restore(case: &Case, args: &[&str]) -> Result<(Child, Lines), Failed> {
+pub(super) fn spawn_restore(case: &Case, args: &[&str]) -> Result<(Child, Lines), Failed> {
     let errors = fs::File::options().write(true).open(case.directory.join("errors"))?;
     let (lines, pipe) = Lines::pipe(case.patience())?;
     let child = case.command(&[&["restore"], args].concat()).stdout(pipe).stderr(errors).spawn()?;
@@ -495,94 +484,6 @@ fn broken_images(case: &mut Case) -> Outcome {
         assert!(said.stderr.starts_with("ferry: cannot"), "{name}: {}", said.stderr);
         assert_eq!(case.leftovers()?, Vec::<String>::new(), "{name}");
         fs::write(&path, whole)?;
-    }
-    let lines = restore(case, &[])?;
-    row.continued(lines)
-}
-
-/// At so many moments something is killed.
-fn moments() -> u32 {
-    if std::env::var_os("FERRY_LONG").is_some() { 30 } else { 5 }
-}
-
-/// ferry's children but for the container's first process, which has a pid namespace to itself: CRIU, or nobody.
-fn criu_of(ferry: u32) -> Vec<i32> {
-    let children = fs::read_to_string(format!("/proc/{ferry}/task/{ferry}/children")).unwrap_or_default();
-    let outside = |pid: &i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("NSpid:").is_some_and(|pids| pids.split_whitespace().count() == 1))
-    };
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(outside).collect()
-}
-
-/// Kills ferry, or CRIU below it, at a moment, and waits until both are gone.
-#[allow(clippy::disallowed_methods, reason = "the moment is what the test is about")]
-fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &str) -> Outcome {
-    use nix::sys::signal::{Signal, kill};
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    std::thread::sleep(moment);
-    let ferry = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-    // It stands still while one looks whom there is. It may have ended by itself, as may they.
-    kill(ferry, Signal::SIGSTOP).ok();
-    waitid(Id::Pid(ferry), WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
-    let criu = criu_of(child.id());
-    if whom == "ferry" {
-        kill(ferry, Signal::SIGKILL).ok();
-    } else {
-        for pid in &criu {
-            kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL).ok();
-        }
-    }
-    kill(ferry, Signal::SIGCONT).ok();
-    output::wait(child, case.patience())?;
-    criu.into_iter().try_for_each(|pid| case.wait_for(u32::try_from(pid)?))
-}
-
-fn killed_checkpoint(case: &mut Case) -> Outcome {
-    for whom in ["ferry", "criu"] {
-        for number in 0..moments() {
-            let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
-            row.go_on(3)?;
-            let (images, id) = (case.path(&format!("{whom}-{number}")), case.id.clone());
-            let (mut child, _) = case.spawn(&["checkpoint", "--image-path", &images, &id])?;
-            kill_at(case, &mut child, Duration::from_millis(u64::from(number) * 40), whom)?;
-            let answer = case.call(&["state", &id])?;
-            let runs = answer.code == 0 && answer.json()?["status"] == "running";
-            // Either it is as before, or it was saved before the kill came. A CRIU that was killed while its own code ran in a
-            // process has taken that one along.
-            match runs {
-                false if whom == "criu" => (),
-                true => row.go_on(5).map_err(|why| format!("{whom} at {number}: {why:?}"))?,
-                false => {
-                    let bundle = case.bundle.path().display().to_string();
-                    case.call(&["delete", "--force", &id])?.success()?;
-                    let lines =
-                        case.begin(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &id])?;
-                    row.continued(lines).map_err(|why| format!("{whom} at {number}, saved: {why:?}"))?;
-                }
-            }
-            case.call(&["delete", "--force", &id])?.success()?;
-            // What CRIU was running at that moment ends by itself.
-            marked_processes(&case.directory).into_iter().try_for_each(|pid| case.wait_for(pid))?;
-            assert_eq!(case.leftovers()?, Vec::<String>::new(), "{whom} at {number}");
-        }
-    }
-    Ok(())
-}
-
-fn killed_restore(case: &mut Case) -> Outcome {
-    let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
-    row.go_on(3)?;
-    checkpoint(case, &[])?;
-    let (images, id, bundle) = (images(case), case.id.clone(), case.bundle.path().display().to_string());
-    for whom in ["ferry", "criu"] {
-        for number in 0..moments() {
-            let (mut child, _lines) =
-                spawn_restore(case, &["--detach", "--image-path", &images, "--bundle", &bundle, &id])?;
-            kill_at(case, &mut child, Duration::from_millis(u64::from(number) * 40), whom)?;
-            case.call(&["delete", "--force", &id])?.success()?;
-            assert_eq!(case.leftovers()?, Vec::<String>::new(), "{whom} at {number}");
-        }
     }
     let lines = restore(case, &[])?;
     row.continued(lines)

@@ -72,7 +72,8 @@ pub fn wait_for_pid(pid: u32, limit: Duration) -> Result<bool, Failed> {
     let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err("no such pid".into()) };
     match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
         Ok(pidfd) => readable(&pidfd, limit),
-        Err(rustix::io::Errno::SRCH) => Ok(true),
+        // EINVAL: it has ended, and its number lives on as that of a session or a group.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

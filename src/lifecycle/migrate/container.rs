@@ -65,6 +65,7 @@ impl Locked {
             rootfs: &self.live.record.rootfs,
             pid: self.pid,
             cgroup: Some(&self.cgroup),
+            entry: None,
         }
     }
 }

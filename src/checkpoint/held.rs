@@ -1,0 +1,81 @@
+//! The processes that CRIU holds by ptrace, as `/proc/PID/status` shows them. proc_pid_status(5)
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// A process, or one of its threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Its state letter.
+    pub state: u8,
+    /// Who holds it.
+    pub tracer: i32,
+    /// A bit for each blocked signal.
+    pub blocked: u64,
+}
+
+/// Every process that `tracer` holds: its directory in `/proc`.
+pub fn processes(tracer: Pid) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbered =
+        entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    let paths = numbered.map(|entry| entry.path());
+    paths.filter(move |path| status(path).is_some_and(|status| status.tracer == tracer.as_raw()))
+}
+
+/// The threads of a process, the first one among them.
+pub fn threads(process: &Path) -> impl Iterator<Item = Status> {
+    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| status(&thread.path()))
+}
+
+/// `None`: it has ended.
+fn status(directory: &Path) -> Option<Status> {
+    std::fs::read_to_string(directory.join("status")).ok().map(|text| parse(&text))
+}
+
+fn parse(text: &str) -> Status {
+    let mut status = Status::default();
+    for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        let mask = || u64::from_str_radix(value, 16).unwrap_or(u64::MAX);
+        match key {
+            "State" => status.state = value.bytes().next().unwrap_or_default(),
+            "TracerPid" => status.tracer = value.parse().unwrap_or_default(),
+            "SigBlk" => status.blocked = mask(),
+            _ => (),
+        }
+    }
+    status
+}
+
+impl Status {
+    /// CRIU blocks every signal in a thread before it has it run code. One that sleeps then waits for CRIU's word.
+    pub fn is_in_foreign_code(&self) -> bool {
+        // Those that cannot be blocked, and the breakpoint's, which unblocks itself.
+        const NEVER: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGTRAP];
+        const CLASSIC: u64 = (1 << 31) - 1;
+        let never = NEVER.iter().fold(0, |bits, signal| bits | 1 << (*signal as i32 - 1));
+        matches!(self.state, b't' | b'R') && (self.blocked | never) & CLASSIC == CLASSIC
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_in_foreign_code_is_told_by_what_it_blocks() {
+        let of = |state: &str, blocked: &str| {
+            parse(&format!("Name:\tx\nState:\t{state}\nTracerPid:\t42\nSigBlk:\t{blocked}\n"))
+        };
+        assert_eq!(of("t (tracing stop)", "0").tracer, 42);
+        assert!(of("t (tracing stop)", "fffffffe7ffbfeff").is_in_foreign_code());
+        assert!(of("R (running)", "fffffffe7ffbfeef").is_in_foreign_code());
+        assert!(!of("S (sleeping)", "fffffffe7ffbfeff").is_in_foreign_code(), "it waits");
+        assert!(!of("t (tracing stop)", "0000000000010000").is_in_foreign_code(), "it is only stopped");
+        assert!(!parse("nonsense").is_in_foreign_code());
+    }
+}
