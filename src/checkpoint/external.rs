@@ -107,7 +107,7 @@ fn outside_places<'a>(rootfs: &'a Rootfs, namespaces: &Namespaces) -> impl Itera
 }
 
 /// A place inside the root as the mount table has it: links followed. One that is not there has the name it is given.
-fn inside(root: &Root, place: &Path) -> Result<PathBuf> {
+pub fn inside(root: &Root, place: &Path) -> Result<PathBuf> {
     let Ok(found) = root.resolve(place, Links::Follow) else { return Ok(place.to_owned()) };
     let (found, root) = (name_of(&found)?, name_of(root.dir())?);
     Ok(match found.strip_prefix(&root) {

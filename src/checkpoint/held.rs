@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// A process, or one of its threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
     /// Its state letter.
     pub state: u8,
@@ -14,6 +14,16 @@ pub struct Status {
     pub tracer: i32,
     /// A bit for each blocked signal.
     pub blocked: u64,
+    /// Its user ids, all four.
+    pub uids: Vec<u32>,
+    /// Its group ids, all four.
+    pub gids: Vec<u32>,
+    /// Its five capability sets, together.
+    pub capabilities: u64,
+    /// Whether no exec may gain privileges.
+    pub no_new_privileges: bool,
+    /// Whether it has system call filters.
+    pub filtered: bool,
 }
 
 /// Every process that `tracer` holds: its directory in `/proc`.
@@ -41,10 +51,16 @@ fn parse(text: &str) -> Status {
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
         let value = value.trim();
         let mask = || u64::from_str_radix(value, 16).unwrap_or(u64::MAX);
+        let ids = || value.split_whitespace().map(|id| id.parse().unwrap_or(u32::MAX)).collect();
         match key {
             "State" => status.state = value.bytes().next().unwrap_or_default(),
             "TracerPid" => status.tracer = value.parse().unwrap_or_default(),
             "SigBlk" => status.blocked = mask(),
+            "Uid" => status.uids = ids(),
+            "Gid" => status.gids = ids(),
+            "CapInh" | "CapPrm" | "CapEff" | "CapBnd" | "CapAmb" => status.capabilities |= mask(),
+            "NoNewPrivs" => status.no_new_privileges = value == "1",
+            "Seccomp" => status.filtered = value == "2",
             _ => (),
         }
     }
@@ -77,5 +93,15 @@ mod tests {
         assert!(!of("S (sleeping)", "fffffffe7ffbfeff").is_in_foreign_code(), "it waits");
         assert!(!of("t (tracing stop)", "0000000000010000").is_in_foreign_code(), "it is only stopped");
         assert!(!parse("nonsense").is_in_foreign_code());
+    }
+
+    #[test]
+    fn what_a_thread_may_do() {
+        let text =
+            "Uid:\t1\t2\t3\t4\nCapInh:\t0000000000000001\nCapAmb:\t0000000000000100\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        let status = parse(text);
+        assert_eq!((status.uids.as_slice(), status.capabilities), (&[1, 2, 3, 4][..], 0x101));
+        assert!(status.no_new_privileges && status.filtered);
+        assert_eq!(parse("CapBnd:\tgarbage\n").capabilities, u64::MAX, "what cannot be read is feared");
     }
 }

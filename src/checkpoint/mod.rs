@@ -10,17 +10,24 @@
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
 //!   cause            its log -> why it failed
+//! archive::…         images <-> one file                  lifecycle::archive
+//!   audit            what was restored from it, against config.json, before any of it runs
 //! ```
 //!
 //! The directory of images is CRIU's own, with one file beside: `descriptors.json`, what the standard streams led to. That
 //! is also runc's layout, so that each restores what the other dumped.
 
+pub mod archive;
+mod audit;
+mod audit_limits;
+mod audit_mounts;
 pub mod cause;
 pub mod criu;
 pub mod dump;
 mod ending;
 pub mod external;
 mod held;
+mod images;
 pub mod obstacles;
 pub mod restore;
 pub mod rpc;

@@ -13,6 +13,7 @@
 //!   | <--- setup-namespaces, pid --------- |  hooks, loopback: the namespaces are there, and nobody runs in them
 //!   | <--- orphan-pts-master, descriptor - |  (only with a terminal)
 //!   | <--- post-restore ------------------ |  the record is saved: from here on the container lives
+//!   | <--- pre-resume -------------------- |  what came from an archive is looked at
 //!   | <--- success ----------------------- |
 //! ```
 
@@ -21,14 +22,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::criu::{Criu, FIRST_INHERITED, Notice, Start, check_feature, check_version, find};
 use super::dump::{self, Choice, Directories};
 use super::rpc::{Deed, Feature, Options, Pair, Request};
 use super::streams::Streams;
-use super::{cause, external};
+use super::{audit, cause, external, held};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
@@ -51,6 +54,8 @@ pub struct RestoreChoice {
     pub lsm_profile: Option<String>,
     /// The SELinux context of mounts.
     pub lsm_mount_context: Option<String>,
+    /// The images may be anybody's: what comes out of them is looked at before it runs. See [`super::audit`].
+    pub audited: bool,
 }
 
 /// A container that is being restored: CRIU is prepared and waits to be told to go on.
@@ -103,6 +108,9 @@ impl<'a> Restore<'a> {
         }
         // Looked for here first, where nothing has begun.
         drop(Directories::open(&choice.choice)?);
+        if choice.audited {
+            audit::filters(&choice.choice.images, plan)?;
+        }
         let streams = Streams::load(&choice.choice.images)?;
         let status = dump::status_descriptor(choice.choice.status_fd)?;
         let directory = base(&plan.rootfs)?;
@@ -152,6 +160,9 @@ impl<'a> Restore<'a> {
         let Self { criu, choice, plan, directories, .. } = self;
         let ended = criu.wait();
         drop(directories);
+        if answer.is_err() {
+            sweep(choice.choice.log_directory());
+        }
         let answer = answer?;
         ended?;
         match answer.pid {
@@ -171,8 +182,20 @@ impl<'a> Restore<'a> {
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
         self.criu.executed()?;
         let request = Request::Deed(Deed::Restore, Box::new(std::mem::take(&mut self.options)));
-        let (plan, status) = (self.plan, &mut self.status);
-        self.criu.ask(&request, &mut |notice| heard(notice, plan, keeper, status))
+        let (plan, status, criu) = (self.plan, &mut self.status, self.criu.pid);
+        let audited = self.choice.audited;
+        let mut looked = !audited;
+        let answer = self.criu.ask(&request, &mut |notice| {
+            if audited && notice.script == BEFORE_THEY_RUN {
+                looked = true;
+                return audit(plan, criu);
+            }
+            heard(notice, plan, keeper, status)
+        })?;
+        if answer.success && !looked {
+            return Err(Error::plain("CRIU did not tell when the processes were there, so that nobody looked at them"));
+        }
+        Ok(answer)
     }
 
     /// Ends the process before it has become CRIU.
@@ -184,6 +207,15 @@ impl<'a> Restore<'a> {
     }
 }
 
+/// Removes what a CRIU that was killed leaves in its directory: places it mounted cgroups on, in its own mount namespace.
+fn sweep(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(b".criu.cgyard.")) {
+        // Only an empty one is taken away; what fails here is no reason to say anything but the error itself.
+        std::fs::remove_dir(entry.path()).ok();
+    }
+}
+
 /// Opens the directories as the process that becomes CRIU would.
 fn open_inside(choice: &Choice, user: &User, stage: &Path, pid: Pid) -> Result<Directories> {
     let mut directories = Place::of(pid, None)?.visit(|| Directories::open(choice))?;
@@ -191,6 +223,30 @@ fn open_inside(choice: &Choice, user: &User, stage: &Path, pid: Pid) -> Result<D
         directories.share(choice, stage)?;
     }
     Ok(directories)
+}
+
+/// CRIU's word when every process stands before its first step, with all that it has.
+const BEFORE_THEY_RUN: &str = "pre-resume";
+
+/// Looks at what was restored. CRIU does not take a no for an answer any more by then: so the processes are killed, and then
+/// CRIU, which would wait for them in the wrong order.
+fn audit(plan: &Plan, criu: Pid) -> Result<()> {
+    let found = audit::check(plan, criu);
+    let Err(error) = found else { return Ok(()) };
+    let killed = held::processes(criu).try_for_each(|process| {
+        match process.file_name().map(|name| name.to_string_lossy().parse()) {
+            Some(Ok(pid)) => kill(Pid::from_raw(pid)),
+            _ => Ok(()),
+        }
+    });
+    Err(error.and_then(killed).and_then(kill(criu)))
+}
+
+fn kill(pid: Pid) -> Result<()> {
+    match nix::sys::signal::kill(pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(answer) => Err(Error::kernel("kill process", pid.to_string(), answer)),
+    }
 }
 
 fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Option<OwnedFd>) -> Result<()> {

@@ -6,7 +6,8 @@ use clap::ArgMatches;
 
 use super::given;
 use super::globals::Globals;
-use super::verb::{Arguments, Flag, Value, Verb};
+use super::image::delegate;
+use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::rpc::{CGROUPS_MODES, NETWORK_LOCKS};
 use crate::error::{Error, Result};
@@ -80,8 +81,20 @@ pub const NETWORK_LOCK: Flag = Flag {
 pub const VERB: Verb = Verb {
     name: "checkpoint",
     about: "Save a running container's state to files",
-    arguments: Arguments::ID,
+    arguments: Arguments { usage: "ID | inspect FILE", min: 1, max: 2, command: CommandLine::None },
     flags: &[
+        Flag {
+            long: "export",
+            value: Value::Path("FILE"),
+            help: "Save it in one file, an archive; - is standard output",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "format",
+            value: Value::Text("FORMAT"),
+            help: "How inspect prints: text or json (default: text)",
+            ..Flag::SWITCH
+        },
         IMAGE_PATH,
         WORK_PATH,
         Flag {
@@ -128,7 +141,11 @@ pub const VERB: Verb = Verb {
              `ferry restore` brings it back from the images and the same bundle. The root filesystem is not part of the \
              images: what the container wrote there must be there again.\n\nImages are CRIU's own, so that runc restores \
              what ferry saves and the other way round. Options for CRIU itself are read from the file that the \
-             annotation org.criu.config names, else from /etc/criu/ferry.conf or /etc/criu/runc.conf.\n\nWhen a checkpoint fails or is interrupted, \
+             annotation org.criu.config names, else from /etc/criu/ferry.conf or /etc/criu/runc.conf.\n\nAn archive is one \
+             file with all of them, each with its digest, and with what is to be known of this host; it comes into being \
+             whole or not at all. `ferry restore --import` restores from it, here or on another host. If a container has been \
+             saved and its archive cannot be written, its images stay where the error says. `ferry checkpoint inspect` \
+             verifies an archive, and shows its processes, mounts and sockets.\n\nWhen a checkpoint fails or is interrupted, \
              the container goes on as before.",
         ),
         ("EXIT STATUS", "0 when everything is saved, 1 otherwise."),
@@ -136,18 +153,37 @@ pub const VERB: Verb = Verb {
             "EXAMPLES",
             "    ferry checkpoint --image-path /srv/save web\n    ferry checkpoint --leave-running --image-path /srv/save \
              web\n    ferry checkpoint --pre-dump --image-path /srv/save/1 web\n    ferry checkpoint --parent-path ../1 \
-             --image-path /srv/save/2 web",
+             --image-path /srv/save/2 web\n    ferry checkpoint --export web.ferry web\n    ferry checkpoint inspect web.ferry",
         ),
     ],
     run,
 };
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    if inspected(matches)?.is_some() || given::path(matches, "export").is_some() {
+        return delegate::run(globals, matches);
+    }
     lifecycle::checkpoint::checkpoint(&globals.setting, &given::id(matches)?, &options(matches)?)?;
     Ok(0)
 }
 
-fn options(matches: &ArgMatches) -> Result<DumpChoice> {
+/// The archive to be looked at, where that is what is asked for.
+///
+/// # Errors
+/// Two arguments of which the first is no `inspect`.
+pub fn inspected(matches: &ArgMatches) -> Result<Option<PathBuf>> {
+    match &given::arguments(matches)?[..] {
+        [inspect, file] if inspect == "inspect" => Ok(Some(PathBuf::from(file))),
+        [_, _] => Err(Error::plain("\"checkpoint\" requires exactly 1 argument(s)")),
+        _ => Ok(None),
+    }
+}
+
+/// What the flags choose.
+///
+/// # Errors
+/// A value that is none.
+pub fn options(matches: &ArgMatches) -> Result<DumpChoice> {
     Ok(DumpChoice {
         choice: choice(matches)?,
         parent: given::path(matches, "parent-path").map(PathBuf::from),

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::spec::template::OCI_VERSION;
 
+mod archive;
 pub mod argv;
 mod balance;
 mod checkpoint;

@@ -9,9 +9,10 @@ use super::checkpoint::{
 use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_PIVOT, PID_FILE};
 use super::given;
 use super::globals::Globals;
-use super::verb::{Arguments, Flag, Value, Verb};
+use super::image::delegate;
+use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use crate::checkpoint::restore::RestoreChoice;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lifecycle;
 use crate::lifecycle::restore::Options;
 
@@ -19,8 +20,20 @@ use crate::lifecycle::restore::Options;
 pub const VERB: Verb = Verb {
     name: "restore",
     about: "Bring a container back from the files of a checkpoint",
-    arguments: Arguments::ID,
+    arguments: Arguments { usage: "ID", min: 0, max: 1, command: CommandLine::None },
     flags: &[
+        Flag {
+            long: "import",
+            value: Value::Path("FILE"),
+            help: "Restore from an archive; - is standard input",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "name",
+            value: Value::Text("ID"),
+            help: "The container's id; from an archive it is the one it had where none is given",
+            ..Flag::SWITCH
+        },
         BUNDLE,
         IMAGE_PATH,
         WORK_PATH,
@@ -66,26 +79,48 @@ pub const VERB: Verb = Verb {
              bundle's config.json; prestart, createRuntime and poststart hooks run as on a start.\n\nNamespaces that \
              config.json names by path are joined again. A network namespace of the container's own is made new, with \
              the loopback interface up and otherwise empty. Standard streams that led out of the container lead to \
-             ferry's own. In the foreground ferry stays until the container ends, as `ferry run` does.",
+             ferry's own. In the foreground ferry stays until the container ends, as `ferry run` does.\n\nAn archive is verified \
+             whole, and refused where this host lacks what its programs may use: instructions of the processor, the kernel, \
+             CRIU. It may be anybody's: what comes out of it is held to the bundle's config.json before any of it runs \
+             (capabilities, system call filter, ids, namespaces, mounts, cgroup, limits), and ends if it has more. Its images \
+             are unpacked into $TMPDIR or /var/tmp and removed once it runs, or kept in --image-path.",
         ),
         (
             "EXIT STATUS",
             "The program's own, or 128 and the number of the signal that ended it. 1 when the container could not be \
              restored; then nothing is left of it but the images. With --detach 0 once it runs.",
         ),
-        ("EXAMPLES", "    ferry restore --detach --image-path /srv/save --bundle /srv/web web"),
+        (
+            "EXAMPLES",
+            "    ferry restore --detach --image-path /srv/save --bundle /srv/web web\n    \
+             ferry restore --detach --import web.ferry --bundle /srv/web --name web2",
+        ),
     ],
     run,
 };
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
+    if given::path(matches, "import").is_some() {
+        return delegate::run(globals, matches);
+    }
     lifecycle::restore::restore(&globals.setting, &options(matches)?)
 }
 
-fn options(matches: &ArgMatches) -> Result<Options> {
+/// What the flags choose. Only an archive has an id of its own.
+///
+/// # Errors
+/// A value that is none; no id, or two.
+pub fn options(matches: &ArgMatches) -> Result<Options> {
+    let id = match (given::arguments(matches)?.pop(), given::string(matches, "name")) {
+        (Some(_), Some(_)) => return Err(Error::plain("--name does not go with an ID")),
+        (None, None) if given::path(matches, "import").is_none() => {
+            return Err(Error::plain("\"restore\" requires exactly 1 argument(s)"));
+        }
+        (id, name) => id.or(name).unwrap_or_default(),
+    };
     Ok(Options {
         create: lifecycle::create::Options {
-            id: given::id(matches)?,
+            id,
             bundle: create::bundle(matches)?,
             console_socket: given::absolute(matches, "console-socket")?,
             pid_file: given::absolute(matches, "pid-file")?,
@@ -98,6 +133,7 @@ fn options(matches: &ArgMatches) -> Result<Options> {
             choice: choice(matches)?,
             lsm_profile: given::string(matches, "lsm-profile"),
             lsm_mount_context: given::string(matches, "lsm-mount-context"),
+            audited: false,
         },
     })
 }
@@ -132,6 +168,7 @@ mod tests {
                 },
                 lsm_profile: Some("apparmor:x".to_owned()),
                 lsm_mount_context: Some("y".to_owned()),
+                audited: false,
             },
         };
         assert_eq!(options(&matches(&VERB, line).unwrap()).unwrap(), expected);

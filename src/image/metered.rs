@@ -11,6 +11,12 @@ const LARGEST: u64 = 16 << 20;
 /// What a [`Metered`] stream may still give. Bytes.
 pub struct Room(Cell<u64>);
 
+impl Default for Room {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Room {
     /// Without an end.
     pub fn new() -> Self {

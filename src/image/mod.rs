@@ -25,7 +25,7 @@ pub mod digest;
 pub mod import;
 pub mod manifest;
 pub mod merged;
-mod metered;
+pub mod metered;
 pub mod pack;
 pub mod progress;
 pub mod reference;

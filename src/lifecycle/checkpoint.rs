@@ -16,6 +16,19 @@ use crate::error::{Context, Error, Result};
 /// # Errors
 /// It does not run, or cannot be dumped; then it goes on as before.
 pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
+    with(setting, id, choice, &mut |_| Ok(()))
+}
+
+/// Dumps a container, and does `after` once the images are whole, while what is left of the container is still there.
+///
+/// # Errors
+/// As [`checkpoint`], or `after`'s own.
+pub(super) fn with(
+    setting: &Setting,
+    id: &str,
+    choice: &DumpChoice,
+    after: &mut dyn FnMut(&Live) -> Result<()>,
+) -> Result<()> {
     // An interrupt ends the dump where that can be, and not in the middle of it.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
     let container = live::open_locked(setting, id)?;
@@ -32,16 +45,19 @@ pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()
     }
     container.entry.note_worker(&Worker::own(None)?)?;
     let dumped = dump_container(&container, init.pid(), choice);
-    let rested = container.entry.rest();
-    match dumped {
-        Ok(()) => rested?,
-        Err(error) => return Err(error.and_then(rested)),
+    let done = match &dumped {
+        Ok(()) => after(&container),
+        Err(error) => Err(error.clone()),
+    };
+    let mut undone = container.entry.rest();
+    if dumped.is_ok() && !choice.leave_running && !choice.pre_dump {
+        // Its processes have ended; what is left of it is in the images.
+        undone = undone.and_then(|()| delete::clean_up(setting, &container.entry, Some(&container.record)));
     }
-    if choice.leave_running || choice.pre_dump {
-        return Ok(());
+    match done {
+        Ok(()) => undone,
+        Err(error) => Err(error.and_then(undone)),
     }
-    // Its processes have ended; what is left of it is in the images.
-    delete::clean_up(setting, &container.entry, Some(&container.record))
 }
 
 fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice) -> Result<()> {

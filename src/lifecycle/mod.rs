@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cgroup::Driver;
 use crate::log::Log;
 
+pub mod archive;
 pub mod balance;
 pub mod checkpoint;
 pub mod create;

@@ -45,8 +45,17 @@ pub struct Options {
 /// # Errors
 /// What could not be restored; nothing is left of it then, but the images.
 pub fn restore(setting: &Setting, options: &Options) -> Result<u8> {
+    restore_then(setting, options, &mut || Ok(()))
+}
+
+/// `restore`, with something to be done once the container runs and the images are of no use any more.
+///
+/// # Errors
+/// As [`restore`]; `then` fails, upon which the container is taken down.
+pub(super) fn restore_then(setting: &Setting, options: &Options, then: &mut dyn FnMut() -> Result<()>) -> Result<u8> {
     let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
-    bring_back(setting, options, source, &mut || Ok(())).map_err(|error| error.exit(EXIT_FAILURE))
+    let brought = bring_back_then(setting, options, source, &mut || Ok(()), then);
+    brought.map_err(|error| error.exit(EXIT_FAILURE))
 }
 
 /// As [`restore`]; `held` is called when everything is there and nothing of it runs yet, and whether it runs is its to say.
@@ -55,6 +64,16 @@ pub(super) fn bring_back(
     options: &Options,
     source: Source,
     held: &mut dyn FnMut() -> Result<()>,
+) -> Result<u8> {
+    bring_back_then(setting, options, source, held, &mut || Ok(()))
+}
+
+fn bring_back_then(
+    setting: &Setting,
+    options: &Options,
+    source: Source,
+    held: &mut dyn FnMut() -> Result<()>,
+    then: &mut dyn FnMut() -> Result<()>,
 ) -> Result<u8> {
     let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
     if options.detach || options.create.console_socket.is_some() {
@@ -91,8 +110,10 @@ pub(super) fn bring_back(
         first: None,
         held,
     };
-    let ended =
-        restoring.steps(&source.config, &document.text).and_then(|(pid, pidfd)| restoring.attend(pid, pidfd.as_fd()));
+    let ended = restoring.steps(&source.config, &document.text).and_then(|(pid, pidfd)| {
+        then()?;
+        restoring.attend(pid, pidfd.as_fd())
+    });
     // A container that nobody attends any more is not to go on in the dark.
     ended.map_err(|error| restoring.undo(error))
 }

@@ -9,6 +9,7 @@ mod binds;
 mod case;
 mod cgroup;
 mod checkpoint;
+mod checkpoint_archive;
 mod checkpoint_cut_off;
 mod checkpoint_flags;
 mod completion;
@@ -111,6 +112,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("rootfs", rootfs::SCENARIOS),
     ("image", image::SCENARIOS),
     ("checkpoint", checkpoint::SCENARIOS),
+    ("checkpoint_archive", checkpoint_archive::SCENARIOS),
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("migrate", migrate::SCENARIOS),

@@ -1,5 +1,5 @@
-//! The command line of `ferry-image`: that of `ferry`, of which it carries out the verbs on images and those that carry containers
-//! to other machines.
+//! The command line of `ferry-image`: that of `ferry`, of which it carries out the verbs on images, those that carry containers
+//! to other machines, and checkpoint and restore where they are about an archive.
 
 use std::ffi::OsString;
 
@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use super::{check, history, import, inspect, list, prune, pull, remove, tag};
 use crate::cli::globals::{self, Asked, Globals};
 use crate::cli::verb::Verb;
-use crate::cli::{FAMILIES, VERBS, argv, migrate, output, parse, receive, usage};
+use crate::cli::{FAMILIES, VERBS, archive, argv, checkpoint, migrate, output, parse, receive, restore, usage};
 use crate::error::{Error, Result};
 use crate::log::Log;
 
@@ -16,7 +16,7 @@ use crate::log::Log;
 type Deed = fn(&Globals, &ArgMatches) -> Result<u8>;
 
 /// What each verb does.
-const DEEDS: [(&str, Deed); 11] = [
+const DEEDS: [(&str, Deed); 13] = [
     (import::VERB.name, import::run),
     (pull::VERB.name, pull::run),
     (list::VERB.name, list::run),
@@ -26,6 +26,8 @@ const DEEDS: [(&str, Deed); 11] = [
     (remove::VERB.name, remove::run),
     (prune::VERB.name, prune::run),
     (check::VERB.name, check::run),
+    (checkpoint::VERB.name, archive::checkpoint),
+    (restore::VERB.name, archive::restore),
     (migrate::VERB.name, migrate::run),
     (receive::VERB.name, receive::run),
 ];
@@ -37,7 +39,7 @@ const DEEDS: [(&str, Deed); 11] = [
 pub fn run(mut words: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
     let (globals, asked) = globals::read(&mut words, log)?;
     let other = || {
-        Error::plain("ferry-image carries out `ferry image`, `ferry migrate` and `ferry receive`, and nothing else")
+        Error::plain("ferry-image carries out what is about images, archives and other machines, and nothing else")
             .hint("call ferry")
     };
     let Asked::Verb(name) = asked else { return Err(other()) };

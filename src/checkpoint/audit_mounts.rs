@@ -1,0 +1,195 @@
+//! Of [`super::audit`]: the mounts of a process. Every one must be where the configuration has one, be of what it says, and
+//! as read-only as it says; and what hides or protects something must be there.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, fstat};
+
+use super::external;
+use crate::error::{Context, Result};
+use crate::path::{Links, Root};
+use crate::rootfs::mountinfo::{self, unescape};
+use crate::rootfs::plan::{Mount, What};
+use crate::rootfs::{Base, Rootfs};
+use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+
+/// Attributes that take something away, as the table of mounts has them.
+const RESTRICTIONS: [(u64, &str); 4] = [
+    (MOUNT_ATTR_RDONLY, "ro"),
+    (MOUNT_ATTR_NOSUID, "nosuid"),
+    (MOUNT_ATTR_NODEV, "nodev"),
+    (MOUNT_ATTR_NOEXEC, "noexec"),
+];
+
+/// What the kernel shows of a mount. proc_pid_mountinfo(5)
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    point: PathBuf,
+    options: Vec<String>,
+    kind: String,
+}
+
+type Verdict = std::result::Result<(), String>;
+
+/// Looks at the mounts of a process; `Ok(Err(…))`: the configuration does not have them so.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn check(rootfs: &Rootfs, process: &Path) -> Result<Verdict> {
+    let path = process.join("mountinfo");
+    let text = std::fs::read(&path).or_cannot("read", path.display())?;
+    let shown: Vec<Shown> = text.split(|byte| *byte == b'\n').filter_map(parse).collect();
+    let root = Root::open(&process.join("root"))?;
+    let place = |path: &Path| external::inside(&root, path);
+    let mut known = BTreeSet::from([PathBuf::from("/"), PathBuf::from("/dev/console")]);
+    for mount in &rootfs.mounts {
+        known.insert(place(&mount.destination)?);
+    }
+    for path in rootfs.masked.iter().chain(&rootfs.readonly).chain(rootfs.devices.iter().map(|device| &device.path)) {
+        known.insert(place(path)?);
+    }
+    let below = below_binds(rootfs, &root)?;
+    for mount in &shown {
+        if !known.contains(&mount.point) && !below.contains(&mount.point) {
+            return Ok(Err(format!("has a mount that config.json does not have, on {}", mount.point.display())));
+        }
+    }
+    let verdicts = [base(rootfs, &root, &shown)?, planned(rootfs, &root, &shown)?, hidden(rootfs, &root, &shown)?];
+    Ok(verdicts.into_iter().collect())
+}
+
+fn parse(line: &[u8]) -> Option<Shown> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
+    let options = text(fields.get(5)?).split(',').map(str::to_owned).collect();
+    Some(Shown { point: unescape(fields.get(4)?), options, kind: text(fields.get(dash + 1)?) })
+}
+
+/// The host's mounts below what is bound come along.
+fn below_binds(rootfs: &Rootfs, root: &Root) -> Result<BTreeSet<PathBuf>> {
+    let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
+    let mut below = BTreeSet::new();
+    for mount in &rootfs.mounts {
+        let What::Bind(source) = &mount.what else { continue };
+        let place = external::inside(root, &mount.destination)?;
+        let rows = host.iter().filter_map(|row| row.point.strip_prefix(source).ok());
+        below.extend(rows.map(|rest| place.join(rest)));
+    }
+    Ok(below)
+}
+
+/// The mount that is seen at a place: the last one there.
+fn at<'a>(shown: &'a [Shown], place: &Path) -> Option<&'a Shown> {
+    shown.iter().rfind(|mount| mount.point == place)
+}
+
+fn base(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+    let row = at(shown, Path::new("/"));
+    if rootfs.read_only_root && !row.is_some_and(|row| row.has("ro")) {
+        return Ok(Err("can write to its root, which root.readonly forbids".to_owned()));
+    }
+    let Base::Directory(directory) = &rootfs.base else { return Ok(Ok(())) };
+    let same = identity(root.dir(), directory)? == identity(Root::open(directory)?.dir(), directory)?;
+    Ok(if same { Ok(()) } else { Err("has another root filesystem".to_owned()) })
+}
+
+fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+    let is_last = |index: usize, mount: &Mount| {
+        rootfs.mounts[index + 1..].iter().all(|later| later.destination != mount.destination)
+    };
+    for (index, mount) in rootfs.mounts.iter().enumerate().filter(|(index, mount)| is_last(*index, mount)) {
+        let place = external::inside(root, &mount.destination)?;
+        let name = mount.destination.display();
+        // One on a place that a later mount covers is not to be seen.
+        let covered = rootfs.mounts[index + 1..].iter().any(|later| mount.destination.starts_with(&later.destination));
+        let Some(row) = at(shown, &place) else {
+            if covered {
+                continue;
+            }
+            return Ok(Err(format!("lacks the mount on {name}")));
+        };
+        let missing = RESTRICTIONS.iter().find(|(bit, word)| mount.options.attributes.set & bit != 0 && !row.has(word));
+        if let Some((_, word)) = missing {
+            return Ok(Err(format!("has a mount without its option {word}, on {name}")));
+        }
+        let same = match &mount.what {
+            What::Filesystem { kind, .. } => row.kind == *kind,
+            What::Cgroup => row.kind.starts_with("cgroup"),
+            What::Bind(source) => {
+                let inside = root.resolve(&place, Links::Refuse).or_cannot("look at", &name)?;
+                identity(inside.as_fd(), &place)? == path_identity(source)?
+            }
+            What::Inside(_) | What::Remount => true,
+        };
+        if !same {
+            return Ok(Err(format!("has something else mounted on {name} than config.json has")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// What is masked reads as nothing, and what cannot be written is on a mount that says so.
+fn hidden(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+    for path in &rootfs.masked {
+        let Ok(found) = root.resolve(path, Links::Follow) else { continue };
+        let stat = fstat(&found).or_cannot("look at", path.display())?;
+        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        let row = at(shown, &external::inside(root, path)?);
+        let is_empty = FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && row.is_some_and(|row| row.kind == "tmpfs" && row.has("ro"));
+        if !is_null && !is_empty {
+            return Ok(Err(format!("sees {}, which linux.maskedPaths hides", path.display())));
+        }
+    }
+    for path in &rootfs.readonly {
+        if root.resolve(path, Links::Follow).is_err() {
+            continue;
+        }
+        let place = external::inside(root, path)?;
+        // It may have been masked over, or lie on a mount that cannot be written as a whole.
+        let over = shown.iter().filter(|row| place.starts_with(&row.point));
+        let nearest = over.max_by_key(|row| row.point.components().count());
+        if !nearest.is_some_and(|row| row.has("ro")) {
+            return Ok(Err(format!("can write to {}, which linux.readonlyPaths forbids", path.display())));
+        }
+    }
+    Ok(Ok(()))
+}
+
+impl Shown {
+    fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|word| word == option)
+    }
+}
+
+fn identity(file: std::os::fd::BorrowedFd<'_>, named: &Path) -> Result<(u64, u64)> {
+    let stat = fstat(file).or_cannot("look at", named.display())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn path_identity(path: &Path) -> Result<(u64, u64)> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let file: OwnedFd =
+        openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).or_cannot("open", path.display())?;
+    identity(file.as_fd(), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_and_without_optional_fields() {
+        let row =
+            parse(b"36 35 98:0 /mnt1 /mnt\\0402 rw,nosuid,noatime master:1 shared:2 - ext4 /dev/root rw").unwrap();
+        assert_eq!((row.point.as_path(), row.kind.as_str()), (Path::new("/mnt 2"), "ext4"));
+        assert!(row.has("nosuid") && !row.has("ro"));
+        assert_eq!(parse(b"1 0 0:1 / / ro - tmpfs - rw").unwrap().kind, "tmpfs");
+        assert_eq!(parse(b"1 0 0:1 / /"), None);
+        assert_eq!(parse(b""), None);
+    }
+}

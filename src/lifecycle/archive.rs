@@ -1,0 +1,353 @@
+//! A checkpoint in one file: `checkpoint --export`, `restore --import`, `checkpoint inspect`. See [`crate::checkpoint::archive`].
+//!
+//! The images are in a directory of their own in between, which goes when it is of no use any more. It stays where it is all
+//! there is of a container: when that has been dumped, and its archive could not be written.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{BufReader, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
+
+use super::live::Live;
+use super::{Setting, checkpoint, restore};
+use crate::checkpoint::archive::inspect::{self, Inspected};
+use crate::checkpoint::archive::manifest::{FORMAT, Host, Manifest};
+use crate::checkpoint::archive::{IMAGES, pack, unpack};
+use crate::checkpoint::criu;
+use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::error::{Context, Error, Result};
+use crate::image::tree;
+use crate::log::rfc3339;
+
+/// Where an archive is: `-` is a standard stream.
+const STREAM: &str = "-";
+
+/// Whether a flag was given.
+type Given = fn(&Choice) -> bool;
+
+/// Flags that are needed at both ends of the way.
+const BOTH_ENDS: [(&str, Given); 4] = [
+    ("tcp-established", |choice| choice.tcp_established),
+    ("ext-unix-sk", |choice| choice.ext_unix_sk),
+    ("shell-job", |choice| choice.shell_job),
+    ("file-locks", |choice| choice.file_locks),
+];
+
+/// `checkpoint --export`. Without `choice.choice.images` being given (`keep`), the images themselves go.
+///
+/// # Errors
+/// The container cannot be dumped, and goes on; or the archive cannot be written: then there is none.
+pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, to: &Path, keep: bool) -> Result<()> {
+    whole(choice)?;
+    let own = Host::own(criu::check_version(&criu::find()?)?)?;
+    let out = Out::open(to)?;
+    let done = dump(setting, id, choice, own, &out, keep);
+    out.finish(done)
+}
+
+fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, out: &Out, keep: bool) -> Result<()> {
+    let scratch = if keep { None } else { Some(Scratch::make("checkpoint")?) };
+    let mut choice = choice.clone();
+    if let Some(scratch) = &scratch {
+        choice.choice.images = scratch.path.clone();
+    }
+    let mut dumped = false;
+    let mut after = |live: &Live| {
+        dumped = true;
+        write(live, &choice, own.clone(), out)
+    };
+    let done = checkpoint::with(setting, id, &choice, &mut after);
+    match (done, scratch) {
+        (Err(error), Some(scratch)) if dumped && !choice.leave_running => {
+            let path = scratch.keep();
+            Err(error.hint(format!(
+                "the container is saved in {0}: `ferry restore --image-path {0}` brings it back",
+                path.display()
+            )))
+        }
+        (done, scratch) => {
+            let removed = scratch.map_or(Ok(()), Scratch::remove);
+            match done {
+                Ok(()) => removed,
+                Err(error) => Err(error.and_then(removed)),
+            }
+        }
+    }
+}
+
+/// An archive is whole in itself.
+fn whole(choice: &DumpChoice) -> Result<()> {
+    let parts = [
+        ("pre-dump", choice.pre_dump),
+        ("parent-path", choice.parent.is_some()),
+        ("lazy-pages", choice.choice.lazy_pages),
+        ("page-server", choice.page_server.is_some()),
+    ];
+    match parts.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            Err(Error::plain(format!("--{flag} does not go with --export: an archive has all of the memory")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn write(live: &Live, choice: &DumpChoice, host: Host, out: &Out) -> Result<()> {
+    let id = live.entry.id.as_str();
+    let flags = BOTH_ENDS.iter().filter(|(_, given)| given(&choice.choice)).map(|(flag, _)| (*flag).to_owned());
+    let manifest = Manifest {
+        format: FORMAT,
+        id: id.to_owned(),
+        created: rfc3339(SystemTime::now()),
+        host,
+        flags: flags.collect(),
+        parts: Default::default(),
+    };
+    let spec = live.entry.path().join("config.json");
+    let spec = std::fs::read(&spec).or_cannot("read", spec.display())?;
+    let config = serde_json::json!({
+        "id": id,
+        "name": id,
+        "createdTime": live.record.created,
+        "checkpointedTime": manifest.created,
+        "ociRuntime": "ferry",
+    });
+    let config = serde_json::to_vec(&config).unwrap_or_default();
+    let contents = pack::Contents { images: &choice.choice.images, spec: &spec, config: &config };
+    let watch = Watch::new()?;
+    let go_on = || watch.go_on();
+    pack::pack(manifest, &contents, out, &go_on)
+}
+
+/// Interrupts, seen by whichever thread looks first, and from then on by all.
+struct Watch {
+    signals: SignalFd,
+    interrupted: AtomicBool,
+}
+
+impl Watch {
+    fn new() -> Result<Self> {
+        use nix::sys::signal::Signal;
+        let mut set = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
+            .into_iter()
+            .for_each(|signal| set.add(signal));
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&set, flags).or_cannot("wait for", "signals")?;
+        Ok(Self { signals, interrupted: AtomicBool::new(false) })
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.signals.read_signal().or_cannot("read", "signals")?.is_some() {
+            self.interrupted.store(true, Ordering::Relaxed);
+        }
+        match self.interrupted.load(Ordering::Relaxed) {
+            true => Err(Error::plain("interrupted")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Where an archive is written: under another name until it is whole.
+enum Out {
+    Stream,
+    File { file: File, directory: OwnedFd, part: CString, name: CString, shown: PathBuf },
+}
+
+impl Out {
+    fn open(to: &Path) -> Result<Self> {
+        if to == Path::new(STREAM) {
+            if std::io::stdout().is_terminal() {
+                return Err(Error::plain("an archive is not written to a terminal").hint("name a file, or redirect"));
+            }
+            return Ok(Self::Stream);
+        }
+        let name =
+            to.file_name().ok_or_else(|| Error::plain(format!("--export {}: it names no file", to.display())))?;
+        let above = to.parent().unwrap_or(Path::new("/"));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, above, flags, Mode::empty()).or_cannot("open directory", above.display())?;
+        let part = [b".", name.as_bytes(), format!(".{}", std::process::id()).as_bytes()].concat();
+        let c_name = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::plain("a file's name has no NUL"));
+        let (part, name) = (c_name(&part)?, c_name(name.as_bytes())?);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&directory, &part, flags, Mode::RUSR | Mode::WUSR).or_cannot("make", to.display())?;
+        Ok(Self::File { file: File::from(file), directory, part, name, shown: to.to_owned() })
+    }
+
+    /// Gives it its name, or takes it away.
+    fn finish(self, packed: Result<()>) -> Result<()> {
+        let Self::File { file, directory, part, name, shown } = self else { return packed };
+        let named = packed.and_then(|()| {
+            file.sync_all().or_cannot("write", shown.display())?;
+            renameat(&directory, &part, &directory, &name).or_cannot("name the archive", shown.display())
+        });
+        named.map_err(|error| {
+            error.and_then(unlinkat(&directory, &part, AtFlags::empty()).or_cannot("remove", shown.display()))
+        })
+    }
+}
+
+impl Write for &Out {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Out::Stream => std::io::stdout().write(buffer),
+            Out::File { file, .. } => (&*file).write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Out::Stream => std::io::stdout().flush(),
+            Out::File { file, .. } => (&*file).flush(),
+        }
+    }
+}
+
+/// `restore --import`. The images go into the options' directory where one was given (`keep`), and into one that goes
+/// otherwise.
+///
+/// # Errors
+/// The archive is not whole, this host cannot run it, or as [`restore::restore`]; nothing is left then.
+pub fn import(setting: &Setting, options: &restore::Options, from: &Path, keep: bool) -> Result<u8> {
+    if options.choice.choice.lazy_pages {
+        return Err(Error::plain("--lazy-pages does not go with --import: an archive has all of the memory"));
+    }
+    let own = Host::own(criu::check_version(&criu::find()?)?)?;
+    let scratch = Scratch::at(if keep { Some(&options.choice.choice.images) } else { None })?;
+    let mut options = options.clone();
+    let manifest = match open(from).and_then(|stream| unpack::unpack(stream, &scratch.path, &own)) {
+        Ok(manifest) => manifest,
+        Err(error) => return Err(error.and_then(scratch.remove())),
+    };
+    if let Err(error) = same_flags(&manifest, &options.choice.choice) {
+        return Err(error.and_then(scratch.remove()));
+    }
+    if options.create.id.is_empty() {
+        options.create.id.clone_from(&manifest.id);
+    }
+    options.choice.audited = true;
+    options.choice.choice.images = scratch.path.join(IMAGES);
+    // What went wrong stands there, and is to be read afterwards.
+    let logs = match &options.choice.choice.work {
+        Some(_) => None,
+        None => Some(Scratch::make("restore")?),
+    };
+    options.choice.choice.work = options.choice.choice.work.or(logs.as_ref().map(|logs| logs.path.clone()));
+    let mut scratch = Some(scratch).filter(|_| !keep);
+    let mut logs = logs;
+    let mut restored = || {
+        // Restored: neither is needed any more, for as long as the container runs.
+        [scratch.take(), logs.take()].into_iter().flatten().try_for_each(Scratch::remove)
+    };
+    let done = restore::restore_then(setting, &options, &mut restored);
+    let removed = scratch.map_or(Ok(()), Scratch::remove);
+    if done.is_err()
+        && let Some(logs) = logs
+    {
+        // Unless there is nothing in it: then that is no failure of CRIU's, and only the directory goes.
+        std::fs::remove_dir(logs.keep()).ok();
+    }
+    match done {
+        Ok(code) => removed.map(|()| code),
+        Err(error) => Err(error.and_then(removed)),
+    }
+}
+
+fn same_flags(manifest: &Manifest, choice: &Choice) -> Result<()> {
+    for flag in &manifest.flags {
+        match BOTH_ENDS.iter().find(|(known, _)| known == flag) {
+            Some((_, given)) if given(choice) => (),
+            Some(_) => return Err(Error::plain(format!("the archive was made with --{flag}: give it here too"))),
+            None => {
+                return Err(Error::said(
+                    "restore",
+                    "the archive",
+                    format!("it was made with a flag --{flag:?} that is not known here"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `checkpoint inspect`.
+///
+/// # Errors
+/// The archive is not whole.
+pub fn inspect(from: &Path) -> Result<Inspected> {
+    inspect::inspect(open(from)?)
+}
+
+fn open(from: &Path) -> Result<Box<dyn Read + Send>> {
+    const AHEAD: usize = 1 << 20;
+    if from == Path::new(STREAM) {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    let file = File::open(from).or_cannot("open", from.display())?;
+    Ok(Box::new(BufReader::with_capacity(AHEAD, file)))
+}
+
+/// A directory for the time, of nobody else's.
+struct Scratch {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Scratch {
+    /// A new one. Where TMPDIR says, else where files may be large: /tmp is in memory on many hosts.
+    fn make(purpose: &str) -> Result<Self> {
+        let above = std::env::var_os("TMPDIR").filter(|path| !path.is_empty()).unwrap_or_else(|| "/var/tmp".into());
+        let template = Path::new(&above).join(format!("ferry-{purpose}-XXXXXX"));
+        let path = nix::unistd::mkdtemp(&template).or_cannot("make directory", template.display())?;
+        Ok(Self { path, kept: false })
+    }
+
+    /// The empty directory that was named, made where it is missing; or a new one.
+    fn at(named: Option<&Path>) -> Result<Self> {
+        let Some(path) = named else { return Self::make("restore") };
+        match std::fs::read_dir(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                rustix::fs::mkdirat(CWD, path, Mode::RWXU).or_cannot("make directory", path.display())?;
+            }
+            entries => {
+                if entries.or_cannot("read", path.display())?.next().is_some() {
+                    return Err(Error::plain(format!("--image-path {} is not empty", path.display()))
+                        .hint("an archive is unpacked into a directory of its own"));
+                }
+            }
+        }
+        Ok(Self { path: path.to_owned(), kept: true })
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.kept = true;
+        std::mem::take(&mut self.path)
+    }
+
+    fn remove(mut self) -> Result<()> {
+        let kept = std::mem::replace(&mut self.kept, true);
+        if kept { Ok(()) } else { remove(&self.path) }
+    }
+}
+
+/// Of one that is forgotten on the way of an error; that error is told.
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove(&self.path).ok();
+        }
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::plain("a file's name has no NUL"))?;
+    tree::remove(CWD.as_fd(), &name).or_cannot("remove", path.display())
+}
