@@ -125,7 +125,8 @@ fn end(init: &Init) -> Result<()> {
     let Some(pid) = rustix::process::Pid::from_raw(init.pid) else { return Ok(()) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        // EINVAL: it has ended, and its number lives on as that of a session whose other processes run.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(()),
         Err(answer) => return Err(answer).or_cannot("find", "the container's process"),
     };
     // Held by its descriptor, it can no longer become another one; so now is the time to see which one it is.

@@ -99,7 +99,7 @@ fn end_of(container: &Live) -> Result<Option<OwnedFd>> {
         return Ok(None);
     };
     let end = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
         end => end.or_cannot("watch process", init.pid)?,
     };
     // Asked after the descriptor was opened, so that it is known to be of that process and not of a later one.

@@ -129,7 +129,7 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
     let init = record.init.ok_or_else(stopped)?;
     let pid = rustix::process::Pid::from_raw(init.pid).ok_or_else(stopped)?;
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Err(stopped()),
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Err(stopped()),
         answer => answer.or_cannot("find", "the container's process")?,
     };
     match status::of(entry, &record)? {
