@@ -140,17 +140,18 @@ pub fn tree(root: &Path) -> io::Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// Not `target`, nor what begins with a dot, but for the three that the project has itself.
+/// Not what is built, nor what fuzzing finds, nor what begins with a dot, but for the three that the project has itself.
 fn is_ours(path: &Path) -> bool {
     let name = path.to_string_lossy();
     let hidden = name.starts_with('.') && ![".ci", ".cargo", ".gitignore"].contains(&&*name);
-    name != "target" && !hidden
+    let made = ["target", "fuzz/target", "fuzz/corpus", "fuzz/artifacts"].contains(&&*name);
+    !made && !hidden
 }
 
 #[test]
 fn finds_what_is_in_the_tree_and_leaves_out_what_is_built() {
     assert!([".ci", ".gitignore", "src", "src/target"].into_iter().all(|path| is_ours(Path::new(path))));
-    assert!([".git", ".idea", "target"].into_iter().all(|path| !is_ours(Path::new(path))));
+    assert!([".git", ".idea", "target", "fuzz/target"].into_iter().all(|path| !is_ours(Path::new(path))));
 }
 
 #[test]
