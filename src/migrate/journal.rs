@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fsync, mkdirat, openat, renameat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -82,17 +82,55 @@ impl Journals {
     /// # Errors
     /// What the kernel answers.
     pub fn begin(&self, entry: Entry) -> Result<Journal> {
-        let path = self.path.join(directory(&entry.token, entry.role));
         make_dirs(&self.path)?;
-        mkdirat(CWD, &path, Mode::from_raw_mode(0o700)).or_cannot("make directory", path.display())?;
-        let dir = open_dir(&path)?;
-        let mut journal = Journal { dir, path, entry };
-        journal.lock()?;
+        self.sweep(entry.role)?;
+        let mut journal = self.make(entry)?;
         mkdirat(&journal.dir, c"images", Mode::from_raw_mode(0o700)).or_cannot("make", journal.images().display())?;
         let state = journal.entry.state;
         journal.note(state)?;
         sync(&open_dir(&self.path)?, &self.path)?;
         Ok(journal)
+    }
+
+    /// An empty directory, locked. Before it is locked it may be taken for one that was cut off, and be swept away.
+    fn make(&self, entry: Entry) -> Result<Journal> {
+        let path = self.path.join(directory(&entry.token, entry.role));
+        loop {
+            mkdirat(CWD, &path, Mode::from_raw_mode(0o700)).or_cannot("make directory", path.display())?;
+            let dir = match open_dir(&path) {
+                Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => continue,
+                dir => dir?,
+            };
+            let journal = Journal { dir, path: path.clone(), entry: entry.clone() };
+            journal.lock()?;
+            if fstat(&journal.dir).or_cannot("lock", path.display())?.st_nlink > 0 {
+                return Ok(journal);
+            }
+        }
+    }
+
+    /// Removes those that were cut off while they were made or removed: nothing was allowed by them, or nothing is any more.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    fn sweep(&self, role: Role) -> Result<()> {
+        for token in self.tokens(role)? {
+            let path = self.path.join(directory(&token, role));
+            let dir = match open_dir(&path) {
+                Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => continue,
+                dir => dir?,
+            };
+            // Whoever has it locked is at work on it.
+            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) => continue,
+                answer => answer.or_cannot("lock", path.display())?,
+            }
+            let journal = Journal { dir, path, entry: Entry::none(token, role) };
+            if matches!(journal.read(), Ok(None)) && fstat(&journal.dir).is_ok_and(|stat| stat.st_nlink > 0) {
+                journal.remove()?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens one by its name, and waits until nobody else works on it. `None`: there is none.
@@ -126,6 +164,7 @@ impl Journals {
     /// # Errors
     /// What the kernel answers; one that is no journal.
     pub fn of(&self, id: &str, root: &Path, role: Role) -> Result<Vec<Journal>> {
+        self.sweep(role)?;
         let mut found = Vec::new();
         for token in self.tokens(role)? {
             if self.glance(&token, role)?.is_some_and(|entry| entry.id == id && entry.root == root) {
@@ -356,6 +395,23 @@ pub(super) mod tests {
         journal.remove().unwrap();
         assert!(journals.open(&entry.token, Role::Source).unwrap().is_none());
         assert!(std::fs::exists("/etc/passwd").unwrap(), "links are not followed");
+    }
+
+    #[test]
+    fn what_was_cut_off_before_it_was_a_journal_is_swept_away() {
+        let scratch = Scratch::new("swept");
+        let journals = Journals::new(&scratch.0);
+        let (cut_off, in_work) = (entry(Role::Source), entry(Role::Destination));
+        make_dirs(journals.path()).unwrap();
+        let left = journals.make(cut_off).unwrap();
+        std::fs::create_dir(left.images()).unwrap();
+        let path = left.path.clone();
+        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
+        assert!(path.exists(), "somebody is at work on it");
+        drop(left);
+        let kept = journals.begin(in_work).unwrap();
+        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
+        assert!(!path.exists() && kept.path.exists());
     }
 
     #[test]
