@@ -7,7 +7,8 @@
 //! store       content by digest, layers by chain id, names, uses
 //! bundle      the image's configuration                               -> config.json
 //! pack        a directory, or a container's upper layer               -> an archive
-//! export      an image of the store                                   -> an OCI layout or a docker archive
+//! commit      a container's upper layer                               -> one more layer on its image
+//! export      an image of the store                                   -> an archive for every tool
 //! ```
 //!
 //! What a container starts with needs only `store`, `merged` and `bundle`: everything that decompresses or parses archives is
@@ -19,9 +20,11 @@ use std::path::Path;
 use crate::error::Result;
 
 pub mod bundle;
+pub mod commit;
 pub mod compression;
 pub mod copy;
 pub mod digest;
+pub mod export;
 pub mod import;
 pub mod manifest;
 pub mod merged;

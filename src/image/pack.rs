@@ -74,6 +74,10 @@ impl<W: Write> Packer<W> {
             }
         }
         names.sort();
+        if self.marks && is_redirected(dir) {
+            let why = "the overlay renamed it without copying it, and what it holds is in the layers below";
+            return Err(Error::said("pack", named(), why).hint("mount the overlay with redirect_dir=off"));
+        }
         if self.marks && is_opaque(dir) {
             self.whiteout(path, b".wh..wh..opq")?;
         }
@@ -187,6 +191,13 @@ impl<W: Write> Packer<W> {
         }
         self.builder.append(&header, data).or_cannot("pack", &named)
     }
+}
+
+/// Whether overlay has more of a directory under another name, which ferry's own mounts never let it do.
+fn is_redirected(dir: BorrowedFd<'_>) -> bool {
+    ["trusted.overlay.redirect", "user.overlay.redirect"]
+        .iter()
+        .any(|name| rustix::fs::fgetxattr(dir, *name, &mut [0_u8; 0][..]).is_ok_and(|length| length > 0))
 }
 
 /// A time as PAX writes it.

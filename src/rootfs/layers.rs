@@ -79,6 +79,12 @@ fn detached(stack: &Layers) -> Result<OwnedFd, Refused> {
     if let Some(upper) = &stack.upper {
         set("upperdir", upper)?.map_err(told)?;
         set("workdir", &stack.work)?.map_err(told)?;
+        // What is renamed or changed is copied whole, whatever the kernel's own setting: the upper layer can be made an image of.
+        // In a user namespace that is the only way there is, and not to be asked for.
+        if !stack.userxattr {
+            fsconfig_set_string(&context, "redirect_dir", "off").map_err(told)?;
+            fsconfig_set_string(&context, "metacopy", "off").map_err(told)?;
+        }
         // The upper layer goes with the container: nothing of it needs to reach the disk. Linux 5.10
         fsconfig_set_flag(&context, "volatile").map_err(told)?;
     }
@@ -108,8 +114,10 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
         link(&stack.work, "w")?;
         options.push_str(",upperdir=u,workdir=w");
     }
-    if stack.userxattr {
-        options.push_str(",userxattr");
+    match (stack.userxattr, &stack.upper) {
+        (true, _) => options.push_str(",userxattr"),
+        (false, Some(_)) => options.push_str(",redirect_dir=off,metacopy=off"),
+        (false, None) => (),
     }
     let volatile = if stack.upper.is_some() { ",volatile" } else { "" };
     let kind = Some("overlay");

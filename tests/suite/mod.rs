@@ -25,6 +25,7 @@ mod flags;
 mod hook_failures;
 mod hooks;
 mod image;
+mod image_commit;
 mod install;
 mod lifecycle;
 mod limits;
@@ -99,7 +100,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("attacks", attacks::races::SCENARIOS),
     ("attacks", attacks::input::SCENARIOS),
     ("pull", pull::SCENARIOS),
-    ("pull", pull_docker::SCENARIOS),
+    ("pull_docker", pull_docker::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),
@@ -116,6 +117,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
+    ("image_commit", image_commit::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),

@@ -4,7 +4,11 @@
 use super::family::Family;
 
 mod check;
+mod commit;
 pub(super) mod delegate;
+mod destination;
+mod diff;
+mod export;
 mod history;
 mod import;
 mod inspect;
@@ -34,6 +38,9 @@ pub const FAMILY: Family = Family {
         history::VERB,
         tag::VERB,
         remove::VERB,
+        export::VERB,
+        diff::VERB,
+        commit::VERB,
         prune::VERB,
         check::VERB,
     ],

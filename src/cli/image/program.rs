@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::ArgMatches;
 
-use super::{check, history, import, inspect, list, prune, pull, remove, tag};
+use super::{check, commit, diff, export, history, import, inspect, list, prune, pull, remove, tag};
 use crate::cli::globals::{self, Asked, Globals};
 use crate::cli::verb::Verb;
 use crate::cli::{FAMILIES, VERBS, archive, argv, checkpoint, migrate, output, parse, receive, restore, usage};
@@ -16,7 +16,7 @@ use crate::log::Log;
 type Deed = fn(&Globals, &ArgMatches) -> Result<u8>;
 
 /// What each verb does.
-const DEEDS: [(&str, Deed); 13] = [
+const DEEDS: &[(&str, Deed)] = &[
     (import::VERB.name, import::run),
     (pull::VERB.name, pull::run),
     (list::VERB.name, list::run),
@@ -24,6 +24,9 @@ const DEEDS: [(&str, Deed); 13] = [
     (history::VERB.name, history::run),
     (tag::VERB.name, tag::run),
     (remove::VERB.name, remove::run),
+    (export::VERB.name, export::run),
+    (diff::VERB.name, diff::run),
+    (commit::VERB.name, commit::run),
     (prune::VERB.name, prune::run),
     (check::VERB.name, check::run),
     (checkpoint::VERB.name, archive::checkpoint),

@@ -91,6 +91,11 @@ impl<'a> Session<'a> {
         Ok((File::from(file), name))
     }
 
+    /// Where a file of the session's is, from the store's directory on.
+    pub fn place(&self, name: &str) -> String {
+        format!("{}/{name}", self.name)
+    }
+
     /// A file that was filled with what `digest` says. The caller has verified it.
     pub fn blob(&self, name: String, digest: Digest, size: u64) -> NewBlob {
         NewBlob { name, digest, size }

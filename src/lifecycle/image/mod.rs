@@ -12,6 +12,8 @@ use crate::image::unpack::How;
 use crate::namespaces::{id_map, inside};
 
 pub mod check;
+pub mod container;
+pub mod export;
 pub mod import;
 pub mod list;
 pub mod prune;

@@ -1,0 +1,82 @@
+//! `image diff` and `image commit`: what a container changed, as a layer.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::Setting;
+use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, Kind, media_type};
+use crate::image::reference::Reference;
+use crate::image::store::Store;
+use crate::image::store::session::Session;
+use crate::image::store::uses::{Use, User};
+use crate::image::{commit, import, pack};
+
+/// Writes what the container `id` changed as a layer's archive.
+///
+/// # Errors
+/// It runs from no image, or something cannot be read or written.
+pub fn diff(setting: &Setting, id: &str, out: impl Write) -> Result<()> {
+    let store = super::with_images(setting)?;
+    let _guard = store.share()?;
+    let used = find(setting, &store, id)?;
+    pack::upper(&upper(&store, &used)?, out)
+}
+
+/// Makes an image of what the container `id` runs from and what it changed, and names it. `seconds` is the time it says it was
+/// made, since 1970; now, if not given.
+///
+/// # Errors
+/// It runs from no image, or something cannot be read or kept; the store is as it was.
+pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> Result<Digest> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let reference: Reference = name.parse()?;
+    if reference.digest.is_some() {
+        return Err(Error::plain(format!("{name:?} has a digest, which is no name to give")));
+    }
+    let store = super::with_images(setting)?;
+    let session = Session::begin(&store)?;
+    let used = find(setting, &store, id)?;
+    let parent = store.image_of(Some(used.image.clone()), descriptor(&used.manifest))?;
+    let created = match seconds {
+        Some(seconds) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+        None => Some(SystemTime::now()),
+    };
+    let created = created.ok_or_else(|| Error::plain("that time is too far away"))?;
+    let options = super::options(None, None);
+    let made = commit::commit(&session, &parent, &upper(&store, &used)?, created, &options)?;
+    import::name(&session, &reference.to_string(), &made.manifest)?;
+    Ok(made.manifest.digest)
+}
+
+fn descriptor(digest: &Digest) -> Descriptor {
+    Descriptor {
+        media_type: media_type(Kind::Manifest),
+        digest: digest.clone(),
+        size: 0,
+        annotations: Default::default(),
+        platform: None,
+    }
+}
+
+fn find(setting: &Setting, store: &Store, id: &str) -> Result<Use> {
+    let user = User::Container(setting.root.join(id));
+    let found = store.uses()?.into_iter().filter_map(|(_, used)| used).find(|used| used.user == user);
+    found.filter(Use::is_live).ok_or_else(|| {
+        Error::plain(format!("no container {id:?} runs from an image here"))
+            .hint("--root before the verb says where containers are, --store where images are")
+    })
+}
+
+fn upper(store: &Store, used: &Use) -> Result<OwnedFd> {
+    let path = store.use_path(&used.user).join("upper");
+    open(&path)
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    File::open(path).map(OwnedFd::from).or_cannot("open", path.display())
+}
