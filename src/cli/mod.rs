@@ -19,6 +19,7 @@ use crate::spec::template::OCI_VERSION;
 mod archive;
 pub mod argv;
 mod balance;
+mod bundle;
 mod checkpoint;
 mod completion;
 mod create;
@@ -50,6 +51,7 @@ mod run;
 mod run_image;
 mod run_rootfs;
 mod size;
+mod snapshot;
 mod spec;
 mod start;
 mod state;
@@ -95,7 +97,7 @@ pub static VERBS: [Verb; 26] = [
 ];
 
 /// Verbs of one noun each.
-pub static FAMILIES: [Family; 1] = [image::FAMILY];
+pub static FAMILIES: [Family; 3] = [image::FAMILY, bundle::FAMILY, snapshot::FAMILY];
 
 /// Every row, those of families too.
 pub fn rows() -> impl Iterator<Item = &'static Verb> {

@@ -7,14 +7,13 @@ use std::path::Path;
 use clap::ArgMatches;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
-use serde::Serialize;
 
 use super::create::BUNDLE;
 use super::given;
 use super::globals::Globals;
 use super::verb::{Arguments, Flag, Verb};
 use crate::error::{Context, Error, Result};
-use crate::spec::{Config, template};
+use crate::spec::template;
 
 /// The row of `spec`.
 pub const VERB: Verb = Verb {
@@ -48,7 +47,7 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let config = template::config(unified());
     let config = if rootless { template::rootless(config, geteuid().as_raw(), getegid().as_raw()) } else { config };
     let bundle = given::path(matches, "bundle").map_or(Path::new(""), Path::new);
-    write(&bundle.join("config.json"), &text(&config)?)?;
+    write(&bundle.join("config.json"), &template::text(&config)?)?;
     if !rootless && !geteuid().is_root() {
         globals.setting.log.warning("only root can run this configuration; `ferry spec --rootless` writes one for you");
     }
@@ -58,16 +57,6 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
 /// Whether the host has cgroup v2 alone.
 fn unified() -> bool {
     statfs("/sys/fs/cgroup").is_ok_and(|filesystem| filesystem.filesystem_type() == CGROUP2_SUPER_MAGIC)
-}
-
-/// The configuration with a tab a level, as other runtimes write it.
-fn text(config: &Config) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut writer = serde_json::Serializer::with_formatter(&mut text, tabs);
-    config.serialize(&mut writer).map_err(|why| Error::said("write", "config.json", why.to_string()))?;
-    text.push(b'\n');
-    Ok(text)
 }
 
 /// Makes the file, never through one that is there: that would be somebody's work.
@@ -101,15 +90,5 @@ mod tests {
     fn a_bundle_that_is_not_there_is_named() {
         let error = write(Path::new("/nonexistent/config.json"), b"").unwrap_err().to_string();
         assert_eq!(error, "cannot make /nonexistent/config.json: ENOENT: No such file or directory");
-    }
-
-    #[test]
-    fn it_is_written_with_tabs() {
-        let text = String::from_utf8(text(&template::config(true)).unwrap()).unwrap();
-        assert!(
-            text.starts_with("{\n\t\"ociVersion\": \"1.3.0\",\n\t\"process\": {\n\t\t\"terminal\": true"),
-            "{text}"
-        );
-        assert!(text.ends_with("}\n"));
     }
 }

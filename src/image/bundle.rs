@@ -46,17 +46,22 @@ fn set_environment(process: &mut Process, variables: &[String]) {
     }
 }
 
-/// Memory over every volume, with what the image has there: data is not to be written to the root filesystem.
-pub fn volumes(image: &ImageConfig) -> Vec<Mount> {
+/// Where the image's volumes are, parents first: data there is not to be written to the root filesystem.
+pub fn volumes(image: &ImageConfig) -> Vec<PathBuf> {
     let volumes = image.config.iter().flat_map(|execution| execution.volumes.keys());
-    let mount = |path: &String| Mount {
-        destination: crate::path::clean(Path::new(path)),
-        kind: "tmpfs".to_owned(),
-        source: "tmpfs".into(),
-        options: ["nosuid", "nodev", "tmpcopyup"].map(str::to_owned).to_vec(),
+    let cleaned = volumes.map(|path| crate::path::clean(Path::new(path))).filter(|path| path != Path::new("/"));
+    cleaned.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
+/// A bind of the directory `source` of the bundle to a volume.
+pub fn bind(source: PathBuf, volume: &Path) -> Mount {
+    Mount {
+        destination: volume.to_owned(),
+        kind: "bind".to_owned(),
+        source,
+        options: ["rbind", "rw", "nosuid", "nodev"].map(str::to_owned).to_vec(),
         ..Mount::default()
-    };
-    volumes.filter(|path| crate::path::clean(Path::new(path)) != Path::new("/")).map(mount).collect()
+    }
 }
 
 fn annotate(config: &mut Config, image: &ImageConfig) {
@@ -157,7 +162,7 @@ mod tests {
         std::fs::write(base.join("etc/group"), "root:x:0:\ncrew:x:50:other,ship\nhold:x:51:ship\nown:x:1001:ship\n")
             .unwrap();
         let dir = openat(CWD, &base, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        test(&Merged::new(vec![dir]));
+        test(&Merged::new(vec![std::rc::Rc::new(dir)]));
         std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! What a container changed, as one more layer on its image.
+//! What a container changed, as one more layer on its image; or as several, where it was rolled back to a snapshot.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -20,30 +20,36 @@ use super::store::session::Session;
 use crate::error::{Context, Error, Result};
 use crate::path::Root;
 
-/// Makes an image of `parent` and the upper layer in `upper`, without a name. `created` is the time it says it was made.
+/// Makes an image of `parent` and the upper layers `uppers`, the lowest first, without a name. `created` is the time it says it was
+/// made.
 ///
 /// # Errors
 /// Something cannot be read or kept; the store is as it was.
 pub fn commit(
     session: &Session,
     parent: &Image,
-    upper: &OwnedFd,
+    uppers: &[OwnedFd],
     created: SystemTime,
     options: &Options,
 ) -> Result<Imported> {
-    if parent.manifest.layers.len() >= MOST_LAYERS {
+    if parent.manifest.layers.len() + uppers.len() > MOST_LAYERS {
         let why = format!("its image has {MOST_LAYERS} layers, and an overlay takes no more");
         return Err(Error::said("commit", "the container", why));
     }
     let store = session.store();
-    let (file, diff_id, layer) = packed(session, parent, upper)?;
     let created = crate::log::rfc3339(created);
-    let config = config(&store.document(&parent.manifest.config.digest)?, &diff_id, &created)?;
+    let mut config = store.document(&parent.manifest.config.digest)?;
+    let mut made = parent.manifest.clone();
+    let mut added = Vec::new();
+    for upper in uppers {
+        let (file, diff_id, layer) = packed(session, parent, upper)?;
+        config = with_layer(&config, &diff_id, &created)?;
+        made.layers.push(layer.clone());
+        added.push(Layer { file, descriptor: Some(layer) });
+    }
     let described =
         Descriptor { digest: Digest::of(&config), size: config.len() as u64, ..parent.manifest.config.clone() };
-    let mut made = parent.manifest.clone();
     made.config = described.clone();
-    made.layers.push(layer.clone());
     // Annotations of the parent tell of the parent.
     made.annotations.clear();
     let text = serde_json::to_vec(&made).map_err(|why| Error::said("write", "the manifest", why.to_string()))?;
@@ -57,7 +63,7 @@ pub fn commit(
         names: Vec::new(),
         manifest: Some((manifest, text)),
         config: Some((described, config)),
-        layers: below.chain([Layer { file, descriptor: Some(layer) }]).collect(),
+        layers: below.chain(added).collect(),
     };
     let dir = store.dir().try_clone_to_owned().or_cannot("open", "the image store")?;
     // The layer goes the way of every other: read, verified and unpacked beside the others.
@@ -85,7 +91,7 @@ fn packed(session: &Session, parent: &Image, upper: &OwnedFd) -> Result<(String,
 }
 
 /// The parent's configuration with one layer more; fields that are not understood here stay.
-fn config(parent: &[u8], diff_id: &Digest, created: &str) -> Result<Vec<u8>> {
+fn with_layer(parent: &[u8], diff_id: &Digest, created: &str) -> Result<Vec<u8>> {
     let mut config: Value = manifest::parse(parent, "the image's configuration")?;
     let broken = || Error::said("read", "the image's configuration", "it is no object with rootfs.diff_ids");
     let fields = config.as_object_mut().ok_or_else(broken)?;
@@ -137,11 +143,11 @@ mod tests {
                             "history": [{"created_by": "base"}]});
         let diff_id = Digest::of(b"");
         let made: Value =
-            serde_json::from_slice(&config(parent.to_string().as_bytes(), &diff_id, "now").unwrap()).unwrap();
+            serde_json::from_slice(&with_layer(parent.to_string().as_bytes(), &diff_id, "now").unwrap()).unwrap();
         assert_eq!(made["x"]["y"], 1);
         assert_eq!(made["rootfs"]["diff_ids"], json!(["sha256:a", diff_id.to_string()]));
         assert_eq!(made["history"][1], json!({"created": "now", "created_by": "ferry image commit"}));
-        assert!(config(b"[]", &diff_id, "now").is_err());
-        assert!(config(b"{}", &diff_id, "now").is_err());
+        assert!(with_layer(b"[]", &diff_id, "now").is_err());
+        assert!(with_layer(b"{}", &diff_id, "now").is_err());
     }
 }

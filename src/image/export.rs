@@ -26,7 +26,15 @@ pub fn archive(store: &Store, image: &Image, out: impl Write) -> Result<()> {
     let mut builder = tar::Builder::new(out);
     let blobs = [&image.descriptor, &image.manifest.config].into_iter().chain(&image.manifest.layers);
     let mut written = BTreeSet::new();
-    for descriptor in blobs.filter(|descriptor| written.insert(descriptor.digest.clone())) {
+    let blobs: Vec<_> = blobs.filter(|descriptor| written.insert(descriptor.digest.clone())).collect();
+    // Directories are mentioned: who unpacks without being root may not make those that are not (containers/storage gives them to
+    // root).
+    let directories = written.iter().map(|digest| format!("blobs/{}/", digest.directory()));
+    let directories: BTreeSet<String> = directories.chain(["blobs/".to_owned()]).collect();
+    for name in &directories {
+        append(&mut builder, EntryType::Directory, name, 0, io::empty())?;
+    }
+    for descriptor in blobs {
         blob(store, descriptor, &mut builder)?;
     }
     let mut entry = image.descriptor.clone();
@@ -45,7 +53,7 @@ pub fn archive(store: &Store, image: &Image, out: impl Write) -> Result<()> {
         ("manifest.json", docker.to_string()),
         ("oci-layout", json!({"imageLayoutVersion": "1.0.0"}).to_string()),
     ] {
-        append(&mut builder, name, text.len() as u64, text.as_bytes())?;
+        append(&mut builder, EntryType::Regular, name, text.len() as u64, text.as_bytes())?;
     }
     let mut out = builder.into_inner().or_cannot("write", "the archive")?;
     out.flush().or_cannot("write", "the archive")
@@ -60,24 +68,29 @@ fn blob(store: &Store, descriptor: &Descriptor, builder: &mut tar::Builder<impl 
     // The manifest's own descriptor may come from a name that knows no size.
     let size = store.blob_size(digest)?.unwrap_or(descriptor.size);
     let mut verified = Verified::new(store.open_blob(digest)?, digest, Some(size));
-    append(builder, &path(digest), size, Filled { stream: &mut verified, left: size })?;
+    append(builder, EntryType::Regular, &path(digest), size, Filled { stream: &mut verified, left: size })?;
     verified
         .finish()
         .map(drop)
         .map_err(|error| error.hint("the image store is damaged: `ferry image check` says what can be repaired"))
 }
 
-fn append(builder: &mut tar::Builder<impl Write>, name: &str, size: u64, data: impl Read) -> Result<()> {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(0o644);
+fn append(
+    builder: &mut tar::Builder<impl Write>,
+    kind: EntryType,
+    name: &str,
+    size: u64,
+    data: impl Read,
+) -> Result<()> {
+    // A blob's name by sha512 is too long for the older form.
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(size);
-    header.set_path(name).or_cannot("write", name)?;
-    header.set_cksum();
-    builder.append(&header, data).or_cannot("write", name)
+    builder.append_data(&mut header, name, data).or_cannot("write", name)
 }
 
 /// So many bytes or an error: an archive in which a file is cut short would be read as another one.
@@ -95,5 +108,28 @@ impl<S: Read> Read for Filled<'_, S> {
         }
         self.left -= count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_of_a_blob_reads_back() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let name = format!("blobs/sha512/{}", "f".repeat(128));
+        append(&mut builder, EntryType::Regular, &name, 2, &b"ab"[..]).unwrap();
+        let bytes = builder.into_inner().unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let entry = archive.entries().unwrap().next().unwrap().unwrap();
+        assert_eq!((entry.path_bytes().as_ref(), entry.size()), (name.as_bytes(), 2));
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_an_error() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut short = &b"ab"[..];
+        assert!(append(&mut builder, EntryType::Regular, "a", 3, Filled { stream: &mut short, left: 3 }).is_err());
     }
 }

@@ -9,7 +9,7 @@
 //! once and renamed to its place, and the names come last. A failure anywhere leaves the store as it was.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -17,11 +17,13 @@ use std::time::SystemTime;
 use super::compression;
 use super::digest::{Digest, Verified};
 use super::manifest::{self, Compression, Descriptor, ImageConfig, Kind, MOST_LAYERS, Manifest};
+use super::merged::Parts;
 use super::progress::{Event, Progress};
 use super::source::{Files, Image};
+use super::store;
 use super::store::layers::{self, Layer};
 use super::store::names::Named;
-use super::store::session::Session;
+use super::store::session::{NewLayer, Session};
 use super::transfer::{Job, LayerRead, read_one};
 use super::unpack::{Count, How, complete};
 use crate::error::{Context, Error, Result};
@@ -102,14 +104,13 @@ pub fn import(
     let chain = layers::chain(&diff_ids);
 
     let mut count = Count::default();
-    let mut lowers: Vec<OwnedFd> = Vec::new();
+    let mut lowers = Parts::new();
     let mut new_layers = Vec::new();
     let mut blobs = Vec::new();
     let mut descriptors = Vec::new();
     for (index, chain_id) in chain.iter().enumerate() {
-        let duplicate = |fd: &OwnedFd| fd.try_clone().or_cannot("open", "a layer");
         if let Some(layer) = &kept[index] {
-            lowers.insert(0, store.open_layer(chain_id)?);
+            lowers.insert(0, Rc::new(store.open_layer(chain_id)?));
             let compression = compression_of(session, &layer.blob)?;
             descriptors.push(descriptor(&layer.blob, store.blob_size(&layer.blob)?.unwrap_or(0), compression));
             continue;
@@ -117,14 +118,16 @@ pub fn import(
         let Some(LayerRead { blob, compression, diff_id, layer, count: counted, rest }) = read[index].take() else {
             continue;
         };
-        complete::complete(rest, duplicate(&layer.diff)?, &lowers)?;
-        lowers.insert(0, duplicate(&layer.diff)?);
+        let NewLayer { name, diff } = layer;
+        let diff = Rc::new(diff);
+        complete::complete(rest, &diff, &lowers)?;
+        lowers.insert(0, diff);
         count.add(&counted);
         descriptors.push(descriptor(&blob.digest, blob.size, compression));
         let parent = index.checked_sub(1).map(|below| chain[below].clone());
         let record =
             Layer::new(chain_id.clone(), diff_id, parent, blob.digest.clone(), options.how.user_namespace, counted);
-        new_layers.push((layer, record));
+        new_layers.push((name, record));
         blobs.push(blob);
     }
     drop(lowers);
@@ -139,7 +142,7 @@ pub fn import(
     };
     blobs.push(session.bytes(&config_bytes)?);
     blobs.push(session.bytes(&manifest_bytes)?);
-    session.commit(new_layers, blobs)?;
+    session.commit(new_layers, blobs).map_err(store::full)?;
     Ok(Imported { manifest, count })
 }
 
@@ -206,7 +209,7 @@ fn read_all(
                 Ok(read) => results.lock().unwrap_or_else(PoisonError::into_inner)[job.index] = Some(read),
                 Err(error) => {
                     stopped.store(true, Ordering::Relaxed);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(store::full(error));
                 }
             }
         }

@@ -103,6 +103,17 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// Of a manifest that is known by its digest alone.
+    pub fn named(digest: &Digest) -> Self {
+        Self {
+            media_type: media_type(Kind::Manifest),
+            digest: digest.clone(),
+            size: 0,
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+
     /// Describes bytes.
     pub fn of(bytes: &[u8], kind: Kind) -> Self {
         Self {

@@ -4,14 +4,15 @@
 //! Whiteouts hide, opaque directories hide what is below them, and symbolic links are followed inside. kernel:
 //! Documentation/filesystems/overlayfs.rst
 
-use std::collections::VecDeque;
-use std::ffi::{CString, OsStr, OsString};
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, openat, readlinkat, statat};
 use rustix::io::Errno as Answer;
 
 use crate::path::errno;
@@ -21,19 +22,23 @@ const MOST_LINKS: u32 = 40;
 /// The attribute of a directory that hides the ones below it: as root, and in a user namespace.
 pub const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
+/// A merged directory: its parts, the uppermost first. They are shared and not duplicated: an image has up to 500 layers, and a
+/// process often 1024 descriptors.
+pub type Parts = Vec<Rc<OwnedFd>>;
+
 /// Layers, the uppermost first.
 #[derive(Debug)]
 pub struct Merged {
-    layers: Vec<OwnedFd>,
+    layers: Parts,
 }
 
 /// What a path is.
 #[derive(Debug)]
 pub enum Found {
-    /// A directory: its parts, the uppermost first.
-    Directory(Vec<OwnedFd>),
+    /// A directory.
+    Directory(Parts),
     /// Anything else: the directory it is in, its name there, and what it is.
-    Other(OwnedFd, CString, Box<Stat>),
+    Other(Rc<OwnedFd>, CString, Box<Stat>),
 }
 
 /// Whether this is how overlay marks what is removed.
@@ -51,8 +56,13 @@ pub fn is_opaque(dir: impl AsFd) -> bool {
 
 impl Merged {
     /// `layers`, the uppermost first.
-    pub fn new(layers: Vec<OwnedFd>) -> Self {
+    pub fn new(layers: Parts) -> Self {
         Self { layers }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> &[Rc<OwnedFd>] {
+        &self.layers
     }
 
     /// Finds a path; its last link is followed when `follow`.
@@ -91,7 +101,7 @@ impl Merged {
 
     fn walk(&self, path: &Path, follow: bool) -> Result<(Found, Vec<OsString>), Errno> {
         let mut rest: VecDeque<OsString> = components(path.as_os_str());
-        let mut dirs: Vec<Vec<OwnedFd>> = vec![duplicate(&self.layers)?];
+        let mut dirs: Vec<Parts> = vec![self.layers.clone()];
         let mut names: Vec<OsString> = Vec::new();
         let mut links = 0;
         while let Some(name) = rest.pop_front() {
@@ -103,7 +113,8 @@ impl Merged {
                 continue;
             }
             let here = dirs.last().ok_or(Errno::ENOENT)?;
-            match step(here, &name)? {
+            let c_name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+            match step(here, &c_name)? {
                 Found::Directory(parts) => {
                     dirs.push(parts);
                     names.push(name);
@@ -136,36 +147,50 @@ impl Merged {
     }
 }
 
-fn duplicate(fds: &[OwnedFd]) -> Result<Vec<OwnedFd>, Errno> {
-    fds.iter().map(|fd| fd.try_clone().map_err(|_| Errno::EMFILE)).collect()
-}
-
 fn components(path: &OsStr) -> VecDeque<OsString> {
     let parts = path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     parts.map(|part| OsString::from_vec(part.to_vec())).collect()
 }
 
-/// One name in a merged directory.
-fn step(parts: &[OwnedFd], name: &OsStr) -> Result<Found, Errno> {
-    let c_name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let mut found = Vec::new();
+/// Every name in the parts of a merged directory, sorted; those that are removed too, which [`step`] tells.
+///
+/// # Errors
+/// What getdents(2) answers.
+pub fn names(parts: &[Rc<OwnedFd>]) -> Result<BTreeSet<CString>, Errno> {
+    let mut names = BTreeSet::new();
     for part in parts {
-        let stat = match statat(part, &c_name, AtFlags::SYMLINK_NOFOLLOW) {
+        for entry in Dir::read_from(part).map_err(errno)? {
+            let entry = entry.map_err(errno)?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.insert(entry.file_name().to_owned());
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// One name in a merged directory.
+///
+/// # Errors
+/// ENOENT, and what the kernel answers.
+pub fn step(parts: &[Rc<OwnedFd>], name: &CStr) -> Result<Found, Errno> {
+    let mut found = Parts::new();
+    for part in parts {
+        let stat = match statat(part, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Answer::NOENT) => continue,
             Err(answer) => return Err(errno(answer)),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             if found.is_empty() && !is_whiteout(&stat) {
-                let dir = part.try_clone().map_err(|_| Errno::EMFILE)?;
-                return Ok(Found::Other(dir, c_name, Box::new(stat)));
+                return Ok(Found::Other(Rc::clone(part), name.to_owned(), Box::new(stat)));
             }
             break;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = openat(part, &c_name, flags, Mode::empty()).map_err(errno)?;
+        let dir = openat(part, name, flags, Mode::empty()).map_err(errno)?;
         let opaque = is_opaque(&dir);
-        found.push(dir);
+        found.push(Rc::new(dir));
         if opaque {
             break;
         }
@@ -196,7 +221,7 @@ mod tests {
         symlink("loop", low.join("loop")).unwrap();
         let whiteout = mknodat(CWD, up.join("etc/gone"), FileType::CharacterDevice, Mode::empty(), 0).is_ok();
         let open = |path: &Path| openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let merged = Merged::new(vec![open(&up), open(&low)]);
+        let merged = Merged::new(vec![Rc::new(open(&up)), Rc::new(open(&low))]);
         let read = |path: &str| merged.read(Path::new(path), 99).map(|bytes| String::from_utf8(bytes).unwrap());
         assert_eq!(read("etc/passwd").as_deref(), Ok("up"));
         assert_eq!(read("/etc/alias").as_deref(), Ok("up"));

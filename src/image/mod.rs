@@ -9,13 +9,14 @@
 //! pack        a directory, or a container's upper layer               -> an archive
 //! commit      a container's upper layer                               -> one more layer on its image
 //! export      an image of the store                                   -> an archive for every tool
+//! flatten     the layers of an image                                  -> one directory for every runtime
 //! ```
 //!
 //! What a container starts with needs only `store`, `merged` and `bundle`: everything that decompresses or parses archives is
 //! called by `ferry-image` alone, and linked into no other program.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::error::Result;
 
@@ -25,6 +26,7 @@ pub mod compression;
 pub mod copy;
 pub mod digest;
 pub mod export;
+pub mod flatten;
 pub mod import;
 pub mod manifest;
 pub mod merged;
@@ -86,8 +88,8 @@ impl Store {
     /// # Errors
     /// One of them is not unpacked.
     pub fn merged(&self, chain: &[Digest]) -> Result<Merged> {
-        let layers: Vec<OwnedFd> = chain.iter().rev().map(|id| self.open_layer(id)).collect::<Result<_>>()?;
-        Ok(Merged::new(layers))
+        let open = |id| self.open_layer(id).map(Rc::new);
+        Ok(Merged::new(chain.iter().rev().map(open).collect::<Result<_>>()?))
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, major, minor, readlinkat, statat};
+use rustix::io::Errno as Answer;
 use tar::{EntryType, Header};
 
 use super::merged::{is_opaque, is_whiteout};
@@ -90,6 +91,10 @@ impl<W: Write> Packer<W> {
         let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).or_cannot("pack", &named)?;
         if self.marks && is_whiteout(&stat) {
             return self.whiteout(above, &[b".wh.", name.to_bytes()].concat());
+        }
+        if name.to_bytes().starts_with(b".wh.") {
+            let why = "in a layer a name that begins with .wh. removes another file";
+            return Err(Error::said("pack", named, why).hint("give it another name"));
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && stat.st_nlink > 1 {
@@ -195,9 +200,11 @@ impl<W: Write> Packer<W> {
 
 /// Whether overlay has more of a directory under another name, which ferry's own mounts never let it do.
 fn is_redirected(dir: BorrowedFd<'_>) -> bool {
-    ["trusted.overlay.redirect", "user.overlay.redirect"]
-        .iter()
-        .any(|name| rustix::fs::fgetxattr(dir, *name, &mut [0_u8; 0][..]).is_ok_and(|length| length > 0))
+    // Too long for the buffer is there too; an empty buffer would be answered without asking.
+    let found = |name: &&str| {
+        !matches!(rustix::fs::fgetxattr(dir, *name, &mut [0_u8; 1][..]), Err(Answer::NODATA | Answer::OPNOTSUPP))
+    };
+    ["trusted.overlay.redirect", "user.overlay.redirect"].iter().any(found)
 }
 
 /// A time as PAX writes it.
@@ -240,5 +247,16 @@ mod tests {
         assert_eq!(seconds(12, 5), "12.000000005");
         assert_eq!(seconds(-2, 750_000_000), "-1.250000000");
         assert_eq!(seconds(-1, 500_000_000), "-0.500000000");
+    }
+
+    #[test]
+    fn a_name_that_would_remove_another_is_refused() {
+        let base = std::env::temp_dir().join(format!("ferry-pack-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("dir")).unwrap();
+        std::fs::write(base.join("dir/.wh.x"), "mine").unwrap();
+        let dir = rustix::fs::open(&base, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let refused = directory(&dir, io::sink()).unwrap_err().to_string();
+        std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
+        assert!(refused.starts_with("cannot pack \"dir/.wh.x\": in a layer a name"), "{refused}");
     }
 }

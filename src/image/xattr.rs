@@ -14,6 +14,8 @@ use crate::path::{errno, fd_path};
 
 /// The most bytes of a value or a list that the kernel gives: linux/limits.h, XATTR_SIZE_MAX.
 const MOST: usize = 64 << 10;
+/// As many bytes of names as are asked for first.
+const FEW: usize = 1 << 10;
 
 /// Whether an image's file may have this attribute.
 pub fn is_an_images(name: &[u8]) -> bool {
@@ -48,14 +50,16 @@ pub fn set_at(dir: BorrowedFd<'_>, file: &CStr, name: &CStr, value: &[u8]) -> Re
 /// # Errors
 /// What flistxattr(2) and fgetxattr(2) answer; a filesystem without any has none.
 pub fn list(fd: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>, Errno> {
-    let mut names = [0_u8; 0];
-    match flistxattr(fd, &mut names[..]) {
+    // Nearly all files have none, and the others few.
+    let mut names = vec![0; FEW];
+    let length = match flistxattr(fd, &mut names[..]) {
         Ok(0) | Err(Answer::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(_) => (),
-        Err(answer) => return Err(errno(answer)),
-    }
-    let mut names = vec![0; MOST];
-    let length = flistxattr(fd, &mut names[..]).map_err(errno)?;
+        Err(Answer::RANGE) => {
+            names.resize(MOST, 0);
+            flistxattr(fd, &mut names[..]).map_err(errno)?
+        }
+        answer => answer.map_err(errno)?,
+    };
     let mut found = Vec::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| is_an_images(name)) {
         let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
@@ -82,6 +86,7 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn marks_of_overlay_and_labels_are_not_an_images() {
@@ -92,5 +97,26 @@ mod tests {
         {
             assert!(!is_an_images(name.as_bytes()), "{name}");
         }
+    }
+
+    /// A filesystem that has none is nothing to try it on.
+    #[test]
+    fn attributes_are_listed_and_copied() {
+        let base = std::env::temp_dir().join(format!("ferry-xattr-{}", std::process::id()));
+        std::fs::create_dir_all(&base).unwrap();
+        let file = |name: &str| std::fs::File::create(base.join(name)).unwrap();
+        let (from, to) = (file("from"), file("to"));
+        // More names than fit at first.
+        let long: Vec<CString> =
+            (0..10).map(|index| CString::new(format!("user.{index}{}", "x".repeat(200))).unwrap()).collect();
+        let taken = long.iter().take(4).all(|name| set(from.as_fd(), name, b"v").is_ok());
+        let more = long.iter().skip(4).all(|name| set(from.as_fd(), name, b"v").is_ok());
+        if taken {
+            copy(from.as_fd(), to.as_fd()).unwrap();
+            let found = list(to.as_fd()).unwrap();
+            assert_eq!(found.len(), if more { 10 } else { found.len().max(4) });
+            assert_eq!(found[0], (long[0].clone(), b"v".to_vec()));
+        }
+        std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
     }
 }

@@ -32,6 +32,7 @@ pub mod resume;
 pub mod run;
 pub mod run_image;
 pub mod run_rootfs;
+pub mod snapshot;
 pub mod start;
 pub mod state;
 pub mod stats;

@@ -8,8 +8,9 @@ use super::{Setting, create, image, run, run_rootfs};
 use crate::error::{Error, Result};
 use crate::host::{self, Host};
 use crate::image::bundle;
+use crate::image::manifest::Descriptor;
 use crate::image::store::uses::{Use, User};
-use crate::image::store::{Guard, Store, layers};
+use crate::image::store::{Guard, Store, layers, snapshots};
 use crate::namespaces::{id_map, inside};
 use crate::rootfs::Layers;
 use crate::spec::config::{Config, Root};
@@ -21,7 +22,15 @@ pub(super) struct Used {
     pub path: PathBuf,
     image: crate::image::Image,
     user_namespace: bool,
+    snapshot: Option<Snapshots>,
     _guard: Guard,
+}
+
+/// The snapshots that a container is rolled back to.
+struct Snapshots {
+    name: String,
+    /// Its layer and those that it lies upon, the uppermost first.
+    layers: Vec<PathBuf>,
 }
 
 /// Capabilities that images are made for: what engines give by default.
@@ -61,7 +70,7 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
     let config = config(&store, &image, options, &host)?;
     let text =
         serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
-    let used = Used { store, path: path.clone(), image, user_namespace, _guard: guard };
+    let used = Used { store, path: path.clone(), image, user_namespace, snapshot: None, _guard: guard };
     // The configuration is made from the image: no file is to blame for it but that.
     let file = path.join("config.json");
     let source = Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used) };
@@ -70,7 +79,10 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
 }
 
 /// Whether the image's layers were unpacked in a user namespace.
-fn unpacked(store: &Store, image: &crate::image::Image) -> Result<bool> {
+///
+/// # Errors
+/// They are not unpacked.
+pub(super) fn unpacked(store: &Store, image: &crate::image::Image) -> Result<bool> {
     let Some(top) = image.chain.last() else { return Ok(false) };
     match store.layer(top)? {
         Some(layer) => Ok(layer.user_namespace),
@@ -81,7 +93,10 @@ fn unpacked(store: &Store, image: &crate::image::Image) -> Result<bool> {
 }
 
 /// What the image says, and over it the flags.
-fn config(store: &Store, image: &crate::image::Image, options: &Options, host: &Host) -> Result<Config> {
+///
+/// # Errors
+/// The image says nothing of what to run, or names a user that it has not.
+pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Options, host: &Host) -> Result<Config> {
     let plain = Options { env: Vec::new(), cwd: None, user: None, ..options.clone() };
     let mut config = run_rootfs::config(&plain, host)?;
     config.root = Some(Root { path: PathBuf::from("rootfs"), readonly: options.read_only });
@@ -106,12 +121,27 @@ fn config(store: &Store, image: &crate::image::Image, options: &Options, host: &
 }
 
 impl Used {
+    /// The image that a container runs from, and a snapshot of that container.
+    ///
+    /// # Errors
+    /// There is no such snapshot; the image is damaged.
+    pub fn of_snapshot(store: Store, guard: Guard, used: &Use, name: &str) -> Result<Self> {
+        let image = store.image_of(Some(used.image.clone()), Descriptor::named(&used.manifest))?;
+        let user_namespace = unpacked(&store, &image)?;
+        let all = store.snapshots(&used.user)?;
+        let line = snapshots::line(&all, name)?;
+        let layers = line.iter().map(|snapshot| store.snapshot_path(&used.user, &snapshot.name)).collect();
+        let snapshot = Some(Snapshots { name: name.to_owned(), layers });
+        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot, _guard: guard })
+    }
+
     /// The stack of layers for the container whose directory is `state`.
     pub fn layers(&self, state: &Path) -> Layers {
         let own = self.store.use_path(&User::Container(state.to_owned()));
         let lower = |id| self.store.path(layers::directory(id)).join("diff");
+        let above = self.snapshot.iter().flat_map(|snapshot| snapshot.layers.iter().cloned());
         Layers {
-            lowers: self.image.chain.iter().rev().map(lower).collect(),
+            lowers: above.chain(self.image.chain.iter().rev().map(lower)).collect(),
             upper: Some(own.join("upper")),
             work: own.join("work"),
             stage: state.join("root"),
@@ -124,19 +154,31 @@ impl Used {
         let name = self.image.name.clone().unwrap_or_else(|| self.image.descriptor.digest.to_string());
         let user = User::Container(state.to_owned());
         let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
-        self.store.begin_use(&used).map(drop)
+        let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
+        self.store.begin_use(&Use { snapshot, ..used }).map(drop)
     }
 }
 
-/// Removes what the container whose directory is `state` has in the store at `store`.
+/// Removes what the container whose directory is `state` has in the store at `store`, but for its snapshots.
 pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
-    let Some(store) = Store::existing(store)? else { return Ok(()) };
     let user = User::Container(state.to_owned());
+    with_rights(store, |store| store.use_path(&user).exists(), |store| store.end_use(&user))
+}
+
+/// Removes the snapshots of a container.
+pub(super) fn forget(store: &Path, state: &Path) -> Result<()> {
+    let user = User::Container(state.to_owned());
+    with_rights(store, |store| store.has_snapshots(&user), |store| store.remove_snapshots(&user))
+}
+
+/// Does something to files of a container, where there are any: what it wrote belongs to ids that only a user namespace gives an
+/// ordinary user the right to.
+fn with_rights(path: &Path, are_there: impl Fn(&Store) -> bool, deed: impl Fn(&Store) -> Result<()>) -> Result<()> {
+    let Some(store) = Store::existing(path)?.filter(are_there) else { return Ok(()) };
     let host = host::probe();
-    if host.privileged || !store.use_path(&user).exists() {
-        return store.end_use(&user);
+    if host.privileged {
+        return deed(&store);
     }
-    // What the container wrote belongs to ids that only a user namespace gives the right to.
     let (uids, gids) = id_map::of_caller(&host);
-    inside::run(&host, &uids, &gids, || store.end_use(&user).map(|()| 0)).map(drop)
+    inside::run(&host, &uids, &gids, || deed(&store).map(|()| 0)).map(drop)
 }

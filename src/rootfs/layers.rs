@@ -21,7 +21,8 @@ use super::plan::Layers;
 use crate::error::{Context, Error, Result};
 use crate::path::{Root, errno, fd_path};
 
-/// Mounts them on their stage. The mount tree must be cut off from the host already.
+/// Mounts them on their stage. With an upper layer, the mount tree must be cut off from the host already; without one, they can
+/// only be read, and nobody gets rights through them.
 ///
 /// # Errors
 /// A layer that is not there; the kernel's answer, with what it means for this upper layer.
@@ -92,16 +93,33 @@ fn detached(stack: &Layers) -> Result<OwnedFd, Refused> {
         fsconfig_set_flag(&context, "userxattr").map_err(told)?;
     }
     fsconfig_create(&context).map_err(told)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(told)
+    let attributes = match stack.upper {
+        Some(_) => MountAttrFlags::empty(),
+        // Nobody on the host is to get rights of a program or a device that an image brings.
+        None => {
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV
+        }
+    };
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(told)
 }
 
-/// By mount(2), for an older kernel. The links lie in memory on the stage, and the overlay is then mounted over them.
+/// By mount(2), for an older kernel. The links lie in memory on the stage, and the overlay is then mounted over them; of a stack
+/// that is only looked at, whose stage the host sees, they lie in the work directory.
 fn by_links(stack: &Layers) -> Result<(), Errno> {
     use nix::mount::mount;
     let none: Option<&str> = None;
     let here = nix::unistd::getcwd()?;
-    mount(Some("ferry"), &stack.stage, Some("tmpfs"), MsFlags::empty(), Some("mode=0700"))?;
-    nix::unistd::chdir(&stack.stage)?;
+    let flags = match stack.upper {
+        Some(_) => {
+            mount(Some("ferry"), &stack.stage, Some("tmpfs"), MsFlags::empty(), Some("mode=0700"))?;
+            nix::unistd::chdir(&stack.stage)?;
+            MsFlags::empty()
+        }
+        None => {
+            nix::unistd::chdir(&stack.work)?;
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV
+        }
+    };
     let link = |target: &Path, name: &str| rustix::fs::symlink(target, name).map_err(errno);
     let mut names = Vec::new();
     for (index, lower) in stack.lowers.iter().enumerate() {
@@ -121,15 +139,16 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
     }
     let volatile = if stack.upper.is_some() { ",volatile" } else { "" };
     let kind = Some("overlay");
-    let mounted =
-        match mount(Some("ferry"), &stack.stage, kind, MsFlags::empty(), Some(format!("{options}{volatile}").as_str()))
-        {
-            // Before Linux 5.10.
-            Err(Errno::EINVAL) => mount(Some("ferry"), &stack.stage, kind, MsFlags::empty(), Some(options.as_str())),
-            answer => answer,
-        };
+    let mounted = match mount(Some("ferry"), &stack.stage, kind, flags, Some(format!("{options}{volatile}").as_str())) {
+        // Before Linux 5.10.
+        Err(Errno::EINVAL) => mount(Some("ferry"), &stack.stage, kind, flags, Some(options.as_str())),
+        answer => answer,
+    };
     nix::unistd::chdir(&here)?;
-    mounted.and_then(|()| mount(none, &stack.stage, none, MsFlags::MS_PRIVATE, none))
+    match stack.upper {
+        Some(_) => mounted.and_then(|()| mount(none, &stack.stage, none, MsFlags::MS_PRIVATE, none)),
+        None => mounted,
+    }
 }
 
 /// What the kernel's answer means. Its own words go to the log of the kernel for most of them.

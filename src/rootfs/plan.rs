@@ -69,9 +69,9 @@ pub enum Base {
 pub struct Layers {
     /// Directories of the host, the uppermost first.
     pub lowers: Vec<PathBuf>,
-    /// Takes what the container writes; `None` for a root that cannot be written.
+    /// Takes what the container writes; `None` for a tree that the host looks at.
     pub upper: Option<PathBuf>,
-    /// Overlay's own, beside `upper`.
+    /// Overlay's own, beside `upper`; without that, an empty directory that may be filled.
     pub work: PathBuf,
     /// An empty directory of the host to mount upon, in the container's own mount namespace.
     pub stage: PathBuf,

@@ -3,8 +3,11 @@
 //! Its content is that of `runc spec`, because tools edit that very file: they look for its mounts, its three
 //! capabilities and its namespaces. Only the host name differs: there each runtime puts its own.
 
+use serde::Serialize;
+
 use super::config::{Capabilities, Config, IdMapping, Linux, Mount, Namespace, Process, Rlimit, Root};
 use super::resources::{DeviceRule, Resources};
+use crate::error::{Error, Result};
 
 /// The version of the specification that is written and understood.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -117,6 +120,19 @@ fn mount((destination, kind, source, options): &(&str, &str, &str, &[&str])) -> 
     }
 }
 
+/// A configuration with a tab a level, as other runtimes write it.
+///
+/// # Errors
+/// None in practice.
+pub fn text(config: &Config) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, tabs);
+    config.serialize(&mut writer).map_err(|why| Error::said("write", "config.json", why.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
 fn namespace(kind: &str) -> Namespace {
     Namespace { kind: kind.to_owned(), ..Namespace::default() }
 }
@@ -205,5 +221,15 @@ mod tests {
     fn what_is_written_reads_back_as_it_was() {
         let text = serde_json::to_string(&config(true)).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config(true));
+    }
+
+    #[test]
+    fn it_is_written_with_tabs() {
+        let text = String::from_utf8(text(&config(true)).unwrap()).unwrap();
+        assert!(
+            text.starts_with("{\n\t\"ociVersion\": \"1.3.0\",\n\t\"process\": {\n\t\t\"terminal\": true"),
+            "{text}"
+        );
+        assert!(text.ends_with("}\n"));
     }
 }

@@ -35,25 +35,25 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Calls the runtime with the case's own store.
-fn ferry(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+pub(super) fn ferry(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
     let store = case.path("store");
     case.call(&[&["--store", &store], args].concat())
 }
 
-fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+pub(super) fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
     ferry(case, &[&["image"], args].concat())
 }
 
-fn run(case: &mut Case, image: &str, command: &[&str]) -> Result<Output, Failed> {
+pub(super) fn run(case: &mut Case, image: &str, command: &[&str]) -> Result<Output, Failed> {
     ferry(case, &[&["run", "--image", image, "--"], command].concat())
 }
 
-fn base(case: &Case) -> Result<Vec<u8>, Failed> {
+pub(super) fn base(case: &Case) -> Result<Vec<u8>, Failed> {
     Ok(fixtures::base(&case.stage.probe)?.finish()?)
 }
 
 /// A layout of the base and these layers, imported as `test:latest`.
-fn import(case: &mut Case, layers: Vec<Vec<u8>>, execution: &Value) -> Outcome {
+pub(super) fn import(case: &mut Case, layers: Vec<Vec<u8>>, execution: &Value) -> Outcome {
     let layers = [vec![base(case)?], layers].concat();
     let path = case.path("layout");
     fixtures::layout(path.as_ref(), "test:latest", &layers, execution)?;
@@ -62,7 +62,7 @@ fn import(case: &mut Case, layers: Vec<Vec<u8>>, execution: &Value) -> Outcome {
 }
 
 /// Everything the store has beside its empty directories goes, owners that are not the user's too.
-fn clear(case: &mut Case) -> Outcome {
+pub(super) fn clear(case: &mut Case) -> Outcome {
     image(case, &["prune", "--all"])?.success()?;
     for directory in ["blobs/sha256", "layers", "containers", "tmp"] {
         assert_eq!(names_in(&PathBuf::from(case.path("store")).join(directory)), Vec::<String>::new(), "{directory}");

@@ -8,8 +8,8 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::Case;
+use super::image::image;
 use super::need::Need::{Ferry, Tool};
-use super::output::Output;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::{self as fixtures, Layer};
 
@@ -24,11 +24,6 @@ pub const SCENARIOS: &[Scenario] = &[
 const DEEDS: &str = "rm /gone /etc/group && rm -r /full && mkdir /full && echo new >/full/new && ln /full/new /full/same && \
                      mv /dir /moved && ln -s ../moved/a /full/link && echo more >>/kept && chmod 4711 /full/new && \
                      touch -d '2001-02-03 04:05:06' /full/new";
-
-fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
-    let store = case.path("store");
-    case.call(&[&["--store", &store, "image"], args].concat())
-}
 
 fn shell(case: &mut Case, image: &str, line: &str) -> Result<String, Failed> {
     let store = case.path("store");

@@ -25,6 +25,7 @@ mod flags;
 mod hook_failures;
 mod hooks;
 mod image;
+mod image_bundle;
 mod image_commit;
 mod install;
 mod lifecycle;
@@ -51,6 +52,7 @@ mod scheduling;
 mod seccomp_agent;
 mod security;
 mod shortages;
+mod snapshot;
 mod stage;
 mod state;
 mod stats;
@@ -118,6 +120,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
+    ("image_bundle", image_bundle::SCENARIOS),
+    ("snapshot", snapshot::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),

@@ -26,6 +26,8 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "read" => say(&outcome(fs::read_to_string(word(args, 0)?).map(|text| json!(text))))?,
         "write" => say(&outcome(write(word(args, 0)?, &args[1..].join(" "))))?,
         "open" => say(&outcome(open(word(args, 0)?, word(args, 1)?)))?,
+        "remove" => say(&outcome(fs::remove_file(word(args, 0)?).map(|()| Value::Null)))?,
+        "rename" => say(&outcome(fs::rename(word(args, 0)?, word(args, 1)?).map(|()| Value::Null)))?,
         "mkdir" => say(&outcome(fs::create_dir(word(args, 0)?).map(|()| Value::Null)))?,
         "mknod" => {
             say(&outcome(kernel::mknod(word(args, 0)?, parse(args, 1)?, parse(args, 2)?).map(|()| Value::Null)))?

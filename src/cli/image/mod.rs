@@ -13,6 +13,7 @@ mod history;
 mod import;
 mod inspect;
 mod list;
+mod mount;
 pub mod program;
 mod progress;
 mod prune;
@@ -41,6 +42,8 @@ pub const FAMILY: Family = Family {
         export::VERB,
         diff::VERB,
         commit::VERB,
+        mount::VERB,
+        mount::UNMOUNT,
         prune::VERB,
         check::VERB,
     ],

@@ -7,6 +7,7 @@
 //! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/
 //! images.json            names -> manifests
 //! containers/KEY/        what is in use: use.json, and a container's upper/ and work/
+//! snapshots/KEY/NAME/    what containers had written at some time
 //! tmp/                   what is being made; no part of the store
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod layers;
 pub mod names;
 pub mod prune;
 pub mod session;
+pub mod snapshots;
 pub mod uses;
 
 /// The version of the layout.
@@ -68,6 +70,15 @@ pub fn default_location(privileged: bool) -> Result<PathBuf> {
         Error::plain("there is no place for images: neither $XDG_DATA_HOME nor $HOME is set")
             .hint("name a directory with --store before the verb")
     })
+}
+
+/// What stands behind an answer that would leave a person stuck.
+pub(super) fn full(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::ENOSPC) => error.hint("the image store's filesystem is full; the store is as it was"),
+        Some(Errno::EDQUOT) => error.hint("the quota for the image store is used up; the store is as it was"),
+        _ => error,
+    }
 }
 
 impl Store {
@@ -138,6 +149,11 @@ impl Store {
         self.dir.as_fd()
     }
 
+    /// Its path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The path of something in it.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
@@ -206,8 +222,13 @@ impl Store {
         let temporary = format!("tmp/{}", new.replace('/', "-"));
         let file = openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600)).or_cannot("write", named())?;
         let mut file = File::from(file);
-        file.write_all(bytes).and_then(|()| file.sync_all()).or_cannot("write", named())?;
-        renameat(&self.dir, &temporary, &self.dir, name).or_cannot("save", named())?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all()).or_cannot("write", named());
+        let saved = written.and_then(|()| renameat(&self.dir, &temporary, &self.dir, name).or_cannot("save", named()));
+        if let Err(error) = saved {
+            // On a full disk every file less is a help; prune removes what stays.
+            rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty()).ok();
+            return Err(full(error));
+        }
         self.sync_directory(Path::new(name).parent().unwrap_or(Path::new("")))
     }
 

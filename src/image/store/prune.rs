@@ -49,6 +49,8 @@ pub fn prune(store: &Store, all: bool) -> Result<Removed> {
             }
         }
     }
+    let keys: Vec<String> = used.iter().map(|used| super::uses::key(&used.user)).collect();
+    store.remove_other_snapshots(&keys)?;
     if all {
         store.change_names(|names| {
             names.retain(|_, named| used.iter().any(|used| used.manifest == named.manifest.digest));
@@ -103,13 +105,7 @@ pub(super) fn live(store: &Store) -> Result<Live> {
     }
     for digest in manifests {
         live.blobs.insert(digest.clone());
-        let descriptor = crate::image::manifest::Descriptor {
-            media_type: String::new(),
-            digest,
-            size: 0,
-            annotations: Default::default(),
-            platform: None,
-        };
+        let descriptor = crate::image::manifest::Descriptor::named(&digest);
         let Ok(image) = store.image_of(None, descriptor) else { continue };
         live.blobs.insert(image.manifest.config.digest.clone());
         live.blobs.extend(image.manifest.layers.iter().map(|layer| layer.digest.clone()));

@@ -42,7 +42,8 @@ pub struct NewBlob {
 /// A layer's directory that is being filled.
 #[derive(Debug)]
 pub struct NewLayer {
-    name: String,
+    /// Its name for [`Session::commit`].
+    pub name: String,
     /// `diff`, open.
     pub diff: OwnedFd,
 }
@@ -130,13 +131,13 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// What the kernel answers; then nothing refers to what came in its place until then.
-    pub fn commit(&self, layers: Vec<(NewLayer, Layer)>, blobs: Vec<NewBlob>) -> Result<()> {
+    pub fn commit(&self, layers: Vec<(String, Layer)>, blobs: Vec<NewBlob>) -> Result<()> {
         if layers.is_empty() && blobs.is_empty() {
             return Ok(());
         }
         for (new, layer) in &layers {
             let text = serde_json::to_vec(layer).map_err(|why| Error::said("save", "the layer", why.to_string()))?;
-            let name = format!("{}/{}", new.name, layers::RECORD);
+            let name = format!("{new}/{}", layers::RECORD);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let file =
                 openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
@@ -144,7 +145,7 @@ impl<'a> Session<'a> {
         }
         syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
         for (new, layer) in &layers {
-            self.put(&new.name, &layers::directory(&layer.chain_id))?;
+            self.put(new, &layers::directory(&layer.chain_id))?;
         }
         if !layers.is_empty() {
             self.store.sync_directory("layers".as_ref())?;
@@ -158,6 +159,21 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Puts a layer's directory in its place by itself, with a record beside its files.
+    ///
+    /// # Errors
+    /// What the kernel answers; ENOTEMPTY where something is.
+    pub fn place_layer(&self, layer: &NewLayer, record: &str, text: &[u8], to: &str) -> Result<()> {
+        let name = format!("{}/{record}", layer.name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
+        File::from(file).write_all(text).or_cannot("write", self.path(&name))?;
+        syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
+        renameat(&self.dir, layer.name.as_str(), &self.store.dir, to)
+            .or_cannot("save", self.store.path(to).display())?;
+        self.store.sync_directory(std::path::Path::new(to).parent().unwrap_or(std::path::Path::new("")))
     }
 
     fn put(&self, from: &str, to: &str) -> Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! A container's directory also holds its upper layer and overlay's work directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, mkdirat};
@@ -39,21 +40,43 @@ pub struct Use {
     pub manifest: Digest,
     /// Its layers' chain ids, the lowest first.
     pub layers: Vec<Digest>,
+    /// Of a mount: the number of the mount namespace that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
+    /// Of a container that was rolled back: the snapshot that its upper layer lies upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 impl Use {
     /// A use of the current format.
     pub fn new(user: User, image: String, manifest: Digest, layers: Vec<Digest>) -> Self {
-        Self { format: FORMAT, user, image, manifest, layers }
+        let namespace = matches!(user, User::Mount(_)).then(|| namespace_of("self")).flatten();
+        Self { format: FORMAT, user, image, manifest, layers, namespace, snapshot: None }
     }
 
     /// Whether the user is still there.
     pub fn is_live(&self) -> bool {
         match &self.user {
             User::Container(state) => state.exists(),
-            User::Mount(point) => crate::image::mounted(point),
+            User::Mount(point) => match self.namespace {
+                // A mount of elsewhere is not to be seen here: it is there as long as somebody lives there.
+                Some(noted) if namespace_of("self") != Some(noted) => is_inhabited(noted),
+                _ => crate::image::mounted(point),
+            },
         }
     }
+}
+
+/// The number of the mount namespace of a process.
+fn namespace_of(process: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{process}/ns/mnt")).ok().map(|metadata| metadata.ino())
+}
+
+/// Whether any process that may be looked at is in this mount namespace.
+fn is_inhabited(namespace: u64) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.into_iter().any(|entry| namespace_of(&entry.file_name().to_string_lossy()) == Some(namespace))
 }
 
 /// The name of a user's directory: the same user has the same name, and no two share one.

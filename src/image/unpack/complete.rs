@@ -3,17 +3,19 @@
 //!
 //! It is what unpacking one layer over the other would have given, with the layers still apart.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Timestamps, fstat, linkat, renameat, statat, unlinkat, utimensat};
 use rustix::io::Errno as Answer;
 
 use super::{Rest, as_path, both, c_name, parted};
-use crate::error::{Error, Result};
-use crate::image::merged::{Found, Merged};
+use crate::error::{Context, Error, Result};
+use crate::image::merged::{Found, Merged, Parts};
 use crate::image::{copy, tree};
 use crate::path::{Links, Root, errno};
 
@@ -21,36 +23,31 @@ use crate::path::{Links, Root, errno};
 ///
 /// # Errors
 /// A hard link to nothing, and what the kernel answers.
-pub fn complete(rest: Rest, dir: OwnedFd, lowers: &[OwnedFd]) -> Result<()> {
-    let root = Root::from_dir(dir, Path::new(""));
-    let duplicates = |fds: &[OwnedFd]| -> Result<Vec<OwnedFd>, Errno> {
-        fds.iter().map(|fd| fd.try_clone().map_err(|_| Errno::EMFILE)).collect()
-    };
+pub fn complete(rest: Rest, dir: &Rc<OwnedFd>, lowers: &Parts) -> Result<()> {
+    let own = dir.try_clone().or_cannot("open", "the layer")?;
+    let root = Root::from_dir(own, Path::new(""));
     let cannot = |path: &[u8]| {
         let named = format!("{:?}", String::from_utf8_lossy(path));
         move |answer: Errno| Error::kernel("unpack", named.clone(), answer)
     };
-    let below = Merged::new(duplicates(lowers).map_err(cannot(b""))?);
-    let mut times: Vec<(Vec<u8>, Timestamps)> =
-        rest.times.iter().map(|(path, time)| (path.clone(), both(*time))).collect();
-    let mut moved: Vec<(Vec<u8>, PathBuf)> = Vec::new();
+    let below = Merged::new(lowers.clone());
+    let mut times: Times = rest.times.iter().map(|(path, time)| (path.clone(), both(*time))).collect();
+    let mut moved: BTreeMap<Vec<u8>, PathBuf> = BTreeMap::new();
     for path in &rest.implied {
-        if moved.iter().any(|(from, _)| path.starts_with(from) && path.get(from.len()) == Some(&b'/')) {
+        if above(path).any(|above| moved.contains_key(above)) {
             continue;
         }
         match implied(&root, &below, path).map_err(cannot(path))? {
-            Implied::Like(stamp) => times.push((path.clone(), stamp)),
+            Implied::Like(stamp) => drop(times.insert(path.clone(), stamp)),
             Implied::Alone => (),
-            Implied::Elsewhere(to) => moved.push((path.clone(), to)),
+            Implied::Elsewhere(to) => drop(moved.insert(path.clone(), to)),
         }
     }
     for (from, to) in &moved {
         relocate(&root, &below, from, to, &mut times).map_err(cannot(from))?;
     }
     if !rest.links.is_empty() {
-        let mut all = vec![root.dir().try_clone_to_owned().map_err(|_| cannot(b"")(Errno::EMFILE))?];
-        all.extend(duplicates(lowers).map_err(cannot(b""))?);
-        let whole = Merged::new(all);
+        let whole = Merged::new([std::slice::from_ref(dir), lowers].concat());
         for (target, link) in &rest.links {
             hard_link(&root, (&whole, &below), target, link).map_err(|answer| match answer {
                 Errno::ENOENT | Errno::ENOTDIR => {
@@ -63,6 +60,14 @@ pub fn complete(rest: Rest, dir: OwnedFd, lowers: &[OwnedFd]) -> Result<()> {
     }
     // The deepest first: setting one's times changes no other's, but the order tells that nothing comes after.
     times.iter().rev().try_for_each(|(path, stamp)| stamp_directory(&root, path, stamp).map_err(cannot(path)))
+}
+
+/// Times that directories get in the end.
+type Times = BTreeMap<Vec<u8>, Timestamps>;
+
+/// The directories that a path is in, the uppermost first.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
 }
 
 enum Implied {
@@ -102,13 +107,7 @@ fn implied(root: &Root, below: &Merged, path: &[u8]) -> Result<Implied, Errno> {
 }
 
 /// Moves what was unpacked into the directory `from` to the path `to`, where the layers below have the directory that is meant.
-fn relocate(
-    root: &Root,
-    below: &Merged,
-    from: &[u8],
-    to: &Path,
-    times: &mut Vec<(Vec<u8>, Timestamps)>,
-) -> Result<(), Errno> {
+fn relocate(root: &Root, below: &Merged, from: &[u8], to: &Path, times: &mut Times) -> Result<(), Errno> {
     use std::os::unix::ffi::OsStrExt;
     let mut path = PathBuf::new();
     for part in to.components() {
@@ -116,7 +115,7 @@ fn relocate(
         if matches!(root.resolve(&path, Links::Refuse), Err(Errno::ENOENT)) {
             root.make_dirs(&path, 0o755, Links::Refuse).map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
             if let Implied::Like(stamp) = implied(root, below, path.as_os_str().as_bytes())? {
-                times.push((path.as_os_str().as_bytes().to_vec(), stamp));
+                times.insert(path.as_os_str().as_bytes().to_vec(), stamp);
             }
         }
     }
@@ -125,11 +124,13 @@ fn relocate(
     let (above, name) = parted(from);
     let above = open(as_path(above))?;
     unlinkat(&above, c_name(name)?, AtFlags::REMOVEDIR).map_err(errno)?;
-    // Times noted for what was moved go along.
-    for (noted, _) in
-        times.iter_mut().filter(|(noted, _)| noted.starts_with(from) && noted.get(from.len()) == Some(&b'/'))
-    {
-        *noted = [to.as_os_str().as_bytes(), &noted[from.len()..]].concat();
+    // Times noted for what was moved go along: everything from `FROM/` up to the next byte after the slash.
+    let (first, behind) = ([from, b"/"].concat(), [from, b"0"].concat());
+    let noted: Vec<Vec<u8>> = times.range(first..behind).map(|(path, _)| path.clone()).collect();
+    for path in noted {
+        if let Some(stamp) = times.remove(&path) {
+            times.insert([to.as_os_str().as_bytes(), &path[from.len()..]].concat(), stamp);
+        }
     }
     Ok(())
 }

@@ -103,9 +103,7 @@ fn explain(error: Error, how: &How) -> Error {
         Some(Errno::EINVAL) if how.user_namespace => error.hint(
             "a file belongs to an id that this user's subordinate ids do not reach: give more in /etc/subuid and /etc/subgid",
         ),
-        Some(Errno::ENOSPC) => error.hint("the image store's filesystem is full; nothing of the image was kept"),
-        Some(Errno::EDQUOT) => error.hint("the quota for the image store is used up; nothing of the image was kept"),
-        _ => error,
+        _ => super::store::full(error),
     }
 }
 
@@ -457,7 +455,11 @@ impl Layer {
             return if name.starts_with(AUFS) { Ok(()) } else { Err(Errno::EINVAL) };
         }
         let removed_path = if above.is_empty() { removed.to_vec() } else { [above, b"/", removed].concat() };
-        let (dir, _) = self.parent(&header.path)?;
+        let (dir, _) = match self.parent(&header.path) {
+            // This layer has no directory there, which already hides what was in it: umoci lists that all the same.
+            Err(Errno::ENOTDIR) => return Ok(()),
+            answer => answer?,
+        };
         let name = c_name(removed)?;
         match mknodat(&dir, &name, FileType::CharacterDevice, Mode::empty(), 0) {
             Ok(()) => Ok(()),

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 use super::Setting;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{Descriptor, Kind, media_type};
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::image::store::Store;
 use crate::image::store::session::Session;
+use crate::image::store::snapshots;
 use crate::image::store::uses::{Use, User};
 use crate::image::{commit, import, pack};
 
@@ -24,6 +25,12 @@ pub fn diff(setting: &Setting, id: &str, out: impl Write) -> Result<()> {
     let store = super::with_images(setting)?;
     let _guard = store.share()?;
     let used = find(setting, &store, id)?;
+    if let Some(snapshot) = &used.snapshot {
+        return Err(Error::plain(format!(
+            "container {id:?} was rolled back to snapshot {snapshot:?}, and changed more than one layer"
+        ))
+        .hint("`ferry image commit` makes an image of all of them"));
+    }
     pack::upper(&upper(&store, &used)?, out)
 }
 
@@ -41,26 +48,22 @@ pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> 
     let store = super::with_images(setting)?;
     let session = Session::begin(&store)?;
     let used = find(setting, &store, id)?;
-    let parent = store.image_of(Some(used.image.clone()), descriptor(&used.manifest))?;
+    let parent = store.image_of(Some(used.image.clone()), Descriptor::named(&used.manifest))?;
     let created = match seconds {
         Some(seconds) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
         None => Some(SystemTime::now()),
     };
     let created = created.ok_or_else(|| Error::plain("that time is too far away"))?;
     let options = super::options(None, None);
-    let made = commit::commit(&session, &parent, &upper(&store, &used)?, created, &options)?;
+    let mut uppers = vec![upper(&store, &used)?];
+    if let Some(name) = &used.snapshot {
+        for snapshot in snapshots::line(&store.snapshots(&used.user)?, name)? {
+            uppers.insert(0, store.open_snapshot(&used.user, &snapshot.name)?);
+        }
+    }
+    let made = commit::commit(&session, &parent, &uppers, created, &options)?;
     import::name(&session, &reference.to_string(), &made.manifest)?;
     Ok(made.manifest.digest)
-}
-
-fn descriptor(digest: &Digest) -> Descriptor {
-    Descriptor {
-        media_type: media_type(Kind::Manifest),
-        digest: digest.clone(),
-        size: 0,
-        annotations: Default::default(),
-        platform: None,
-    }
 }
 
 fn find(setting: &Setting, store: &Store, id: &str) -> Result<Use> {

@@ -11,11 +11,13 @@ use crate::image::store::{self, Store};
 use crate::image::unpack::How;
 use crate::namespaces::{id_map, inside};
 
+pub mod bundle;
 pub mod check;
 pub mod container;
 pub mod export;
 pub mod import;
 pub mod list;
+pub mod mount;
 pub mod prune;
 pub mod pull;
 pub mod tag;

@@ -1,0 +1,199 @@
+//! `snapshot`: what a container of an image has written, kept to go back to.
+//!
+//! The kernel lets no overlay change its upper layer while it is mounted. So a snapshot is a copy of that layer (which a filesystem
+//! with reflinks shares), made while the container's processes stand still; and going back makes the container anew, with an empty
+//! upper layer above the snapshot's.
+
+use std::time::SystemTime;
+
+use super::image::{as_root, with_images};
+use super::live::Live;
+use super::pause::PATIENCE;
+use super::run_image::{self, Used};
+use super::{Setting, create, delete, live, run};
+use crate::cgroup::life;
+use crate::container::{Record, Status};
+use crate::error::{Error, Result};
+use crate::image::store::session::Session;
+use crate::image::store::snapshots::{self, Snapshot};
+use crate::image::store::uses::{Use, User};
+use crate::image::store::{Store, layers};
+
+/// Takes a snapshot of the container `id`; without a name it gets the first number that is free. Answers it.
+///
+/// # Errors
+/// The container runs from no image; a file cannot be copied. Then there is no snapshot.
+pub fn create(setting: &Setting, id: &str, name: Option<&str>) -> Result<Snapshot> {
+    if let Some(name) = name.filter(|name| !snapshots::is_name(name)) {
+        return Err(Error::plain(format!("{name:?} is no name of a snapshot"))
+            .hint("it has letters, digits, _ . and -, at most 64, and begins with none of the last two"));
+    }
+    let container = live::open_locked(setting, id)?;
+    let setting = &of_container(setting, &container.record)?;
+    let (store, used) = used(setting, &container)?;
+    let all = store.snapshots(&used.user)?;
+    let name = name.map_or_else(|| free_number(&all), str::to_owned);
+    if all.iter().any(|other| other.name == name) {
+        return Err(
+            Error::plain(format!("there is a snapshot {name:?} of this container already")).hint("choose another name")
+        );
+    }
+    let frozen = freeze(setting, &container)?;
+    let copied = as_root(setting, |inside| {
+        // Whoever unpacks is root here, and files get the modes they had.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let store = with_images(inside)?;
+        let session = Session::begin(&store)?;
+        let marks = used.layers.last().map(|top| store.layer(top)).transpose()?.flatten();
+        let marks = marks.is_some_and(|layer| layer.user_namespace);
+        let created = crate::log::rfc3339(SystemTime::now());
+        session.snapshot(&used.user, &name, used.snapshot.clone(), created, marks).map(|_| 0)
+    });
+    // The processes go on whatever came of it.
+    let thawed = frozen.map_or(Ok(()), |cgroup| life::thaw(&cgroup, PATIENCE));
+    copied.and(thawed)?;
+    find(&store.snapshots(&used.user)?, &name).cloned()
+}
+
+/// The container's snapshots, the oldest first.
+///
+/// # Errors
+/// The container runs from no image; they cannot be read.
+pub fn list(setting: &Setting, id: &str) -> Result<Vec<Snapshot>> {
+    let container = live::open(setting, id)?;
+    let (store, used) = used(&of_container(setting, &container.record)?, &container)?;
+    store.snapshots(&used.user)
+}
+
+/// What `snapshot show` answers.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// It.
+    #[serde(flatten)]
+    pub snapshot: Snapshot,
+    /// Whether the container's upper layer lies upon it.
+    pub current: bool,
+    /// The image below it all.
+    pub image: String,
+    /// The directories whose files it shows, the uppermost first.
+    pub directories: Vec<std::path::PathBuf>,
+}
+
+/// Everything about one.
+///
+/// # Errors
+/// There is none of that name.
+pub fn show(setting: &Setting, id: &str, name: &str) -> Result<Shown> {
+    let container = live::open(setting, id)?;
+    let (store, used) = used(&of_container(setting, &container.record)?, &container)?;
+    let all = store.snapshots(&used.user)?;
+    let line = snapshots::line(&all, name)?;
+    let own = line.iter().map(|snapshot| store.snapshot_path(&used.user, &snapshot.name));
+    let images = used.layers.iter().rev().map(|id| store.path(layers::directory(id)).join("diff"));
+    Ok(Shown {
+        snapshot: find(&all, name)?.clone(),
+        current: used.snapshot.as_deref() == Some(name),
+        image: used.image.clone(),
+        directories: own.chain(images).collect(),
+    })
+}
+
+/// Ends the container's program, takes away what it wrote since, and begins it anew with the files of the snapshot.
+///
+/// # Errors
+/// There is no such snapshot: then the container is as it was. The program cannot be begun again: then there is no container
+/// any more.
+pub fn rollback(setting: &Setting, id: &str, name: &str) -> Result<()> {
+    let container = live::open_locked(setting, id)?;
+    let setting = &of_container(setting, &container.record)?;
+    let (store, used) = used(setting, &container)?;
+    // Held from here on: nothing of the container's is removed as left over while there is none.
+    let guard = store.share()?;
+    let below = Used::of_snapshot(store, guard, &used, name)?;
+    let Live { entry, record, .. } = container;
+    let path = entry.path().join("config.json");
+    let (config, document) = crate::spec::load(&path)?;
+    create::console(config.process.as_ref().is_some_and(|process| process.terminal), None)?;
+    let (state, bundle) = (entry.path().to_owned(), record.bundle.clone());
+    // Its storage is not the deletion's affair.
+    delete::clean_up(setting, &entry, Some(&Record { store: None, ..record }))?;
+    drop(entry);
+    run_image::end(&below.path, &state)?;
+    let source = create::Source { config, text: document.text, path, bundle, copy_on_write: false, image: Some(below) };
+    let create = create::Options { id: id.to_owned(), ..create::Options::default() };
+    let options = run::Options { create, detach: true, ..run::Options::default() };
+    run::run_source(setting, &options, source).map(drop)
+}
+
+/// Removes snapshots.
+///
+/// # Errors
+/// One of them is not there, or something lies upon it; then none is removed.
+pub fn remove(setting: &Setting, id: &str, names: &[String]) -> Result<()> {
+    let container = live::open_locked(setting, id)?;
+    let setting = &of_container(setting, &container.record)?;
+    let (store, used) = used(setting, &container)?;
+    let all = store.snapshots(&used.user)?;
+    for name in names {
+        find(&all, name)?;
+        if used.snapshot.as_ref() == Some(name) {
+            return Err(Error::plain(format!("the container's own files lie upon snapshot {name:?}"))
+                .hint("roll back to another one first"));
+        }
+        let above = all.iter().find(|other| other.parent.as_ref() == Some(name) && !names.contains(&other.name));
+        if let Some(above) = above {
+            return Err(Error::plain(format!("snapshot {:?} lies upon {name:?}", above.name)).hint("remove that first"));
+        }
+    }
+    as_root(setting, |inside| {
+        let store = with_images(inside)?;
+        let _guard = store.share()?;
+        names.iter().try_for_each(|name| store.remove_snapshot(&used.user, name)).map(|()| 0)
+    })
+    .map(drop)
+}
+
+/// The setting with the store that the container has its files in.
+fn of_container(setting: &Setting, record: &Record) -> Result<Setting> {
+    let store = record.store.clone().ok_or_else(|| {
+        Error::plain(format!("container {:?} does not run from an image", record.id))
+            .hint("only what `ferry run --image` made has a layer of its own to take snapshots of")
+    })?;
+    Ok(Setting { store: Some(store), ..setting.clone() })
+}
+
+fn used(setting: &Setting, container: &Live) -> Result<(Store, Use)> {
+    let store = with_images(setting)?;
+    let user = User::Container(container.entry.path().to_owned());
+    let found = store.uses()?.into_iter().filter_map(|(_, used)| used).find(|used| used.user == user);
+    let missing = || Error::plain(format!("the image store knows nothing of container {:?}", container.record.id));
+    Ok((store, found.ok_or_else(missing)?))
+}
+
+fn find<'a>(all: &'a [Snapshot], name: &str) -> Result<&'a Snapshot> {
+    snapshots::line(all, name).map(|line| line[0])
+}
+
+fn free_number(all: &[Snapshot]) -> String {
+    let mut numbers = (1_u64..).map(|number| number.to_string());
+    numbers.find(|number| !all.iter().any(|other| other.name == *number)).unwrap_or_default()
+}
+
+/// Has the container's processes stand still, where they do not and can be made to.
+fn freeze(setting: &Setting, container: &Live) -> Result<Option<crate::cgroup::Cgroup>> {
+    match (container.status, &container.record.cgroup) {
+        (Status::Running, Some(_)) => {
+            let cgroup = container.cgroup("pause")?;
+            life::freeze(&cgroup, PATIENCE)?;
+            Ok(Some(cgroup))
+        }
+        (Status::Running, None) => {
+            setting.log.warning(
+                "the container has no cgroup to be paused by: what it writes meanwhile may be half in the snapshot",
+            );
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
