@@ -122,6 +122,14 @@ step_a_task_in_the_background() {
     ! ls -d /sys/fs/cgroup/default/"$C"
 }
 
+step_images_go_to_ferry_and_back() {
+    ctr images export "$D/box.tar" $BOX
+    changed_by_ferry "$D/box.tar" "$D/changed.tar"
+    ctr images import "$D/changed.tar"
+    is "$SEES" "$(ctr run --rm --runc-binary "$RT" localhost/changed:1 "$C" sh -c "$CHANGED")"
+    ctr images rm localhost/changed:1
+}
+
 step_exec_gives_output_and_exit_status() {
     run -d -- sleep 300
     fails 4 ctr task exec --exec-id a "$C" sh -c 'echo inside; exit 4' >"$D/out"

@@ -49,6 +49,14 @@ step_a_missing_program_is_127_and_one_without_permission_126() {
     fails 126 run --rm -- /etc/passwd 2>>"$D/err"
 }
 
+step_images_go_to_ferry_and_back() {
+    docker save -o "$D/box.tar" $BOX
+    changed_by_ferry "$D/box.tar" "$D/changed.tar"
+    docker load -q -i "$D/changed.tar"
+    is "$SEES" "$(docker run --rm --runtime "$RUNTIME" --network none --name "$C" localhost/changed:1 sh -c "$CHANGED")"
+    docker rmi -f localhost/changed:1
+}
+
 step_exec_gives_output_and_exit_status() {
     run -d -- sleep 300
     fails 4 docker exec "$C" sh -c 'echo inside; exit 4' >"$D/out"

@@ -27,6 +27,9 @@ mod hooks;
 mod image;
 mod image_bundle;
 mod image_commit;
+mod image_hostile;
+mod image_killed;
+mod image_tools;
 mod install;
 mod lifecycle;
 mod limits;
@@ -121,6 +124,9 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("migrate", migrate::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
+    ("image_tools", image_tools::SCENARIOS),
+    ("image_hostile", image_hostile::SCENARIOS),
+    ("image_killed", image_killed::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
