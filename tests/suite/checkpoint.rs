@@ -46,7 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// How often a container goes there and back.
-fn rounds() -> usize {
+pub(super) fn rounds() -> usize {
     if std::env::var_os("FERRY_LONG").is_some() { 20 } else { 2 }
 }
 

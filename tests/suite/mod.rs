@@ -12,6 +12,7 @@ mod checkpoint;
 mod checkpoint_archive;
 mod checkpoint_cut_off;
 mod checkpoint_flags;
+mod checkpoint_workloads;
 mod completion;
 mod create;
 mod dev;
@@ -128,6 +129,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_hostile", image_hostile::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
+    ("checkpoint_workloads", checkpoint_workloads::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),
