@@ -62,6 +62,10 @@ pub fn bind_at(rootfs: &Rootfs, directory: &Path, stage: &Path) -> Result<()> {
         propagate(tree.as_fd(), MsFlags::MS_PRIVATE.bits()).or_cannot("make private", directory.display())?;
         make_private_around(place_of_root.as_fd()).or_cannot("make private the mount around", stage.display())?;
     }
+    // Nobody makes it so later: what is bound from here on has it from here.
+    if rootfs.read_only_root {
+        read_only(tree.as_fd(), false).or_cannot("make read-only", directory.display())?;
+    }
     place(tree.as_fd(), place_of_root.as_fd()).or_cannot("bind root filesystem", directory.display())
 }
 

@@ -290,6 +290,7 @@ fn mounts(case: &mut Case) -> Outcome {
     config::add(&mut case.config, "/mounts", config::bind(&outside.join("file"), "/etc/bound", &["bind"]));
     config::add(&mut case.config, "/mounts", config::bind(&outside, "/dev/outside", &["bind"]));
     config::add(&mut case.config, "/linux/maskedPaths", json!("/etc/group"));
+    case.config["root"]["readonly"] = json!(true);
     let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
     row.go_on(5)?;
     checkpoint(case, &[])?;
@@ -301,6 +302,7 @@ fn mounts(case: &mut Case) -> Outcome {
     }
     assert_eq!(look(&["read", "/etc/group"])?["ok"], "");
     assert!(look(&["write", "/mnt/deep/new", "x"])?["error"].is_number());
+    assert!(look(&["write", "/home/new", "x"])?["error"].is_number());
     assert!(look(&["write", "/proc/sys/kernel/hostname", "x"])?["error"].is_number());
     Ok(())
 }
