@@ -115,6 +115,9 @@ fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
         if let Some((_, word)) = missing {
             return Ok(Err(format!("has a mount without its option {word}, on {name}")));
         }
+        if rootfs.read_only_last.contains(&mount.destination) && !row.has("ro") {
+            return Ok(Err(format!("has a mount without its option ro, on {name}")));
+        }
         let same = match &mount.what {
             What::Filesystem { kind, .. } => row.kind == *kind,
             What::Cgroup => row.kind.starts_with("cgroup"),

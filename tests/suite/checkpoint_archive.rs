@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_archive_that_is_not_whole_is_refused", CRIU, broken),
     scenario("an_archive_of_another_machine_is_refused", CRIU, another_machine),
     scenario("an_archive_gets_no_more_than_the_bundle_gives", CRIU, wider),
+    scenario("archives_of_all_sorts_of_containers_come_back", CRIU, all_sorts),
 ];
 
 /// Where scratch directories go, so that what is left there is seen.
@@ -364,6 +365,48 @@ fn wider(case: &mut Case) -> Outcome {
         row.continued(lines).map_err(|why| format!("{what}: {why:?}"))?;
         let id = case.id.clone();
         case.call(&["delete", "--force", &id])?.success()?;
+    }
+    Ok(())
+}
+
+/// What is looked at before it runs is found to be as the bundle has it.
+fn all_sorts(case: &mut Case) -> Outcome {
+    let outside = case.host_directory("outside")?;
+    fs::write(outside.join("file"), "from outside")?;
+    case.bundle.link("through", "mnt")?;
+    let plain = case.config.clone();
+    type Sort = fn(&mut Value, &Path);
+    let sorts: [(&str, Sort); 6] = [
+        ("a read-only root", |config, _| config["root"]["readonly"] = json!(true)),
+        ("the host's network", |config, _| config::without_namespace(config, "network")),
+        ("binds and masks", |config, outside| {
+            config::add(config, "/mounts", config::bind(outside, "/through/deep", &["rbind", "ro", "nosuid"]));
+            config::add(config, "/mounts", config::bind(&outside.join("file"), "/etc/bound", &["bind"]));
+            config::add(config, "/mounts", config::bind(outside, "/dev/outside", &["bind"]));
+            config::add(config, "/linux/maskedPaths", json!("/etc/group"));
+        }),
+        ("limits", |config, _| {
+            config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]);
+            config["process"]["oomScoreAdj"] = json!(500);
+        }),
+        ("devices", |config, _| {
+            config["linux"]["devices"] = json!([{"path": "/dev/other", "type": "c", "major": 1, "minor": 3}]);
+        }),
+        ("a user namespace", |config, _| config::user_namespace(config, (100_000, 100_000), 65_536)),
+    ];
+    for (what, sort) in sorts {
+        case.config = plain.clone();
+        sort(&mut case.config, &outside);
+        if what == "a user namespace" {
+            case.bundle.give_to(100_000)?;
+        }
+        let mut row = counter(case).map_err(|why| format!("{what}: {why:?}"))?;
+        let archive = exported(case, &[])?;
+        let lines = imported(case, &archive, &[])?;
+        row.continued(lines).map_err(|why| format!("{what}: {why:?}"))?;
+        let id = case.id.clone();
+        case.call(&["delete", "--force", &id])?.success()?;
+        assert_eq!(case.leftovers()?, Vec::<String>::new(), "{what}");
     }
     Ok(())
 }

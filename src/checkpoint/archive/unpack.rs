@@ -119,7 +119,8 @@ pub fn unpack(stream: impl Read + Send, directory: &Path, own: &Host) -> Result<
     read(stream, accept, &mut |name, _, data| {
         // Names are held to the form of parts by the manifest's check: nothing of them leads out.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&top, name, flags, Mode::RUSR | Mode::WUSR).or_cannot("make", name)?;
+        // As CRIU makes them: in a user namespace it reads them as another user, whom the directory keeps out otherwise.
+        let file = openat(&top, name, flags, Mode::from_raw_mode(0o644)).or_cannot("make", name)?;
         io::copy(data, &mut File::from(file)).map(drop).or_cannot("unpack", name)
     })
 }
