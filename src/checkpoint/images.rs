@@ -10,8 +10,9 @@ use std::path::Path;
 use super::wire::{self, Value};
 use crate::error::{Context, Error, Result};
 
-/// The first number of all that are no service files.
+/// The first number of all that are no service files, and that of those.
 const COMMON: u32 = 0x5456_4319;
+const SERVICE: u32 = 0x5510_5940;
 
 /// The second number: what kind of file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub enum Kind {
     Mounts = 0x5556_3928,
     /// `files.img`: open files.
     Files = 0x5630_3138,
+    /// `stats-dump`: what a dump came to.
+    Statistics = 0x5709_3306,
+}
+
+impl Kind {
+    fn first(self) -> u32 {
+        if self == Self::Statistics { SERVICE } else { COMMON }
+    }
 }
 
 /// A file larger than this is not read: memory is in others.
@@ -55,7 +64,7 @@ pub fn messages(bytes: &[u8], kind: Kind) -> Option<Vec<Vec<u8>>> {
         *rest = others;
         Some(u32::from_le_bytes(*first))
     };
-    if number(&mut rest)? != COMMON || number(&mut rest)? != kind as u32 {
+    if number(&mut rest)? != kind.first() || number(&mut rest)? != kind as u32 {
         return None;
     }
     let mut found = Vec::new();
@@ -87,7 +96,7 @@ pub mod tests {
 
     /// A file of messages.
     pub fn image(kind: Kind, messages: &[Message]) -> Vec<u8> {
-        let mut bytes = [COMMON.to_le_bytes(), (kind as u32).to_le_bytes()].concat();
+        let mut bytes = [kind.first().to_le_bytes(), (kind as u32).to_le_bytes()].concat();
         for message in messages {
             let message = message.clone().into_bytes();
             bytes.extend((message.len() as u32).to_le_bytes());

@@ -31,5 +31,6 @@ mod images;
 pub mod obstacles;
 pub mod restore;
 pub mod rpc;
+pub mod saved;
 pub mod streams;
 mod wire;

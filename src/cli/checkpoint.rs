@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::given;
 use super::globals::Globals;
 use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
+use super::{given, output, size};
 use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::rpc::{CGROUPS_MODES, NETWORK_LOCKS};
+use crate::checkpoint::saved::{self, Saved};
 use crate::error::{Error, Result};
 use crate::lifecycle;
 
@@ -92,7 +93,7 @@ pub const VERB: Verb = Verb {
         Flag {
             long: "format",
             value: Value::Text("FORMAT"),
-            help: "How inspect prints: text or json (default: text)",
+            help: "Print, as text or json, how much was saved; for inspect: how to print (default: text)",
             ..Flag::SWITCH
         },
         IMAGE_PATH,
@@ -146,7 +147,8 @@ pub const VERB: Verb = Verb {
              whole or not at all. `ferry restore --import` restores from it, here or on another host. If a container has been \
              saved and its archive cannot be written, its images stay where the error says. `ferry checkpoint inspect` \
              verifies an archive, and shows its processes, mounts and sockets.\n\nWhen a checkpoint fails or is interrupted, \
-             the container goes on as before.",
+             the container goes on as before.\n\nOf pre-dumps in a row, each with the one before it as --parent-path, --format tells how \
+             fast the container writes to its memory, and how long it would stand still for the dump after them.",
         ),
         ("EXIT STATUS", "0 when everything is saved, 1 otherwise."),
         (
@@ -163,8 +165,29 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if inspected(matches)?.is_some() || given::path(matches, "export").is_some() {
         return delegate::run(globals, matches);
     }
-    lifecycle::checkpoint::checkpoint(&globals.setting, &given::id(matches)?, &options(matches)?)?;
+    let choice = options(matches)?;
+    // Before anything is done.
+    let is_json = given::text(matches, "format").map(|format| output::is_json(Some(format), "text")).transpose()?;
+    lifecycle::checkpoint::checkpoint(&globals.setting, &given::id(matches)?, &choice)?;
+    match is_json {
+        Some(true) => output::print_line(&saved::read(&choice)?)?,
+        Some(false) => output::print(&text(&saved::read(&choice)?))?,
+        None => (),
+    }
     Ok(0)
+}
+
+fn text(saved: &Saved) -> String {
+    let mut lines = vec![
+        format!("saved        {}", size::text(saved.bytes)),
+        format!("stood still  {:.1} ms", saved.frozen_milliseconds),
+    ];
+    if let (Some(rate), Some(estimate)) = (saved.dirty_rate, saved.estimated_milliseconds) {
+        lines.insert(1, format!("unchanged    {}", size::text(saved.unchanged_bytes)));
+        lines.push(format!("written to   {} a second", size::text(rate as u64)));
+        lines.push(format!("last dump    about {estimate:.1} ms of standstill"));
+    }
+    lines.join("\n") + "\n"
 }
 
 /// The archive to be looked at, where that is what is asked for.
@@ -294,6 +317,23 @@ mod tests {
         let images = std::env::current_dir().unwrap().join("checkpoint");
         let choice = Choice { images, ..Choice::default() };
         assert_eq!(parsed("--status-fd -1 web").unwrap(), DumpChoice { choice, ..DumpChoice::default() });
+    }
+
+    #[test]
+    fn what_was_saved_in_words() {
+        let mut saved = Saved {
+            bytes: 1 << 20,
+            unchanged_bytes: 2 << 20,
+            frozen_milliseconds: 12.34,
+            write_milliseconds: 1.0,
+            dirty_rate: None,
+            estimated_milliseconds: None,
+        };
+        assert_eq!(text(&saved), "saved        1.0M\nstood still  12.3 ms\n");
+        (saved.dirty_rate, saved.estimated_milliseconds) = (Some(3.0 * f64::from(1 << 20)), Some(13.0));
+        let lines = text(&saved);
+        assert!(lines.contains("unchanged    2.0M\n") && lines.contains("written to   3.0M a second\n"), "{lines}");
+        assert!(lines.ends_with("last dump    about 13.0 ms of standstill\n"), "{lines}");
     }
 
     #[test]

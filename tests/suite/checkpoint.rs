@@ -198,7 +198,10 @@ fn leave_running(case: &mut Case) -> Outcome {
     let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
     row.go_on(10)?;
     let pid = case.pid()?;
-    checkpoint(case, &["--leave-running"])?;
+    let (directory, id) = (images(case), case.id.clone());
+    let args = ["checkpoint", "--leave-running", "--format", "json", "--image-path", &directory, &id];
+    let saved = case.call(&args)?.success()?.json()?;
+    assert!(saved["bytes"].as_u64() > Some(0) && saved["frozenMilliseconds"].as_f64() > Some(0.0), "{saved}");
     row.go_on(10)?;
     assert_eq!((&case.state()?["status"], case.pid()?), (&json!("running"), pid));
     let id = case.id.clone();
@@ -229,7 +232,11 @@ fn pre_dumps(case: &mut Case) -> Outcome {
         return row.go_on(10);
     }
     row.go_on(10)?;
-    assert!(pre_dump(case, &second, &["--parent-path", "../1"])?);
+    let id = case.id.clone();
+    let args = ["checkpoint", "--pre-dump", "--format", "json", "--image-path", &second, "--parent-path", "../1", &id];
+    let saved = case.call(&args)?.success()?.json()?;
+    assert!(saved["dirtyRate"].as_f64() > Some(0.0) && saved["unchangedBytes"].as_u64() > Some(0), "{saved}");
+    assert!(saved["estimatedMilliseconds"].as_f64() >= saved["frozenMilliseconds"].as_f64(), "{saved}");
     row.go_on(10)?;
     assert_eq!(case.state()?["status"], "running");
     checkpoint(case, &["--parent-path", "../2"])?;

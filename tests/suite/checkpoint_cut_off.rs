@@ -133,12 +133,12 @@ fn killed_restore(case: &mut Case) -> Outcome {
 
 /// At moments all over a dump: none may harm the container.
 fn interrupted_checkpoint(case: &mut Case) -> Outcome {
-    for number in 0..3 * moments() {
+    for number in 0..moments() {
         let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
         row.go_on(3)?;
         let images = case.path(&number.to_string());
         let mut child = spawn_checkpoint(case, &images)?;
-        pause(Duration::from_millis(u64::from(number) * 15));
+        pause(Duration::from_millis(u64::from(number) * 40));
         kill(pid_of(&child)?, Signal::SIGINT).ok();
         output::wait(&mut child, case.patience())?;
         let said = said(case)?;
