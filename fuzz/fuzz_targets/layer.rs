@@ -17,7 +17,8 @@ use libfuzzer_sys::fuzz_target;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 fn opened(path: &Path) -> OwnedFd {
-    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).expect("a directory of our own")
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .expect("a directory of our own")
 }
 
 /// A directory with a lower layer, and what must not change: a canary beside it.
