@@ -185,8 +185,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let mut progress = Shown::new(shown)?;
     let migrated = migrate::migrate(&globals.setting, &options, &mut progress);
     progress.finish()?;
-    let mut report = migrated?;
-    report.notes.append(&mut progress.notes);
+    let report = migrated?;
     if let Some(path) = given::path(matches, "report") {
         plot::write(path, &serde_json::to_string_pretty(&report).unwrap_or_default())?;
     }

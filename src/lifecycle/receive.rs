@@ -266,8 +266,8 @@ impl Machine<'_> {
 /// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup.
 fn outlive_criu(cgroup: &cgroup::Cgroup) -> Result<()> {
     for pid in life::procs(cgroup)? {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() == "criu" {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|word| word == b"swrk") {
             wait_for(pid)?;
         }
     }

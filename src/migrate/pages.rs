@@ -178,7 +178,7 @@ impl Packer {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|byte| *byte == 0)
+    page == [0; PAGE]
 }
 
 fn hash(page: &[u8]) -> u64 {

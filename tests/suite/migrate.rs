@@ -39,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_restore_that_fails_leaves_it_here", CRIU, failing_restore),
     scenario("a_report_is_drawn", &[Ferry], plot),
     scenario("killed_at_any_moment_one_runs", CRIU, killed),
+    scenario("cut_anywhere_one_runs", CRIU, cut),
 ];
 
 /// The words for the other end, and where its streams lead.
@@ -385,7 +386,7 @@ fn plot(case: &mut Case) -> Outcome {
 
 /// At so many moments something is killed.
 fn moments() -> u32 {
-    if std::env::var_os("FERRY_LONG").is_some() { 20 } else { 4 }
+    if std::env::var_os("FERRY_LONG").is_some() { 20 } else { 3 }
 }
 
 /// What the case's own processes are called that have to do with a migration, by their command lines.
@@ -402,52 +403,94 @@ fn of_this(case: &Case, word: &str) -> Vec<i32> {
     found
 }
 
-/// Either end's ferry is killed at a moment; then both ends are asked to settle it.
+fn is_running(case: &mut Case, id: &str) -> Result<bool, Failed> {
+    let answer = case.call(&["state", id])?;
+    Ok(answer.code == 0 && answer.json()?["status"] == "running")
+}
+
+/// After something went wrong: once both ends have been asked to settle it, one runs and has lost nothing, and never did two.
+fn one_goes_on(case: &mut Case, mut row: Row, there: &str, what: &str) -> Outcome {
+    let (here, store, to) = (case.id.clone(), case.path("store"), destination(case));
+    case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?;
+    case.call(&["--store", &store, "migrate", "--recover", there])?.success()?;
+    let (is_here, is_there) = (is_running(case, &here)?, is_running(case, there)?);
+    assert!(is_here != is_there, "{what}: here {is_here}, there {is_there}");
+    let said = |why| format!("{what}, here {is_here}: {why:?}");
+    match is_here {
+        true => {
+            row.go_on(5).map_err(said)?;
+            // What was restored there and ended again has not run: it would have gone on counting.
+            let printed = fs::metadata(case.path(&format!("output/{there}.stdout"))).map_or(0, |file| file.len());
+            assert_eq!(printed, 0, "{what}: two ran");
+        }
+        false => {
+            let lines = printed(case, there)?;
+            row.continued(lines).map_err(said)?;
+        }
+    }
+    settled(case)?;
+    [&here, there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))
+}
+
+/// CRIU, of the ferry that takes a container.
+fn restoring(case: &Case) -> Vec<i32> {
+    let receivers = of_this(case, " receive ");
+    let children = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let all: Vec<String> = receivers.iter().map(children).collect();
+    let pids = all.iter().flat_map(|pids| pids.split_whitespace()).filter_map(|pid| pid.parse().ok());
+    let is_criu = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().windows(4).any(|at| at == b"swrk")
+    };
+    pids.filter(is_criu).collect()
+}
+
+/// Either end's ferry is killed at a moment, or the CRIU that restores. (A CRIU that is killed while it saves a process can take
+/// that one along.)
 #[allow(clippy::disallowed_methods, reason = "the moment is what the test is about")]
 fn killed(case: &mut Case) -> Outcome {
     use nix::sys::signal::{Signal, kill};
     let (store, to) = (case.path("store"), destination(case));
-    for whom in [" migrate ", " receive "] {
+    for whom in [" migrate ", " receive ", "criu"] {
         for number in 0..moments() {
             let (here, there) = (case.id.clone(), case.other_id());
-            let mut row = counter(case)?;
+            let row = counter(case)?;
             let words = words(&["--timeout", "20s"], &store, (&here, &there), &to);
             let (mut child, _): (Child, Lines) = case.spawn(&words)?;
-            std::thread::sleep(Duration::from_millis(u64::from(number) * if moments() > 4 { 25 } else { 110 }));
-            for pid in of_this(case, whom) {
+            std::thread::sleep(Duration::from_millis(u64::from(number) * if moments() > 3 { 25 } else { 150 }));
+            let end = Instant::now() + Duration::from_secs(5);
+            let mut victims = if whom == "criu" { restoring(case) } else { of_this(case, whom) };
+            while whom == "criu" && victims.is_empty() && Instant::now() < end && child.try_wait()?.is_none() {
+                victims = restoring(case);
+            }
+            for pid in victims {
                 kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
             output::wait(&mut child, case.patience())?;
             for pid in of_this(case, " receive ") {
                 case.wait_for(u32::try_from(pid)?)?;
             }
-            let running = |case: &mut Case, id: &str| -> Result<bool, Failed> {
-                let answer = case.call(&["state", id])?;
-                Ok(answer.code == 0 && answer.json()?["status"] == "running")
-            };
-            case.call(&["--store", &store, "migrate", "--recover", &here])?.success()?;
-            case.call(&["--store", &store, "migrate", "--recover", &there])?.success()?;
-            let (is_here, is_there) = (running(case, &here)?, running(case, &there)?);
-            assert!(is_here != is_there, "{whom} at {number}: here {is_here}, there {is_there}");
-            let said = |why| format!("{whom} at {number}, here {is_here}: {why:?}");
-            match is_here {
-                true => {
-                    row.go_on(5).map_err(said)?;
-                    // What was restored there and ended again has not run: it would have gone on counting.
-                    let printed =
-                        fs::metadata(case.path(&format!("output/{there}.stdout"))).map_or(0, |file| file.len());
-                    assert_eq!(printed, 0, "{whom} at {number}: two ran");
-                }
-                false => {
-                    let lines = printed(case, &there)?;
-                    row.continued(lines).map_err(said)?;
-                }
-            }
-            settled(case)?;
-            for id in [&here, &there] {
-                case.call(&["delete", "--force", id])?.success()?;
-            }
+            one_goes_on(case, row, &there, &format!("{whom} at {number}"))?;
         }
+    }
+    Ok(())
+}
+
+/// The connection ends after so many bytes, in either direction.
+fn cut(case: &mut Case) -> Outcome {
+    let ferry = destination(case).trim_start_matches("exec:exec ").to_owned();
+    // What goes there is some ten thousand bytes, and what comes back some hundred.
+    let forth = (0..moments()).map(|step| (step + 1) * 40_000 / moments());
+    let back = (0..moments()).map(|step| 1500 + step * 900 / moments());
+    let ways = forth.map(|bytes| format!("exec:head -c {bytes} | {ferry}"));
+    let ways: Vec<String> = ways.chain(back.map(|bytes| format!("exec:{ferry} | head -c {bytes}"))).collect();
+    for way in ways {
+        let row = counter(case)?;
+        let (store, here, there) = (case.path("store"), case.id.clone(), case.other_id());
+        case.call(&words(&["--timeout", "3s"], &store, (&here, &there), &way))?;
+        for pid in of_this(case, " receive ") {
+            case.wait_for(u32::try_from(pid)?)?;
+        }
+        one_goes_on(case, row, &there, &way)?;
     }
     Ok(())
 }

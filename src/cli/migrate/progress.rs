@@ -23,8 +23,6 @@ enum How {
 pub struct Shown {
     how: How,
     refused: Option<Error>,
-    /// What was said before there was a report.
-    pub notes: Vec<String>,
 }
 
 impl Shown {
@@ -43,7 +41,7 @@ impl Shown {
                 )));
             }
         };
-        Ok(Self { how, refused: None, notes: Vec::new() })
+        Ok(Self { how, refused: None })
     }
 
     /// Clears the line away.
@@ -65,10 +63,6 @@ fn line(text: &str) {
 
 impl Progress for Shown {
     fn event(&mut self, event: Event<'_>) {
-        if let Event::Note(note) = event {
-            // The report has those that come after it was begun.
-            self.notes.push(note.to_owned());
-        }
         match (&self.how, &event) {
             (How::Quiet, _) | (_, Event::Done(_)) => (),
             (How::Line, event) => line(&words(event)),

@@ -94,7 +94,10 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     check(&container, options)?;
     let program = criu::find()?;
     let version = criu::check_version(&program)?;
-    let pre_copy = pre_copy(options.mode, &program, progress)?;
+    let note = without_pre_copy(options.mode, &program)?;
+    if let Some(note) = note {
+        progress.event(Event::Note(note));
+    }
     let request = request(options, &container, version)?;
     let mut connect = || reach(&destination, &options.reach);
     for journal in journals.of(&options.id, &setting.root, Role::Source)? {
@@ -109,7 +112,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         destination: options.destination.clone(),
         root: setting.root.clone(),
         id: options.id.clone(),
-        pre_copy,
+        pre_copy: options.mode != Some(Mode::StopAndCopy) && note.is_none(),
         wishes: options.wishes,
         abort_on_no_convergence: options.abort_on_no_convergence,
         level: options.level,
@@ -125,7 +128,8 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     }
     .migrate(&request, &journals);
     let closed = connection.close();
-    let report = report?;
+    let mut report = report?;
+    report.notes.extend(note.map(str::to_owned));
     closed.map(|()| report)
 }
 
@@ -175,20 +179,17 @@ fn check(container: &Live, options: &Options) -> Result<()> {
     obstacles::check(id, &cgroup::life::procs(&cgroup)?, &choice)
 }
 
-/// Whether memory is sent while it runs, which takes a kernel that tells what is written to.
-fn pre_copy(mode: Option<Mode>, program: &Path, progress: &mut dyn Progress) -> Result<bool> {
+/// Why memory cannot be sent while it runs, which takes a kernel that tells what is written to. An error where it must be.
+fn without_pre_copy(mode: Option<Mode>, program: &Path) -> Result<Option<&'static str>> {
     if mode == Some(Mode::StopAndCopy) {
-        return Ok(false);
+        return Ok(None);
     }
     match (criu::check_feature(program, Feature::MemoryTracking), mode) {
-        (Ok(()), _) => Ok(true),
+        (Ok(()), _) => Ok(None),
         (Err(error), Some(_)) => Err(error.hint("--mode stop-and-copy does without")),
-        (Err(_), None) => {
-            progress.event(Event::Note(
-                "this kernel does not tell which pages are written to: everything is sent while the container stands still",
-            ));
-            Ok(false)
-        }
+        (Err(_), None) => Ok(Some(
+            "this kernel does not tell which pages are written to: everything is sent while the container stands still",
+        )),
     }
 }
 
