@@ -38,6 +38,14 @@ impl Worker {
         Ok(Self { ferry: identity(Pid::this())?, criu: criu.map(identity).transpose()? })
     }
 
+    /// Whether its ferry has ended and left the note behind.
+    ///
+    /// # Errors
+    /// What reading `/proc` answers.
+    pub fn is_cut_off(&self) -> Result<bool> {
+        Ok(!self.ferry.is_alive()?)
+    }
+
     /// Has ferry give up, and ends both if it does not.
     ///
     /// # Errors

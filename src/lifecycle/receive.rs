@@ -246,6 +246,18 @@ impl Host for Machine<'_> {
         let runs = matches!(container.status, Status::Running | Status::Paused);
         Ok(container.record.init.filter(|_| runs).map(|init| init.pid))
     }
+
+    fn discard(&mut self, entry: &Entry) -> Result<()> {
+        let (id, store) = (Id::new(&entry.id)?, Store::new(&self.setting.root));
+        if !store.has(&id) {
+            return Ok(());
+        }
+        // Noted as long as a restore is at work: a container that somebody has made of this id since has no such note.
+        match store.open(&id)?.worker() {
+            Some(worker) if worker.is_cut_off()? => delete::delete(self.setting, &entry.id, true),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Machine<'_> {

@@ -49,6 +49,12 @@ pub trait Host {
     /// # Errors
     /// It cannot be found out.
     fn runs(&mut self, entry: &Entry) -> Result<Option<i32>>;
+
+    /// Ends and removes what a restore from this that was cut off has left: processes that have not run, and never will.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    fn discard(&mut self, entry: &Entry) -> Result<()>;
 }
 
 /// What came of a link.
@@ -126,7 +132,7 @@ fn unsettled(journals: &Journals, host: &mut dyn Host, id: &str) -> Result<Vec<S
     let mut reasons = Vec::new();
     for journal in journals.of(id, host.root(), Role::Destination)? {
         match at_destination(Some(journal.entry.state), None) {
-            AtDestination::Discard => journal.remove()?,
+            AtDestination::Discard => discard(journal, host)?,
             AtDestination::Keep if host.runs(&journal.entry)?.is_none() => journal.remove()?,
             AtDestination::Keep => (),
             _ => reasons.push(format!(
@@ -253,7 +259,7 @@ fn settle(link: &mut Link, journals: &Journals, host: &mut dyn Host, token: &Tok
     let state = journal.as_ref().map(|journal| journal.entry.state);
     match (at_destination(state, Some(verdict)), journal) {
         (AtDestination::Discard, journal) => {
-            journal.map_or(Ok(()), Journal::remove)?;
+            journal.map_or(Ok(()), |journal| discard(journal, host))?;
             link.send(&Message::Aborted)
         }
         (AtDestination::Keep, Some(journal)) => {
@@ -280,6 +286,12 @@ fn look(journal: &mut Journal, host: &mut dyn Host) -> Result<()> {
         journal.note(State::Active)?;
     }
     Ok(())
+}
+
+/// The journal goes last: as long as it is there, it says that there may be something to remove.
+fn discard(journal: Journal, host: &mut dyn Host) -> Result<()> {
+    host.discard(&journal.entry)?;
+    journal.remove()
 }
 
 /// Restores it from the images, alone.
@@ -321,7 +333,7 @@ pub enum Found {
 pub fn recover(mut journal: Journal, host: &mut dyn Host) -> Result<Found> {
     look(&mut journal, host)?;
     match at_destination(Some(journal.entry.state), None) {
-        AtDestination::Discard => journal.remove().map(|()| Found::Discarded),
+        AtDestination::Discard => discard(journal, host).map(|()| Found::Discarded),
         // The source may not know yet that it runs here: its journal asks for this one.
         AtDestination::Keep => Ok(Found::Here),
         AtDestination::TakeOver => take_over(&mut journal, host).map(|_| Found::Here),

@@ -159,6 +159,11 @@ impl Host for FakeHost {
     fn runs(&mut self, _: &Entry) -> Result<Option<i32>> {
         Ok(self.copies.lock().unwrap().there.then_some(77))
     }
+
+    fn discard(&mut self, _: &Entry) -> Result<()> {
+        assert!(!self.copies.lock().unwrap().there, "what runs is not discarded");
+        Ok(())
+    }
 }
 
 /// Passes so many frames on, of both directions, and then cuts.
