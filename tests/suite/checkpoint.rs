@@ -70,11 +70,6 @@ impl Row {
         Ok(())
     }
 
-    /// The number that comes next.
-    pub(super) fn next(&self) -> u64 {
-        self.next
-    }
-
     pub(super) fn read(&mut self) -> Outcome {
         let line = self.lines.until("")?;
         if line != self.next.to_string() {

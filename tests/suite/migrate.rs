@@ -74,8 +74,13 @@ fn migrate(case: &mut Case, flags: &[&str], there: &str) -> Result<Output, Faile
 
 /// What a container prints at the other end, from its first line there.
 fn printed(case: &Case, id: &str) -> Result<Lines, Failed> {
+    followed(case, &format!("output/{id}.stdout"))
+}
+
+/// The lines of a file that somebody writes to, as they come.
+fn followed(case: &Case, file: &str) -> Result<Lines, Failed> {
     let (lines, pipe) = Lines::pipe(case.patience())?;
-    let path = case.path(&format!("output/{id}.stdout"));
+    let path = case.path(file);
     let mut tail = std::process::Command::new("tail");
     tail.args(["-n", "+1", "-f", &path]).env(super::case::MARK, &case.directory);
     tail.stdin(Stdio::null()).stdout(pipe).spawn()?;
@@ -311,9 +316,8 @@ fn ssh(case: &mut Case) -> Outcome {
     case.finish(&mut command)?.success()?;
     let said = fs::read_to_string(said)?;
     assert_eq!(said.trim(), format!("-T -p 2222 -- captain@b.example {remote} receive --stdio"));
-    let printed = fs::read_to_string(case.path(&format!("store/output/{there}.stdout")))?;
-    let first: u64 = printed.lines().next().unwrap_or_default().parse()?;
-    row.go_on(first - row.next())
+    let lines = followed(case, &format!("store/output/{there}.stdout"))?;
+    row.continued(lines)
 }
 
 fn listening(case: &mut Case) -> Outcome {
