@@ -41,6 +41,8 @@ pub struct Modules {
     pub apparmor: Module,
     /// SELinux.
     pub selinux: Module,
+    /// Whether a profile of AppArmor confines ferry itself, and so whatever it starts.
+    pub confined: bool,
 }
 
 /// The file that modules share, and the one that AppArmor has to itself since Linux 5.8.
@@ -58,7 +60,15 @@ pub fn probe() -> Modules {
             (true, false) => Module::InForce(SHARED),
         },
         selinux: if selinux_has_policy() { Module::InForce(SHARED) } else { Module::Absent },
+        confined: apparmor && !is_unconfined(),
     }
+}
+
+fn is_unconfined() -> bool {
+    let read = |file| std::fs::read(file).ok();
+    read("/proc/self/attr/apparmor/current")
+        .or_else(|| read("/proc/self/attr/current"))
+        .is_some_and(|label| label.trim_ascii_end() == b"unconfined")
 }
 
 /// Whether SELinux runs and was given a policy: until then everything is `kernel`, and any label is accepted and means nothing.
@@ -82,7 +92,8 @@ pub fn plan(process: &Process, at: &str, probe: impl FnOnce() -> Modules) -> Res
         let file = in_force(modules.selinux, "SELinux", context, &format!("{at}.selinuxLabel"))?;
         return Ok(Some(Label { file, text: context.clone() }));
     }
-    if profile == "unconfined" && modules.apparmor == Module::Absent {
+    // Nothing is to be written, which an ordinary user could not in a container that exists.
+    if profile == "unconfined" && (modules.apparmor == Module::Absent || !modules.confined) {
         return Ok(None);
     }
     let file = in_force(modules.apparmor, "AppArmor", profile, &format!("{at}.apparmorProfile"))?;
@@ -146,8 +157,9 @@ pub fn procfs() -> Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    const NONE: Modules = Modules { apparmor: Module::Absent, selinux: Module::Absent };
-    const BOTH: Modules = Modules { apparmor: Module::InForce(APPARMOR), selinux: Module::InForce(SHARED) };
+    const NONE: Modules = Modules { apparmor: Module::Absent, selinux: Module::Absent, confined: false };
+    const BOTH: Modules =
+        Modules { apparmor: Module::InForce(APPARMOR), selinux: Module::InForce(SHARED), confined: true };
 
     fn planned(profile: &str, context: &str, modules: Modules) -> Result<Option<Label>> {
         let process = Process { apparmor_profile: profile.into(), selinux_label: context.into(), ..Process::default() };
@@ -172,6 +184,7 @@ mod tests {
         assert!(error("", "a:b:c").starts_with("process.selinuxLabel: \"a:b:c\" cannot be applied: this host"));
         // To be confined by nothing is what is the case there.
         assert_eq!(planned("unconfined", "", NONE), Ok(None));
+        assert_eq!(planned("unconfined", "", Modules { confined: false, ..BOTH }), Ok(None));
         assert!(planned("unconfined", "", BOTH).unwrap().is_some());
     }
 

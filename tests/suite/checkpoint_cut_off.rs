@@ -219,6 +219,8 @@ fn deleted(case: &mut Case) -> Outcome {
         case.call(&["delete", "--force", &id])?.success()?;
         output::wait(&mut child, case.patience())?;
         case.wait_for(u32::try_from(criu.as_raw())?)?;
+        // What CRIU had started ends a moment after it.
+        marked_processes(&case.directory).into_iter().try_for_each(|pid| case.wait_for(pid))?;
         assert_eq!(case.leftovers()?, Vec::<String>::new(), "alone: {alone}");
     }
     Ok(())

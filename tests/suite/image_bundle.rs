@@ -195,12 +195,14 @@ fn mapped(pid: u32) -> Result<(u64, u64), libtest_mimic::Failed> {
         let mut words = line.split_whitespace();
         let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if !first.ends_with(':') {
-            counts = line.ends_with("/probe");
+            // What it writes to becomes its own.
+            counts = line.ends_with("/probe") && !second.starts_with("rw");
         } else if counts {
             let size: u64 = second.parse().unwrap_or(0);
             match first {
-                "Private_Clean:" => alone += size,
-                "Shared_Clean:" => together += size,
+                // A page of a file in memory counts as dirty.
+                "Private_Clean:" | "Private_Dirty:" => alone += size,
+                "Shared_Clean:" | "Shared_Dirty:" => together += size,
                 _ => (),
             }
         }
