@@ -305,6 +305,7 @@ impl Scratch {
     /// A new one. Where TMPDIR says, else where files may be large: /tmp is in memory on many hosts.
     fn make(purpose: &str) -> Result<Self> {
         let above = std::env::var_os("TMPDIR").filter(|path| !path.is_empty()).unwrap_or_else(|| "/var/tmp".into());
+        // mkdtemp(3) has the six letters replaced.
         let template = Path::new(&above).join(format!("ferry-{purpose}-XXXXXX"));
         let path = nix::unistd::mkdtemp(&template).or_cannot("make directory", template.display())?;
         Ok(Self { path, kept: false })

@@ -222,10 +222,7 @@ impl Taking<'_> {
                 )));
             }
         };
-        match told {
-            Ok(()) => Ok(error),
-            Err(second) => Err(error.hint(format!("and then: {second}"))),
-        }
+        if told.is_ok() { Ok(error) } else { Err(error.and_then(told)) }
     }
 }
 
@@ -309,10 +306,7 @@ fn not_taken(link: &mut Link, journal: &mut Journal, host: &mut dyn Host, error:
         Some(_) => Ok(()),
         None => journal.note(State::Returned).and_then(|()| link.send(&Message::Returned(error.to_string()))),
     });
-    match said {
-        Ok(()) => error,
-        Err(second) => error.hint(format!("and then: {second}")),
-    }
+    error.and_then(said)
 }
 
 /// What became of a migration to here that was cut off, as far as it can be said here.
