@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg, socketpair,
@@ -76,6 +76,9 @@ pub struct Start<'a> {
     pub inherited: Vec<OwnedFd>,
     /// With ferry's own standard streams; otherwise with none.
     pub streams: bool,
+    /// In ferry's own process group, as one must be that hands the caller's terminal on. Otherwise in one of its own: an
+    /// interrupt from the terminal is for ferry, which knows how to stop CRIU in the middle.
+    pub shares_terminal: bool,
     /// What the process does before it becomes CRIU.
     pub prepare: Option<&'a dyn Fn() -> Result<()>>,
 }
@@ -299,6 +302,7 @@ impl Criu {
 
     /// It ended without an answer.
     fn gone(&self) -> Error {
+        sweep(self.pid);
         let how = match reap(self.pid) {
             Ok(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
@@ -314,13 +318,19 @@ impl Criu {
     pub fn wait(self) -> Result<()> {
         let Self { pid, socket, channel, pidfd } = self;
         drop((socket, channel));
-        let (signals, mut until) = (interrupts()?, None);
+        let (signals, mut until, mut killed) = (interrupts()?, None, false);
         loop {
             match wait_for(&[pidfd.as_fd()], &signals, until)? {
                 Heard::Word => break,
                 Heard::Interrupt(_) => until = until.or(Some(Instant::now() + GRACE)),
-                Heard::Nothing => ending::end(pid, pidfd.as_fd()).map(|()| until = None)?,
+                Heard::Nothing => {
+                    ending::end(pid, pidfd.as_fd())?;
+                    (until, killed) = (None, true);
+                }
             }
+        }
+        if killed {
+            sweep(pid);
         }
         match reap(pid) {
             // It was reaped when it was gone too early.
@@ -361,6 +371,13 @@ fn wait_for(fds: &[BorrowedFd<'_>], signals: &SignalFd, until: Option<Instant>) 
             return Ok(Heard::Nothing);
         }
     }
+}
+
+/// Ends what a CRIU that was killed had started, to look into what the kernel can do, and could not end itself. It has not been
+/// reaped: no other group can have its number.
+fn sweep(criu: Pid) {
+    // ESRCH: it had no group of its own. Whatever else is the answer, there is nothing more to be done.
+    killpg(criu, Signal::SIGKILL).ok();
 }
 
 fn reap(pid: Pid) -> std::result::Result<WaitStatus, Errno> {
@@ -420,6 +437,9 @@ fn become_criu_reporting(
     if !start.streams {
         no_streams()?;
     }
+    if !start.shares_terminal {
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).or_cannot("make", "a process group for CRIU")?;
+    }
     let handed: Vec<BorrowedFd<'_>> =
         std::iter::once(socket.as_fd()).chain(start.inherited.iter().map(AsFd::as_fd)).collect();
     fd::arrange(SOCKET, &handed).or_cannot("hand over", "CRIU's descriptors")?;
@@ -435,14 +455,12 @@ fn become_criu_reporting(
     execve(&path, &args, &environment()).or_cannot("execute", program.display())
 }
 
-/// CRIU writes to its log; what it would say elsewhere is for nobody. And its own process group: an interrupt from the
-/// terminal is for ferry, which knows how to stop a dump in the middle.
+/// CRIU writes to its log; what it would say elsewhere is for nobody.
 fn no_streams() -> Result<()> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null")?;
     nix::unistd::dup2_stdin(&null)
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
-        .and_then(|()| nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))
         .or_cannot("leave", "the caller's standard streams")
 }
 

@@ -131,6 +131,7 @@ impl<'a> Restore<'a> {
             namespaces: Kind::Mount.row().flag.cast_unsigned().into(),
             inherited,
             streams: true,
+            shares_terminal: choice.choice.shell_job,
             prepare: Some(&prepare),
         };
         let criu = Criu::start(&program, &start)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,15 @@ impl Worker {
     /// # Errors
     /// The kernel refuses the signal.
     pub fn end_criu(&self) -> Result<()> {
-        let Some(criu) = self.criu.as_ref().map(find).transpose()?.flatten() else { return Ok(()) };
+        let Some(noted) = &self.criu else { return Ok(()) };
+        let Some(criu) = find(noted)? else { return Ok(()) };
+        // With what it has started, which is in a group of its number. One that stands still keeps that number.
+        send(&criu, Signal::SIGSTOP)?;
+        match killpg(Pid::from_raw(noted.pid), Signal::SIGKILL) {
+            // It has no group of its own where it shares the terminal.
+            Ok(()) | Err(Errno::ESRCH) => (),
+            Err(answer) => return Err(Error::kernel("end", "what CRIU has started", answer)),
+        }
         send(&criu, Signal::SIGKILL)?;
         match ended(&criu)? {
             true => Ok(()),

@@ -211,7 +211,15 @@ impl Case {
 
     /// Waits for a process's end.
     pub fn wait_for(&self, pid: u32) -> Result<(), Failed> {
-        if output::wait_for_pid(pid, self.patience())? { Ok(()) } else { Err(format!("{pid} still runs").into()) }
+        if output::wait_for_pid(pid, self.patience())? {
+            return Ok(());
+        }
+        Err(format!("{pid} still runs: {}", shown(pid)).into())
+    }
+
+    /// The case's processes, for a message.
+    pub fn processes(&self) -> String {
+        marked_processes(&self.directory).into_iter().map(shown).collect::<Vec<_>>().join("; ")
     }
 
     /// Another container's id, cleaned up like the case's own.
@@ -322,6 +330,14 @@ pub fn marked_processes(directory: &Path) -> Vec<u32> {
         memory_contains(&read("environ"), mark.as_bytes()) || mounted(&read("mountinfo"))
     };
     names_in(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).filter(marked).collect()
+}
+
+/// A process' name, state and parent, who traces it and where it waits: what tells why it does not end.
+fn shown(pid: u32) -> String {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat: Vec<_> = read("stat").split(' ').take(4).map(str::to_owned).collect();
+    let tracer = read("status").lines().find(|line| line.starts_with("TracerPid")).map(str::to_owned);
+    format!("{} {} {}", stat.join(" "), tracer.unwrap_or_default(), read("wchan"))
 }
 
 /// By way of the standard library's search, which is quick in a debug build too: this is asked of every process of the host.

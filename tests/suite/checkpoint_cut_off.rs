@@ -77,39 +77,50 @@ fn killed_checkpoint(case: &mut Case) -> Outcome {
         for number in 0..moments() {
             let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
             row.go_on(3)?;
+            let processes = marked_processes(&case.directory).len();
             let images = case.path(&format!("{whom}-{number}"));
             let mut child = spawn_checkpoint(case, &images)?;
             kill_at(case, &mut child, Duration::from_millis(u64::from(number) * 40), whom)?;
             let said = said(case)?;
-            // A CRIU that was killed by others while a process ran its code takes that one along: it is said, unless it ends a
-            // moment later, when there may be no container any more.
-            let id = case.id.clone();
-            let state = case.call(&["state", &id])?;
-            let runs = state.code == 0 && state.json()?["status"] == "running";
-            let cut_off = said.contains("ended without an answer") && !runs;
-            if whom == "criu" && (said.contains("have ended meanwhile") || cut_off) {
-                case.call(&["delete", "--force", &id])?.success()?;
-                continue;
+            // A CRIU that was killed by others while a process ran its code takes that one along, at once or a moment later:
+            // ferry says so, or can only say that CRIU is gone.
+            let taken_along = said.contains("have ended meanwhile");
+            let cut_off = taken_along || said.contains("ended without an answer");
+            let outcome =
+                if taken_along { Err(said.clone().into()) } else { goes_on_or_is_saved(case, &mut row, &images) };
+            match outcome {
+                Err(_) if whom == "criu" && cut_off && marked_processes(&case.directory).len() < processes => (),
+                outcome => outcome.map_err(|why| format!("{whom} at {number}: {why:?}, {said}"))?,
             }
-            goes_on_or_is_saved(case, &mut row, &images)
-                .map_err(|why| format!("{whom} at {number}: {why:?}, {said}"))?;
+            leaves_nothing(case)?;
         }
     }
     Ok(())
 }
 
-/// Either it is as before, or it was saved before the end came. Then it is deleted.
-fn goes_on_or_is_saved(case: &mut Case, row: &mut Row, images: &str) -> Outcome {
+fn runs(case: &mut Case) -> Result<bool, Failed> {
     let id = case.id.clone();
     let answer = case.call(&["state", &id])?;
-    if answer.code == 0 && answer.json()?["status"] == "running" {
-        row.go_on(5)?;
+    Ok(answer.code == 0 && answer.json()?["status"] == "running")
+}
+
+/// Either it is as before, or it was saved before the end came.
+fn goes_on_or_is_saved(case: &mut Case, row: &mut Row, images: &str) -> Outcome {
+    let id = case.id.clone();
+    if runs(case)? {
+        row.go_on(5).map_err(|why| format!("{why:?} of {}", case.processes()))?;
     } else {
         let bundle = case.bundle.path().display().to_string();
         case.call(&["delete", "--force", &id])?.success()?;
         let lines = case.begin(&["restore", "--detach", "--image-path", images, "--bundle", &bundle, &id])?;
         row.continued(lines)?;
     }
+    Ok(())
+}
+
+/// Once it is deleted.
+fn leaves_nothing(case: &mut Case) -> Outcome {
+    let id = case.id.clone();
     case.call(&["delete", "--force", &id])?.success()?;
     // What CRIU was running at that moment ends by itself.
     marked_processes(&case.directory).into_iter().try_for_each(|pid| case.wait_for(pid))?;
@@ -147,6 +158,7 @@ fn interrupted_checkpoint(case: &mut Case) -> Outcome {
         output::wait(&mut child, case.patience())?;
         let said = said(case)?;
         goes_on_or_is_saved(case, &mut row, &images).map_err(|why| format!("at {number}: {why:?}, {said}"))?;
+        leaves_nothing(case)?;
     }
     Ok(())
 }
