@@ -39,6 +39,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("process", "security", "capabilities are part of who a process runs as"),
     ("rootfs", "namespaces", "what may be mounted depends on the namespaces it is mounted in"),
     ("migrate", "checkpoint", "what becomes of a container that was dumped for it"),
+    ("image", "security", "who takes a layer apart confines itself first"),
     ("image", "rootfs", "whether a mounted image is in use, the mount table says"),
 ];
 

@@ -202,14 +202,15 @@ fn read_all(
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(jobs.len());
     let work = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stopped.load(Ordering::Relaxed) {
+            if stopped.load(Ordering::Acquire) {
                 return;
             }
             match read_one(session, files, job, options, progress, &stopped) {
                 Ok(read) => results.lock().unwrap_or_else(PoisonError::into_inner)[job.index] = Some(read),
                 Err(error) => {
-                    stopped.store(true, Ordering::Relaxed);
+                    // First what happened, then that it did: the others fail for no other reason.
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(store::full(error));
+                    stopped.store(true, Ordering::Release);
                 }
             }
         }

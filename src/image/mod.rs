@@ -32,6 +32,7 @@ pub mod manifest;
 pub mod merged;
 pub mod metered;
 pub mod pack;
+mod pieces;
 pub mod progress;
 pub mod reference;
 pub mod registry;

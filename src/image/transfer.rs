@@ -1,25 +1,27 @@
-//! One layer on its way from the source to the store, in one pass: read, verified and kept by one thread, unpacked by another.
+//! One layer on its way from the source to the store, in one pass, by threads that may do no more than their work takes:
+//!
+//! ```text
+//! server -> fetched, by any means -> verified, kept, decompressed: nothing by path -> unpacked: one directory
+//! file   ---------------------------^
+//! ```
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::compression::{self, Bounded};
 use super::digest::{Algorithm, Digest, Hasher};
 use super::import::Options;
 use super::manifest::Compression;
 use super::pack;
+use super::pieces::{self, Filler};
 use super::progress::{Event, Progress};
 use super::source::{self, Files};
 use super::store::session::{NewBlob, NewLayer, Session};
 use super::unpack::{self, Count, Rest};
 use crate::error::{Context, Error, Result};
-
-/// Data goes from one thread to the other in pieces of this size. Bytes.
-const PIECE: usize = 256 << 10;
-/// So many pieces may wait.
-const WAITING: usize = 8;
+use crate::security::jail;
 
 /// A layer on its way.
 pub(super) struct Job<'a> {
@@ -57,27 +59,33 @@ pub(super) fn read_one(
     };
     let layer = session.layer()?;
     let (kept, blob_name) = session.file()?;
-    let (pieces, unpacked) = sync_channel::<io::Result<Vec<u8>>>(WAITING);
-    let (returned, spare) = sync_channel::<Vec<u8>>(WAITING * 2);
+    let source = match files {
+        Files::Tree(directory) => Origin::Tree(directory),
+        _ => Origin::Stream(opened(files, job)?),
+    };
+    let (filler, mut pieces) = pieces::stream(Some(Hasher::new(algorithm(job))));
+    let directory = layer.diff.try_clone().or_cannot("open", "the layer")?;
     let (packed, outcome) = std::thread::scope(|scope| {
+        let source = match (source, files) {
+            (Origin::Stream(stream), Files::Registry(_)) => Origin::Stream(fetched(scope, stream)),
+            (source, _) => source,
+        };
         let reader = scope.spawn(move || {
-            let told = pieces.clone();
-            let answer = decompress(files, job, kept, options, (pieces, &spare), progress, stopped);
-            // The other thread is told what it cannot know: that this is not the end of the archive.
+            let answer = decompress(source, job, kept, options, &filler, progress, stopped);
             if let Err(error) = &answer {
-                told.send(Err(io::Error::other(error.to_string()))).ok();
+                filler.fail(io::Error::other(error.to_string()));
             }
             answer
         });
-        let mut stream =
-            Pieces { from: unpacked, to: returned, piece: Vec::new(), at: 0, hasher: Hasher::new(algorithm(job)) };
-        let diff = layer.diff.try_clone().or_cannot("open", "the layer");
-        let outcome = diff.and_then(|diff| unpack::unpack(&mut stream, diff, &named, &options.how));
-        let Pieces { hasher, from, .. } = stream;
-        // Closed before the other thread is waited for: it may be waiting for a place to put a piece.
-        drop(from);
-        let packed = reader.join().unwrap_or_else(|_| Err(Error::plain("a thread ended without an answer")));
-        (packed, outcome.map(|outcome| (outcome, hasher.finish())))
+        let named = &named;
+        let unpacker = scope.spawn(move || {
+            jail::only_below(directory.as_fd())?;
+            let outcome = unpack::unpack(&mut pieces, directory, named, &options.how)?;
+            let hasher = pieces.into_hasher().ok_or_else(|| Error::plain("a layer was not hashed"))?;
+            Ok((outcome, hasher.finish()))
+        });
+        // Each ends by itself when the other one does: its end of the stream is closed.
+        (joined(reader), joined(unpacker))
     });
     // What cannot be read is why it cannot be unpacked, unless unpacking failed first and closed the channel.
     let ((count, rest), diff_id, (compression, digest, size)) = match (packed, outcome) {
@@ -94,32 +102,65 @@ pub(super) fn read_one(
     Ok(LayerRead { blob: session.blob(blob_name, digest, size), compression, diff_id, layer, count, rest })
 }
 
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::plain("a thread ended without an answer")))
+}
+
 fn algorithm(job: &Job) -> Algorithm {
     job.diff_id.as_ref().map_or(Algorithm::Sha256, Digest::algorithm)
 }
 
 const CLOSED: &str = "the other side has stopped";
 
-/// Reads, verifies, keeps and decompresses, into pieces for the other thread.
-fn decompress(
-    files: &Files,
-    job: &Job,
-    kept: std::fs::File,
-    options: &Options,
-    (pieces, spare): (SyncSender<io::Result<Vec<u8>>>, &Receiver<Vec<u8>>),
-    progress: &dyn Progress,
-    stopped: &AtomicBool,
-) -> Result<Packed> {
-    let send = |piece: Vec<u8>| pieces.send(Ok(piece)).map_err(|_| Error::plain(CLOSED));
-    if let Files::Tree(dir) = files {
-        return packed_tree(dir, kept, options, send);
-    }
+/// Where a layer comes from.
+enum Origin<'a> {
+    /// A file, or a server.
+    Stream(Box<dyn Read + Send + 'a>),
+    /// A directory, of which it is to be made.
+    Tree(&'a OwnedFd),
+}
+
+/// Opens the layer, which must have the size that its descriptor tells.
+fn opened<'a>(files: &'a Files, job: &Job) -> Result<Box<dyn Read + Send + 'a>> {
     let (stream, size) = files.layer(job.source)?;
-    let descriptor = job.source.descriptor.as_ref();
-    if let Some(wanted) = descriptor.filter(|descriptor| descriptor.size != size) {
+    if let Some(wanted) = job.source.descriptor.as_ref().filter(|descriptor| descriptor.size != size) {
         let why = format!("it has {size} bytes and not {}", wanted.size);
         return Err(Error::said("verify", wanted.digest.to_string(), why));
     }
+    Ok(stream)
+}
+
+/// A download, by a thread of its own: it asks for names by starting a program, which nobody may who decompresses.
+fn fetched<'scope, 'a: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    mut stream: Box<dyn Read + Send + 'a>,
+) -> Box<dyn Read + Send + 'scope> {
+    let (filler, pieces) = pieces::stream(None);
+    scope.spawn(move || {
+        if let Err(why) = filler.copy(&mut stream) {
+            filler.fail(why);
+        }
+    });
+    Box::new(pieces)
+}
+
+/// Reads, verifies, keeps and decompresses, into pieces for the other thread.
+fn decompress(
+    origin: Origin<'_>,
+    job: &Job,
+    kept: std::fs::File,
+    options: &Options,
+    filler: &Filler,
+    progress: &dyn Progress,
+    stopped: &AtomicBool,
+) -> Result<Packed> {
+    let stream = match origin {
+        // Nobody else's bytes are read here, and threads are started, which pack.
+        Origin::Tree(directory) => return packed_tree(directory, kept, options, filler),
+        Origin::Stream(stream) => stream,
+    };
+    jail::read_only()?;
+    let descriptor = job.source.descriptor.as_ref();
     let mut source = Kept {
         stream,
         file: kept,
@@ -137,24 +178,14 @@ fn decompress(
     let compression = compression::detect(&start);
     {
         let whole = io::Cursor::new(&start).chain(&mut source);
-        let mut unpacked = Bounded::new(compression::unpack(whole).map_err(failed)?, options.max_size);
-        loop {
-            let mut piece = spare.try_recv().unwrap_or_default();
-            piece.resize(PIECE, 0);
-            let filled = fill(&mut unpacked, &mut piece).map_err(failed)?;
-            piece.truncate(filled);
-            if stopped.load(Ordering::Relaxed) {
-                return Err(Error::plain("another layer failed"));
-            }
-            if filled == 0 {
-                break;
-            }
-            send(piece)?;
+        let unpacked = Bounded::new(compression::unpack(whole).map_err(failed)?, options.max_size);
+        let mut unpacked = Stoppable { stream: unpacked, stopped };
+        if !filler.copy(&mut unpacked).map_err(failed)? {
+            return Err(Error::plain(CLOSED));
         }
     }
     // What stands behind the end of the packed stream belongs to the blob all the same.
     io::copy(&mut source, &mut io::sink()).map_err(failed)?;
-    drop(pieces);
     let (size, digest) = (source.size, source.hasher.finish());
     if let Some(wanted) = descriptor.filter(|wanted| wanted.size != size || wanted.digest != digest) {
         let why = format!("its content has {size} bytes and is that of {digest}");
@@ -167,33 +198,15 @@ fn layer_name(job: &Job) -> String {
     job.source.descriptor.as_ref().map_or_else(|| job.source.file.clone(), |descriptor| descriptor.digest.to_string())
 }
 
-fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
 /// A directory as a layer: its archive is made here, kept packed, and unpacked like any other.
-fn packed_tree(
-    dir: &OwnedFd,
-    kept: std::fs::File,
-    options: &Options,
-    send: impl Fn(Vec<u8>) -> Result<()>,
-) -> Result<Packed> {
+fn packed_tree(dir: &OwnedFd, kept: std::fs::File, options: &Options, filler: &Filler) -> Result<Packed> {
     let hashed = Hashed { file: kept, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
     let packer = compression::Packer::new(Compression::Gzip, hashed).or_cannot("pack", "the directory")?;
-    let mut out = Split { packer, send, piece: Vec::with_capacity(PIECE), left: options.max_size };
+    let mut out = Split { packer, filler, piece: Vec::new(), left: options.max_size };
     pack::directory(dir, &mut out)?;
-    let Split { packer, send, piece, .. } = out;
-    if !piece.is_empty() {
-        send(piece)?;
+    let Split { packer, piece, .. } = out;
+    if !piece.is_empty() && !filler.send(piece) {
+        return Err(Error::plain(CLOSED));
     }
     let Hashed { hasher, size, .. } = packer.finish().or_cannot("pack", "the directory")?;
     Ok((Compression::Gzip, hasher.finish(), size))
@@ -241,14 +254,14 @@ impl Write for Hashed {
 }
 
 /// An archive that goes two ways: packed into its file, and in pieces to be unpacked.
-struct Split<F> {
+struct Split<'a> {
     packer: compression::Packer<Hashed>,
-    send: F,
+    filler: &'a Filler,
     piece: Vec<u8>,
     left: u64,
 }
 
-impl<F: Fn(Vec<u8>) -> Result<()>> Write for Split<F> {
+impl Write for Split<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.left = self
             .left
@@ -256,9 +269,11 @@ impl<F: Fn(Vec<u8>) -> Result<()>> Write for Split<F> {
             .ok_or_else(|| io::Error::other("it has more bytes than the limit; --max-size raises it"))?;
         self.packer.write_all(buffer)?;
         self.piece.extend_from_slice(buffer);
-        if self.piece.len() >= PIECE {
-            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-            (self.send)(piece).map_err(|error| io::Error::other(error.to_string()))?;
+        if self.piece.len() >= pieces::PIECE {
+            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(pieces::PIECE));
+            if !self.filler.send(piece) {
+                return Err(io::Error::other(CLOSED));
+            }
         }
         Ok(buffer.len())
     }
@@ -268,28 +283,17 @@ impl<F: Fn(Vec<u8>) -> Result<()>> Write for Split<F> {
     }
 }
 
-/// The pieces as a stream again, hashed on the way.
-struct Pieces {
-    from: Receiver<io::Result<Vec<u8>>>,
-    to: SyncSender<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
-    hasher: Hasher,
+/// A stream that ends in an error once another layer has failed.
+struct Stoppable<'a, S> {
+    stream: S,
+    stopped: &'a AtomicBool,
 }
 
-impl Read for Pieces {
+impl<S: Read> Read for Stoppable<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            let Ok(next) = self.from.recv() else { return Ok(0) };
-            let next = next?;
-            self.hasher.update(&next);
-            // One that is not taken back is freed.
-            self.to.try_send(std::mem::replace(&mut self.piece, next)).ok();
-            self.at = 0;
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(io::Error::other("another layer failed"));
         }
-        let count = buffer.len().min(self.piece.len() - self.at);
-        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
+        self.stream.read(buffer)
     }
 }

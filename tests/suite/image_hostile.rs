@@ -18,6 +18,7 @@ use crate::image_fixtures::{self as fixtures, Layer};
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("generated_archives_leave_nothing", &[Ferry], generated),
+    scenario("layers_are_taken_apart_in_a_jail", &[Ferry, Tool("strace")], jailed),
     scenario("a_full_disk_loses_nothing", &[Ferry, Tool("unshare"), Tool("mount")], full_disk),
 ];
 
@@ -419,5 +420,32 @@ fn full_disk(case: &mut Case) -> Outcome {
     shell.env("STORE", store).env("FERRY", &case.stage.runtime.path);
     let end = case.finish(&mut shell)?;
     assert!(end.code == 0 && end.stdout.contains("nothing lost"), "{} {}", end.stdout, end.stderr);
+    Ok(())
+}
+
+/// Who makes a layer's files, and who decompresses it, has given up before whatever that takes no part of.
+fn jailed(case: &mut Case) -> Outcome {
+    let layer = Layer::new().file("of-the-layer", 0o644, b"content")?.finish()?;
+    fixtures::layout(case.path("jail").as_ref(), "jail:1", &[layer], &json!({"Cmd": ["/probe"]}))?;
+    let (store, source, trace) = (case.path("store"), case.path("jail"), case.path("trace"));
+    let ferry = case.command(&["--store", &store, "image", "import", &source]);
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-o", &trace, "-e", "trace=openat,openat2,pwrite64,write,prctl,seccomp,/^landlock"]);
+    strace.arg(ferry.get_program()).args(ferry.get_args());
+    strace.envs(ferry.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    case.finish(&mut strace)?.success()?;
+    let trace = fs::read_to_string(trace)?;
+    let has_landlock =
+        trace.lines().any(|line| line.contains("landlock_create_ruleset(NULL") && !line.contains(" = -1"));
+    // The blob is packed: only who unpacks writes the content, and only who reads writes the blob.
+    for (content, whose) in [("\"of-the-layer\"", "unpacks"), ("\"\\37\\213", "keeps")] {
+        let done = trace.lines().position(|line| line.contains(content) && !line.contains("read("));
+        let done = done.ok_or_else(|| format!("nobody {whose} the layer: {trace}"))?;
+        let who = trace.lines().nth(done).and_then(|line| line.split_whitespace().next()).unwrap_or_default();
+        let before: Vec<&str> = trace.lines().take(done).filter(|line| line.starts_with(who)).collect();
+        let gave_up = |what: &str| before.iter().any(|line| line.contains(what) && line.ends_with(" = 0"));
+        assert!(gave_up("SECCOMP"), "who {whose} has no filter: {before:?}");
+        assert_eq!(gave_up("landlock_restrict_self"), has_landlock, "who {whose}: {before:?}");
+    }
     Ok(())
 }
