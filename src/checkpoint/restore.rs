@@ -116,6 +116,10 @@ impl<'a> Restore<'a> {
         let directory = base(&plan.rootfs)?;
         let root = Root::open(directory)?;
         make_mount_points(&plan.rootfs, &root)?;
+        if plan.rootfs.read_only_root {
+            // CRIU enters the root by way of its `tmp`, or of a directory that it makes there for a moment.
+            root.make_dirs(Path::new("tmp"), 0o755, Links::Follow)?;
+        }
         let joined = external::restored_namespaces(&plan.namespaces)?;
         let mut options = self::options(config, choice);
         for (number, (name, _)) in (FIRST_INHERITED..).zip(&joined.inherited) {

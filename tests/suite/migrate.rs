@@ -24,6 +24,7 @@ use crate::rootfs_fixtures::config;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_counter_goes_there_and_back", CRIU, there_and_back),
+    scenario("a_read_only_root_goes_along", CRIU, read_only_root),
     scenario("processes_pipes_and_sockets_go_along", CRIU, ring),
     scenario("memory_goes_along_and_the_report_tells", CRIU, memory),
     scenario("a_dry_run_changes_nothing", CRIU, dry_run),
@@ -134,6 +135,17 @@ fn there_and_back(case: &mut Case) -> Outcome {
     }
     assert_eq!(line.trim().parse::<u64>()?, last + 1);
     settled(case)
+}
+
+/// With nothing in it but what the configuration mounts: there is no `/tmp`.
+fn read_only_root(case: &mut Case) -> Outcome {
+    fs::remove_dir(case.bundle.rootfs().join("tmp"))?;
+    case.config["root"]["readonly"] = json!(true);
+    let mut row = counter(case)?;
+    let there = case.other_id();
+    migrate(case, &[], &there)?.success()?;
+    let lines = printed(case, &there)?;
+    row.continued(lines)
 }
 
 fn ring(case: &mut Case) -> Outcome {
