@@ -1,16 +1,24 @@
 //! Removing a directory tree that an image made, whatever is in it.
 //!
-//! An image can nest directories deeper than a process has descriptors or stack for. So nothing is walked down: each directory
-//! found is moved to the top first, and emptied there.
+//! An image can nest directories deeper than a process has descriptors or stack for. So a few levels are walked down, which are all
+//! that usual trees have, and what is deeper is moved to the top first, and emptied there.
+//!
+//! Another process may be at the same tree: what it took away is what was wanted.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, openat, renameat, unlinkat};
 use rustix::io::Errno as Answer;
 
 use crate::path::errno;
+
+/// How deep directories are emptied where they are. Each level has a descriptor.
+const WALKED: u32 = 16;
+/// What one call lists of a directory. Bytes.
+const LISTED: usize = 4 << 10;
 
 /// Removes `name` in `dir` and everything below it, links not followed. What is not there is removed already.
 ///
@@ -23,67 +31,112 @@ pub fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
         Err(Answer::ISDIR | Answer::PERM) => (),
         Err(answer) => return Err(errno(answer)),
     }
-    let top = opened(dir, name)?;
-    let mut count = 0_u64;
-    let mut waiting = empty(&top, top.as_fd(), &mut count)?;
-    while let Some(next) = waiting.pop() {
-        let below = opened(top.as_fd(), &next)?;
-        waiting.extend(empty(&top, below.as_fd(), &mut count)?);
-        unlinkat(&top, &next, AtFlags::REMOVEDIR).map_err(errno)?;
+    let Some(top) = opened(dir, name)? else { return Ok(()) };
+    let mut tree = Tree { top: top.as_fd(), moved: Vec::new(), count: 0 };
+    tree.empty(top.as_fd(), 0)?;
+    while let Some(next) = tree.moved.pop() {
+        tree.directory(top.as_fd(), &next, 0)?;
     }
+    remove_empty(dir, name)
+}
+
+/// Opens a directory to be emptied, if it is there.
+fn opened(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || openat(dir, name, flags, Mode::empty());
+    let answer = match open() {
+        // A work directory of overlay's, or one whose mode the image made so.
+        Err(Answer::ACCESS) => rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty()).and_then(|()| open()),
+        answer => answer,
+    };
+    match answer {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Answer::NOENT) => Ok(None),
+        Err(answer) => Err(errno(answer)),
+    }
+}
+
+fn remove_empty(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Answer::NOENT) => Ok(()),
         Err(answer) => Err(errno(answer)),
     }
 }
 
-fn opened(dir: BorrowedFd<'_>, name: &CStr) -> Result<std::os::fd::OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(dir, name, flags, Mode::empty()) {
-        // A work directory of overlay's, or one whose mode the image made so.
-        Err(Answer::ACCESS) => {
-            rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty()).map_err(errno)?;
-            openat(dir, name, flags, Mode::empty()).map_err(errno)
-        }
-        answer => answer.map_err(errno),
-    }
-}
-
-/// Removes what is in `dir`; directories go into `top` under names that are answered.
-fn empty(top: impl AsFd, dir: BorrowedFd<'_>, count: &mut u64) -> Result<Vec<CString>, Errno> {
-    let mut moved = Vec::new();
-    // The list is complete before anything changes: moving entries while reading could show them twice.
+/// Every name in a directory with what it is. The list is complete before anything changes: entries that are moved while it is
+/// read could be there twice.
+fn listed(dir: BorrowedFd<'_>) -> Result<Vec<(CString, FileType)>, Errno> {
+    let mut room = [MaybeUninit::uninit(); LISTED];
+    let mut entries = RawDir::new(dir, &mut room);
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(errno)? {
-        let entry = entry.map_err(errno)?;
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            // It has itself been removed since it was opened.
+            Err(Answer::NOENT) => break,
+            answer => answer.map_err(errno)?,
+        };
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push((entry.file_name().to_owned(), entry.file_type()));
         }
     }
-    for (name, kind) in names {
-        if kind != FileType::Directory {
-            match unlinkat(dir, &name, AtFlags::empty()) {
-                Ok(()) | Err(Answer::NOENT) => continue,
-                Err(Answer::ISDIR | Answer::PERM) => (),
-                Err(answer) => return Err(errno(answer)),
+    Ok(names)
+}
+
+/// A tree on its way out.
+struct Tree<'a> {
+    /// Its topmost directory.
+    top: BorrowedFd<'a>,
+    /// Names of directories that were moved there from far below.
+    moved: Vec<CString>,
+    /// How many such names were tried.
+    count: u64,
+}
+
+impl Tree<'_> {
+    /// Removes what is in `dir`, which is `depth` levels below where the walk began.
+    fn empty(&mut self, dir: BorrowedFd<'_>, depth: u32) -> Result<(), Errno> {
+        for (name, kind) in listed(dir)? {
+            if kind != FileType::Directory {
+                match unlinkat(dir, &name, AtFlags::empty()) {
+                    Ok(()) | Err(Answer::NOENT) => continue,
+                    // The filesystem does not tell in its lists what is a directory.
+                    Err(Answer::ISDIR | Answer::PERM) => (),
+                    Err(answer) => return Err(errno(answer)),
+                }
+            }
+            if remove_empty(dir, &name).is_err() {
+                self.directory(dir, &name, depth + 1)?;
             }
         }
-        match unlinkat(dir, &name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Answer::NOENT) => continue,
-            Err(_) => (),
+        Ok(())
+    }
+
+    /// Removes the directory `name` in `dir`, or moves it to the top.
+    fn directory(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: u32) -> Result<(), Errno> {
+        if depth > WALKED {
+            return self.put_off(dir, name);
         }
+        let Some(below) = opened(dir, name)? else { return Ok(()) };
+        self.empty(below.as_fd(), depth)?;
+        remove_empty(dir, name)
+    }
+
+    fn put_off(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
         let place = loop {
-            let place = CString::new(format!(".removed-{count}")).unwrap_or_default();
-            *count += 1;
-            match rustix::fs::statat(&top, &place, AtFlags::SYMLINK_NOFOLLOW) {
+            let place = CString::new(format!(".removed-{}", self.count)).unwrap_or_default();
+            self.count += 1;
+            match rustix::fs::statat(self.top, &place, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Answer::NOENT) => break place,
                 _ => continue,
             }
         };
-        renameat(dir, &name, &top, &place).map_err(errno)?;
-        moved.push(place);
+        match renameat(dir, name, self.top, &place) {
+            Ok(()) => self.moved.push(place),
+            Err(Answer::NOENT) => (),
+            Err(answer) => return Err(errno(answer)),
+        }
+        Ok(())
     }
-    Ok(moved)
 }
 
 #[cfg(test)]
@@ -107,6 +160,30 @@ mod tests {
         assert!(!base.join("tree").exists() && base.join("kept").exists());
         remove(dir.as_fd(), c"tree").unwrap();
         remove(dir.as_fd(), c"kept").unwrap();
+        std::fs::remove_dir(&base).unwrap();
+    }
+
+    #[test]
+    fn names_that_the_removal_uses_itself_may_be_there_and_others_may_remove_too() {
+        let base = std::env::temp_dir().join(format!("ferry-tree-twice-{}", std::process::id()));
+        let deep = "d/".repeat(WALKED as usize * 3);
+        for number in 0..40 {
+            std::fs::create_dir_all(base.join(format!("tree/{number}/{deep}"))).unwrap();
+            std::fs::write(base.join(format!("tree/{number}/{deep}/file")), "x").unwrap();
+        }
+        std::fs::create_dir_all(base.join("tree/.removed-0/a")).unwrap();
+        std::fs::write(base.join("tree/.removed-1"), "x").unwrap();
+        let dir = openat(CWD, &base, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        remove(dir.as_fd(), c"tree").unwrap();
+        assert!(!base.join("tree").exists());
+        for number in 0..400 {
+            std::fs::create_dir_all(base.join(format!("tree/{number}/a/b/c"))).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let both: Vec<_> = (0..2).map(|_| scope.spawn(|| remove(dir.as_fd(), c"tree"))).collect();
+            both.into_iter().for_each(|one| one.join().unwrap().unwrap());
+        });
+        assert!(!base.join("tree").exists());
         std::fs::remove_dir(&base).unwrap();
     }
 }

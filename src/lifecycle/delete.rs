@@ -105,8 +105,7 @@ pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>
         }
     }
     if let Some(store) = record.and_then(|record| record.store.as_deref()) {
-        super::run_image::end(store, entry.path())?;
-        super::run_image::forget(store, entry.path())?;
+        super::run_image::end_all(store, entry.path())?;
     }
     entry.remove()?;
     if let (Some(record), false) = (record, config.hooks.poststop.is_empty()) {

@@ -165,10 +165,14 @@ pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
     with_rights(store, |store| store.use_path(&user).exists(), |store| store.end_use(&user))
 }
 
-/// Removes the snapshots of a container.
-pub(super) fn forget(store: &Path, state: &Path) -> Result<()> {
+/// Removes what it has there, and its snapshots.
+pub(super) fn end_all(store: &Path, state: &Path) -> Result<()> {
     let user = User::Container(state.to_owned());
-    with_rights(store, |store| store.has_snapshots(&user), |store| store.remove_snapshots(&user))
+    let is_there = |store: &Store| store.use_path(&user).exists() || store.has_snapshots(&user);
+    with_rights(store, is_there, |store| {
+        store.end_use(&user)?;
+        store.remove_snapshots(&user)
+    })
 }
 
 /// Does something to files of a container, where there are any: what it wrote belongs to ids that only a user namespace gives an
