@@ -25,6 +25,8 @@ mod faults;
 mod flags;
 mod hook_failures;
 mod hooks;
+mod hostile_archives;
+mod hostile_entries;
 mod image;
 mod image_bundle;
 mod image_commit;
