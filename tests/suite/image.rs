@@ -96,6 +96,15 @@ fn forms(case: &mut Case) -> Outcome {
     }
     image(case, &["import", &docker])?.success()?;
     assert_eq!(run(case, "localhost/docker:1", &[])?.success()?.json()?["ok"], "top");
+    // The same by hand, with files that are not called after digests.
+    let by_hand = case.path("by-hand.tar");
+    let rows = json!([{"Config": "config.json", "RepoTags": ["by:hand"], "Layers": ["0.tar", "1.tar"]}]);
+    let whole = Layer::new().file("manifest.json", 0o644, rows.to_string().as_bytes())?;
+    let whole = whole.file("config.json", 0o644, fixtures::config(&layers, &execution).to_string().as_bytes())?;
+    let whole = whole.file("0.tar", 0o644, &layers[0])?.file("1.tar", 0o644, &layers[1])?;
+    fs::write(&by_hand, whole.finish()?)?;
+    image(case, &["import", &by_hand])?.success()?;
+    assert_eq!(run(case, "by:hand", &[])?.success()?.json()?["ok"], "top");
     // A root filesystem says nothing of what to run.
     let (plain, gzip, tree) = (case.path("rootfs.tar"), case.path("rootfs.tgz"), case.bundle.rootfs());
     fs::write(&plain, &layers[0])?;

@@ -19,6 +19,11 @@ struct Row {
     layers: Option<Vec<String>>,
 }
 
+/// Whether a text is the `manifest.json` of such an archive.
+pub fn is_manifest(text: &[u8]) -> bool {
+    serde_json::from_slice::<Vec<Row>>(text).is_ok_and(|rows| !rows.is_empty())
+}
+
 /// The images of an archive.
 ///
 /// # Errors

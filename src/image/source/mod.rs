@@ -178,7 +178,16 @@ fn glance(file: &File, named: &str) -> Result<Form> {
         match name.as_str() {
             "" | "." => (),
             "oci-layout" | "index.json" => return Ok(Form::Oci),
-            "manifest.json" | "repositories" => docker = true,
+            "manifest.json" => {
+                let mut text = Vec::new();
+                entry.by_ref().take(LARGEST).read_to_end(&mut text).map_err(broken)?;
+                // Whatever its other files are called.
+                if docker::is_manifest(&text) {
+                    return Ok(Form::Docker);
+                }
+                docker = true;
+            }
+            "repositories" => docker = true,
             name if is_an_images(name) => (),
             _ => return Ok(Form::Rootfs),
         }
