@@ -3,8 +3,8 @@
 //! Headers whose sums are wrong are refused at once, and nearly every change makes a sum wrong: so they are mended first, but for
 //! archives whose last byte is odd.
 //!
-//! As root, in memory: `cargo +nightly fuzz run layer fuzz/corpus/layer fuzz/seeds/layer -- -dict=fuzz/layer.dict -max_len=16384
-//! -timeout=10`, with `FERRY_FUZZ` naming an empty directory (default /dev/shm).
+//! As root, in memory, after `fuzz/seeds`: `cargo +nightly fuzz run layer -- -dict=fuzz/layer.dict -max_len=16384 -timeout=10`, with
+//! `FERRY_FUZZ` naming an empty directory (default /dev/shm).
 
 #![no_main]
 
