@@ -154,25 +154,28 @@ fn full_disk(case: &mut Case) -> Outcome {
 fn jailed(case: &mut Case) -> Outcome {
     let layer = Layer::new().file("of-the-layer", 0o644, b"content")?.finish()?;
     fixtures::layout(case.path("jail").as_ref(), "jail:1", &[layer], &json!({"Cmd": ["/probe"]}))?;
-    let (store, source, trace) = (case.path("store"), case.path("jail"), case.path("trace"));
+    let (store, source, traces) = (case.path("store"), case.path("jail"), case.host_directory("traces")?);
     let ferry = case.command(&["--store", &store, "image", "import", &source]);
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", &trace, "-e", "trace=openat,openat2,pwrite64,write,prctl,seccomp,/^landlock"]);
-    strace.arg(ferry.get_program()).args(ferry.get_args());
+    // A file for each thread.
+    strace.args(["-ff", "-qq", "-e", "trace=openat,openat2,write,prctl,seccomp,/^landlock", "-o"]);
+    strace.arg(traces.join("of")).arg(ferry.get_program()).args(ferry.get_args());
     strace.envs(ferry.get_envs().filter_map(|(name, value)| Some((name, value?))));
     case.finish(&mut strace)?.success()?;
-    let trace = fs::read_to_string(trace)?;
-    let has_landlock =
-        trace.lines().any(|line| line.contains("landlock_create_ruleset(NULL") && !line.contains(" = -1"));
-    // The blob is packed: only who unpacks writes the content, and only who reads writes the blob.
-    for (content, whose) in [("\"of-the-layer\"", "unpacks"), ("\"\\37\\213", "keeps")] {
-        let done = trace.lines().position(|line| line.contains(content) && !line.contains("read("));
-        let done = done.ok_or_else(|| format!("nobody {whose} the layer: {trace}"))?;
-        let who = trace.lines().nth(done).and_then(|line| line.split_whitespace().next()).unwrap_or_default();
-        let before: Vec<&str> = trace.lines().take(done).filter(|line| line.starts_with(who)).collect();
-        let gave_up = |what: &str| before.iter().any(|line| line.contains(what) && line.ends_with(" = 0"));
-        assert!(gave_up("SECCOMP"), "who {whose} has no filter: {before:?}");
-        assert_eq!(gave_up("landlock_restrict_self"), has_landlock, "who {whose}: {before:?}");
+    let threads: Vec<String> =
+        names_in(&traces).iter().map(|name| fs::read_to_string(traces.join(name))).collect::<Result<_, _>>()?;
+    let landlock = "landlock_create_ruleset(NULL";
+    let has_landlock = threads
+        .iter()
+        .flat_map(|calls| calls.lines())
+        .any(|call| call.starts_with(landlock) && !call.contains(" = -1"));
+    // The blob is packed: only who unpacks knows the name, and only who reads writes the blob.
+    for (deed, whose) in [("\"of-the-layer\"", "unpacks"), ("\"\\37\\213", "keeps")] {
+        let done = threads.iter().find_map(|calls| Some((calls, calls.lines().position(|call| call.contains(deed))?)));
+        let (calls, done) = done.ok_or_else(|| format!("nobody {whose} the layer: {threads:?}"))?;
+        let gave_up = |what: &str| calls.lines().take(done).any(|call| call.contains(what) && call.ends_with(" = 0"));
+        assert!(gave_up("SECCOMP"), "who {whose} has no filter: {calls}");
+        assert_eq!(gave_up("landlock_restrict_self"), has_landlock, "who {whose}: {calls}");
     }
     Ok(())
 }
