@@ -94,6 +94,12 @@ pub struct Notice {
     pub descriptor: Option<OwnedFd>,
 }
 
+/// The word of a notice that is none of CRIU's: it is at work, as it was a second ago. Nothing is answered.
+pub const WAITING: &str = "waiting";
+
+/// How often there is one.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// Finds CRIU.
 ///
 /// # Errors
@@ -208,7 +214,7 @@ impl Criu {
         Ok(answer)
     }
 
-    /// Asks, and hears what CRIU tells until it answers. Where `heard` fails, or the user interrupts, CRIU is told to
+    /// Asks, and hears what CRIU tells until it answers, and [`WAITING`] while it tells nothing. Where `heard` fails, or the user interrupts, CRIU is told to
     /// give up, and that is the error once it has; one that is interrupted and says nothing for long is ended. Signals
     /// must be blocked for an interrupt to be noticed.
     ///
@@ -221,11 +227,18 @@ impl Criu {
         let mut until: Option<Instant> = None;
         self.send(request)?;
         loop {
-            match self.wait_for_word(&signals, until)? {
+            let beat = Instant::now() + BEAT;
+            match self.wait_for_word(&signals, until.map_or(beat, |until| until.min(beat)))? {
                 Heard::Word => (),
                 Heard::Interrupt(signal) => {
                     refused.get_or_insert_with(|| Error::plain(format!("interrupted by {signal}")));
                     until.get_or_insert_with(|| Instant::now() + GRACE);
+                    continue;
+                }
+                Heard::Nothing if until.is_none_or(|until| Instant::now() < until) => {
+                    if refused.is_none() {
+                        refused = heard(Notice { script: WAITING.to_owned(), pid: None, descriptor: None }).err();
+                    }
                     continue;
                 }
                 Heard::Nothing => {
@@ -254,8 +267,8 @@ impl Criu {
 
     /// Waits for CRIU's next word, or its end. The end of the stream would not do: what CRIU has restored so far holds the
     /// socket too.
-    fn wait_for_word(&self, signals: &SignalFd, until: Option<Instant>) -> Result<Heard> {
-        wait_for(&[self.socket.as_fd(), self.pidfd.as_fd()], signals, until)
+    fn wait_for_word(&self, signals: &SignalFd, until: Instant) -> Result<Heard> {
+        wait_for(&[self.socket.as_fd(), self.pidfd.as_fd()], signals, Some(until))
     }
 
     /// Whether there is something to be received: what was said before the end is still there after it.

@@ -122,7 +122,8 @@ pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
     dump_then(subject, choice, &mut |_| Ok(Afterwards::End)).map(drop)
 }
 
-/// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way; what it answers to
+/// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way, and
+/// [`super::criu::WAITING`] now and then; what it answers to
 /// `post-dump`, when everything is in the images and nothing of the container runs, is what is done.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::criu::{Criu, FIRST_INHERITED, Notice, Start, check_feature, check_version, find};
+use super::criu::{Criu, FIRST_INHERITED, Notice, Start, WAITING, check_feature, check_version, find};
 use super::dump::{self, Choice, Directories};
 use super::rpc::{Deed, Feature, Options, Pair, Request};
 use super::streams::Streams;
@@ -54,6 +54,8 @@ pub struct RestoreChoice {
     pub lsm_profile: Option<String>,
     /// The SELinux context of mounts.
     pub lsm_mount_context: Option<String>,
+    /// CRIU, where it was found and looked at before; `None`: that is done now.
+    pub criu: Option<PathBuf>,
     /// The images may be anybody's: what comes out of them is looked at before it runs. See [`super::audit`].
     pub audited: bool,
 }
@@ -87,6 +89,21 @@ pub trait Keeper {
     /// # Errors
     /// They end the restore.
     fn restored(&mut self, pid: Pid) -> Result<()>;
+
+    /// CRIU is at work, as it was a second ago.
+    ///
+    /// # Errors
+    /// They end the restore.
+    fn waiting(&mut self) -> Result<()>;
+}
+
+/// What whoever has the last word over a restore is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is at work, as it was a second ago.
+    Waiting,
+    /// Everything is there, and nothing of it runs yet: whether it runs is to be said now.
+    Held,
 }
 
 impl<'a> Restore<'a> {
@@ -101,8 +118,14 @@ impl<'a> Restore<'a> {
         stage: &Path,
         cgroup: Option<&Cgroup>,
     ) -> Result<Self> {
-        let program = find()?;
-        check_version(&program)?;
+        let program = match &choice.criu {
+            Some(program) => program.clone(),
+            None => {
+                let program = find()?;
+                check_version(&program)?;
+                program
+            }
+        };
         if choice.choice.lazy_pages {
             check_feature(&program, Feature::LazyPages)?;
         }
@@ -262,6 +285,7 @@ fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Opti
         }
         ("orphan-pts-master", _, Some(master)) => keeper.terminal(master),
         ("post-restore", Some(pid), _) => keeper.restored(pid),
+        (WAITING, ..) => keeper.waiting(),
         _ => dump::ready(&notice.script, status),
     }
 }

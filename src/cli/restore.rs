@@ -134,6 +134,7 @@ pub fn options(matches: &ArgMatches) -> Result<Options> {
             lsm_profile: given::string(matches, "lsm-profile"),
             lsm_mount_context: given::string(matches, "lsm-mount-context"),
             audited: false,
+            criu: None,
         },
     })
 }
@@ -169,6 +170,7 @@ mod tests {
                 lsm_profile: Some("apparmor:x".to_owned()),
                 lsm_mount_context: Some("y".to_owned()),
                 audited: false,
+                criu: None,
             },
         };
         assert_eq!(options(&matches(&VERB, line).unwrap()).unwrap(), expected);

@@ -19,7 +19,7 @@ use super::{Setting, delete, live, restore};
 use crate::cgroup::{self, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::Choice;
-use crate::checkpoint::restore::RestoreChoice;
+use crate::checkpoint::restore::{Moment, RestoreChoice};
 use crate::checkpoint::streams::Streams;
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
@@ -104,6 +104,9 @@ pub(super) struct Machine<'a> {
     setting: &'a Setting,
     journals: Journals,
     output: PathBuf,
+    /// CRIU and its version, once they were looked for. A container stands still while it is restored: what can be known
+    /// before is.
+    criu: Option<(PathBuf, u32)>,
 }
 
 impl<'a> Machine<'a> {
@@ -114,7 +117,17 @@ impl<'a> Machine<'a> {
     pub fn new(setting: &'a Setting, output: Option<PathBuf>) -> Result<Self> {
         let journals = journals(setting)?;
         let output = output.unwrap_or_else(|| journals.path().with_file_name("output"));
-        Ok(Self { setting, journals, output })
+        Ok(Self { setting, journals, output, criu: None })
+    }
+
+    fn criu(&mut self) -> Result<u32> {
+        if let Some((_, version)) = &self.criu {
+            return Ok(*version);
+        }
+        let program = criu::find()?;
+        let version = criu::check_version(&program)?;
+        self.criu = Some((program, version));
+        Ok(version)
     }
 
     /// What the bundle is in the way of.
@@ -175,7 +188,7 @@ fn differs(here: &[u8], there: &[u8]) -> Option<String> {
 
 impl Host for Machine<'_> {
     fn place(&mut self) -> Result<Place> {
-        let criu = criu::check_version(&criu::find()?)?;
+        let criu = self.criu()?;
         Ok(Place {
             version: PROTOCOL,
             host: host_name(),
@@ -190,6 +203,8 @@ impl Host for Machine<'_> {
     }
 
     fn obstacles(&mut self, request: &Request) -> Result<Vec<String>> {
+        // A receiver that listens may go on for longer than a CRIU is installed.
+        self.criu = None;
         let place = match self.place() {
             Ok(place) => place,
             Err(error) => return Ok(vec![error.to_string()]),
@@ -206,7 +221,7 @@ impl Host for Machine<'_> {
         Ok(reasons)
     }
 
-    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut() -> Result<()>) -> Result<i32> {
+    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
         let last = entry.last.clone().ok_or_else(|| Error::plain("it is not known what to restore from"))?;
         self.clear(entry)?;
         let images = images.join(last.round.to_string());
@@ -223,7 +238,11 @@ impl Host for Machine<'_> {
             },
             detach: true,
             no_subreaper: true,
-            choice: RestoreChoice { choice, ..RestoreChoice::default() },
+            choice: RestoreChoice {
+                choice,
+                criu: self.criu.as_ref().map(|(program, _)| program.clone()),
+                ..RestoreChoice::default()
+            },
         };
         let restored = {
             let _lent = Lent::new(&self.output, &entry.id, &streams, &last)?;

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::create::{self, Source};
 use super::{Setting, delete};
 use crate::cgroup::{self, Cgroup};
-use crate::checkpoint::restore::{Keeper, Restore, RestoreChoice, made_time_namespace};
+use crate::checkpoint::restore::{Keeper, Moment, Restore, RestoreChoice, made_time_namespace};
 use crate::container::record::Init;
 use crate::container::store::Entry;
 use crate::container::worker::Worker;
@@ -54,16 +54,16 @@ pub fn restore(setting: &Setting, options: &Options) -> Result<u8> {
 /// As [`restore`]; `then` fails, upon which the container is taken down.
 pub(super) fn restore_then(setting: &Setting, options: &Options, then: &mut dyn FnMut() -> Result<()>) -> Result<u8> {
     let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
-    let brought = bring_back_then(setting, options, source, &mut || Ok(()), then);
+    let brought = bring_back_then(setting, options, source, &mut |_| Ok(()), then);
     brought.map_err(|error| error.exit(EXIT_FAILURE))
 }
 
-/// As [`restore`]; `held` is called when everything is there and nothing of it runs yet, and whether it runs is its to say.
+/// As [`restore`]; `held` is told of each [`Moment`], and whether it runs is its to say.
 pub(super) fn bring_back(
     setting: &Setting,
     options: &Options,
     source: Source,
-    held: &mut dyn FnMut() -> Result<()>,
+    held: &mut dyn FnMut(Moment) -> Result<()>,
 ) -> Result<u8> {
     bring_back_then(setting, options, source, held, &mut || Ok(()))
 }
@@ -72,7 +72,7 @@ fn bring_back_then(
     setting: &Setting,
     options: &Options,
     source: Source,
-    held: &mut dyn FnMut() -> Result<()>,
+    held: &mut dyn FnMut(Moment) -> Result<()>,
     then: &mut dyn FnMut() -> Result<()>,
 ) -> Result<u8> {
     let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
@@ -133,7 +133,7 @@ struct Restoring<'a> {
     /// Its first process, once it is there.
     first: Option<Pid>,
     /// Has the last word.
-    held: &'a mut dyn FnMut() -> Result<()>,
+    held: &'a mut dyn FnMut(Moment) -> Result<()>,
 }
 
 impl Restoring<'_> {
@@ -249,7 +249,11 @@ impl Keeper for Restoring<'_> {
             self.record.namespaces.push(Kind::Time);
         }
         self.note(pid)?;
-        (self.held)()
+        (self.held)(Moment::Held)
+    }
+
+    fn waiting(&mut self) -> Result<()> {
+        (self.held)(Moment::Waiting)
     }
 }
 

@@ -13,6 +13,7 @@ use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::link::{Frame, Link};
 use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
 use super::ownership::{AtDestination, Role, State, at_destination};
+use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
 
 /// What images may take beside a multiple of the memory. Bytes.
@@ -38,11 +39,11 @@ pub trait Host {
     /// It cannot be found out.
     fn obstacles(&mut self, request: &Request) -> Result<Vec<String>>;
 
-    /// Restores a container, and calls `held` when everything is there and nothing of it runs yet. Answers its first process.
+    /// Restores a container, and tells `held` of each [`Moment`]. Answers its first process.
     ///
     /// # Errors
     /// It cannot be restored, or `held` has failed: nothing is left of it but the images.
-    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut() -> Result<()>) -> Result<i32>;
+    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32>;
 
     /// The first process of a container that was restored from this and runs.
     ///
@@ -180,7 +181,13 @@ impl Taking<'_> {
         let (entry, images) = (journal.entry.clone(), journal.images());
         let started = Instant::now();
         let (mut prepared, mut committed) = (0, None);
-        let pid = host.restore(&entry, &images, &mut || {
+        let pid = host.restore(&entry, &images, &mut |moment| {
+            match (moment, committed) {
+                (Moment::Held, _) => (),
+                (Moment::Waiting, None) => return link.alive(),
+                // It is this end's, whoever is still there to be told.
+                (Moment::Waiting, Some(_)) => return Ok(()),
+            }
             prepared = nanoseconds(started);
             journal.note(State::Prepared)?;
             link.send(&Message::Prepared)?;
@@ -295,7 +302,7 @@ fn discard(journal: Journal, host: &mut dyn Host) -> Result<()> {
 fn take_over(journal: &mut Journal, host: &mut dyn Host) -> Result<Message> {
     journal.note(State::Committed)?;
     let started = Instant::now();
-    let pid = host.restore(&journal.entry.clone(), &journal.images(), &mut || Ok(()))?;
+    let pid = host.restore(&journal.entry.clone(), &journal.images(), &mut |_| Ok(()))?;
     journal.note(State::Active)?;
     Ok(Message::Active { pid, prepared: nanoseconds(started), resumed: 0 })
 }

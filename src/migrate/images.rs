@@ -184,6 +184,8 @@ impl Intake {
                 .ok_or_else(|| refused(format!("{name} is longer than it was said to be")))?;
             hasher.update(&bytes);
             (&*file).write_all(&bytes).or_cannot("write", name)?;
+            // The source has sent everything long before the last of it comes out of a slow line.
+            link.alive()?;
         }
     }
 }

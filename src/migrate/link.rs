@@ -1,5 +1,8 @@
 //! A link to the far end: frames over two descriptors, with a bound on silence. Nobody waits for a peer forever: a container
 //! may be standing still meanwhile.
+//!
+//! An end that is at work for long says so now and then ([`Link::alive`]): what it takes to save or restore a large container, or
+//! to carry what lies in the buffers of a slow line, is not silence.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,6 +18,12 @@ use super::message::{self, Message};
 use super::pace::Pace;
 use crate::error::{Context, Error, Result};
 
+/// How often an end that is at work says so.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// For how long it may say nothing else, as a multiple of the patience with silence.
+const AT_WORK: u32 = 60;
+
 /// Both directions.
 pub struct Link {
     input: OwnedFd,
@@ -23,6 +32,8 @@ pub struct Link {
     interrupts: Option<SignalFd>,
     pace: Option<Pace>,
     sequence: Sequence,
+    /// When the last frame was sent.
+    said: Instant,
     /// Bytes that were sent, with their headers.
     pub sent: u64,
     /// Bytes that were received, with their headers.
@@ -65,6 +76,7 @@ impl Link {
             interrupts: None,
             pace: None,
             sequence,
+            said: Instant::now(),
             sent: 0,
             received: 0,
             failed: false,
@@ -93,6 +105,16 @@ impl Link {
         self.send_frame(Kind::Message, &message.encode()?)
     }
 
+    /// Says that this end is at work, unless it has said anything a moment ago. It is not waited for: an end that sends a file
+    /// does not listen meanwhile, and need not be told.
+    ///
+    /// # Errors
+    /// The link is cut.
+    pub fn alive(&mut self) -> Result<()> {
+        let has_room = || wait(Some((self.output.as_fd(), PollFlags::POLLOUT)), Duration::ZERO, None);
+        if self.said.elapsed() < BEAT || !has_room()? { Ok(()) } else { self.send(&Message::Alive) }
+    }
+
     /// Sends a piece of a file.
     ///
     /// # Errors
@@ -111,6 +133,7 @@ impl Link {
         self.pace(bytes.len() as u64)?;
         self.write_all(&bytes)?;
         self.sent += bytes.len() as u64;
+        self.said = Instant::now();
         Ok(())
     }
 
@@ -140,6 +163,20 @@ impl Link {
     /// # Errors
     /// As [`Link::receive`].
     pub fn receive_or_end(&mut self) -> Result<Option<Frame>> {
+        let since = Instant::now();
+        loop {
+            match self.receive_any()? {
+                Some(Frame::Message(Message::Alive)) if since.elapsed() < self.patience.saturating_mul(AT_WORK) => (),
+                Some(Frame::Message(Message::Alive)) => {
+                    let seconds = since.elapsed().as_secs();
+                    return Err(refused(format!("it has said for {seconds} s that it is at work, and nothing else")));
+                }
+                frame => return Ok(frame),
+            }
+        }
+    }
+
+    fn receive_any(&mut self) -> Result<Option<Frame>> {
         let mut header = [0; HEADER];
         if !self.read(&mut header)? {
             return Ok(None);
@@ -299,6 +336,26 @@ pub(super) mod tests {
         assert_eq!(one.sent, other.received);
         other.send(&Message::Failed("no\u{7}".into())).unwrap();
         assert_eq!(one.hear().unwrap_err().to_string(), "the destination: no");
+    }
+
+    /// Who is at work is not silent; who says nothing else for very long is given up all the same.
+    #[test]
+    fn an_end_that_is_at_work_is_borne_with() {
+        let (mut one, mut other) = pair(LONG);
+        one.said -= BEAT;
+        one.alive().unwrap();
+        one.alive().unwrap();
+        one.send(&Message::Prepared).unwrap();
+        assert_eq!(one.sequence.sent, 2, "once a beat");
+        assert_eq!(other.receive().unwrap(), Frame::Message(Message::Prepared));
+        let (mut one, mut other) = pair(Duration::ZERO);
+        one.send(&Message::Alive).unwrap();
+        assert!(other.receive().unwrap_err().to_string().contains("that it is at work, and nothing else"));
+        // Where there is no room it is left out, and nobody waits.
+        let (mut one, _other) = pair(Duration::from_millis(5));
+        while one.send_data(&[0; 1 << 10]).is_ok() {}
+        one.said -= BEAT;
+        one.alive().unwrap();
     }
 
     #[test]

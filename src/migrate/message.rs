@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The most letters of a text of the far end's that are shown.
 const SHOWN: usize = 2000;
@@ -233,6 +233,8 @@ pub enum Message {
     },
     /// Destination: there is no such migration here.
     Unknown,
+    /// Either: it is at work, and has nothing to say yet. [`super::link::Link`] keeps it to itself.
+    Alive,
 }
 
 impl Message {

@@ -32,7 +32,7 @@ use super::ownership::{Role, State};
 use super::pages::{PAGE, Packer};
 use super::progress::{Event, Progress, Step};
 use super::report::{self, Bytes, Report};
-use super::rounds::{self, Next, Round, Wishes};
+use super::rounds::{self, Downtime, Next, Round, Wishes};
 use super::settle::{self, Answer};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
@@ -40,11 +40,13 @@ use crate::error::{Error, Result};
 
 /// The container, as far as a migration has to do with it.
 pub trait Container {
-    /// Saves its memory to `images` while it goes on: what was written to since `parent`, relative to it.
+    /// Saves its memory to `images` while it goes on: what was written to since `parent`, relative to it. `waiting` is called now
+    /// and then for as long as that takes.
     ///
     /// # Errors
-    /// It cannot be saved; it goes on.
-    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>) -> Result<()>;
+    /// It cannot be saved, or `waiting` has failed; it goes on.
+    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>, waiting: &mut dyn FnMut() -> Result<()>)
+    -> Result<()>;
 
     /// Saves all of it, and asks `held` what is to become of it, while it stands still.
     ///
@@ -66,7 +68,15 @@ pub trait Container {
 }
 
 /// What decides over a container that stands still.
-pub type Held<'a> = dyn FnMut(&mut dyn Still) -> Result<Afterwards> + 'a;
+pub type Held<'a> = dyn FnMut(Dumped<'_>) -> Result<Afterwards> + 'a;
+
+/// How far a dump is.
+pub enum Dumped<'a> {
+    /// It is at work, as it was a second ago. What is answered is not heeded, but for an error.
+    NotYet,
+    /// Everything is in the images.
+    All(&'a mut dyn Still),
+}
 
 /// A container that stands still, by CRIU's hand.
 pub trait Still {
@@ -208,7 +218,8 @@ impl Source<'_> {
             let number = count(&report.rounds) + 1;
             let directory = journal.round(number)?;
             let started = Instant::now();
-            self.container.pre_dump(&directory, parent(number).as_deref())?;
+            let link = &mut *self.link;
+            self.container.pre_dump(&directory, parent(number).as_deref(), &mut || link.alive())?;
             let dump = nanoseconds(started);
             let (sent, before, started) = (self.link.sent, packer.counts.pages, Instant::now());
             let counted = self.send_round(&directory, number, packer)?;
@@ -223,25 +234,33 @@ impl Source<'_> {
             match rounds::next(&report.rounds, &self.options.wishes) {
                 Next::Another => (),
                 Next::Stop => break,
-                Next::Diverges => {
-                    self.diverges(report)?;
+                next => {
+                    self.not_met(next, report)?;
                     break;
                 }
             }
         }
-        report.estimate = rounds::downtime(&report.rounds).map(as_nanoseconds);
+        report.estimate = rounds::downtime(&report.rounds).map(|found| as_nanoseconds(found.total()));
         report.step(Step::PreCopy.name(), nanoseconds(begun));
         Ok(())
     }
 
-    fn diverges(&mut self, report: &mut Report) -> Result<()> {
-        let rate = |rate: Option<u64>| report::size(rate.unwrap_or(0));
-        let found = format!(
-            "it does not converge: {} a second are written to, {} a second are sent, and it would stand still for {}",
-            rate(rounds::dirty_rate(&report.rounds)),
-            rate(rounds::bandwidth(&report.rounds)),
-            report::time(rounds::downtime(&report.rounds).map_or(0, as_nanoseconds)),
-        );
+    /// It would stand still for longer than was asked for.
+    fn not_met(&mut self, next: Next, report: &mut Report) -> Result<()> {
+        let still = rounds::downtime(&report.rounds);
+        let time = |time: Option<Duration>| report::time(time.map_or(0, as_nanoseconds));
+        let found = match next {
+            Next::Overhead => format!(
+                "to save and restore it takes about {}, however little is left: no further round makes that less",
+                time(still.map(|still| still.overhead))
+            ),
+            _ => format!(
+                "it does not converge: {} a second are written to, {} a second are sent, and it would stand still for {}",
+                report::size(rounds::dirty_rate(&report.rounds).unwrap_or(0)),
+                report::size(rounds::bandwidth(&report.rounds).unwrap_or(0)),
+                time(still.map(Downtime::total)),
+            ),
+        };
         if self.options.abort_on_no_convergence {
             return Err(Error::plain(found)
                 .hint("--on-no-convergence stop migrates it all the same, --max-downtime allows more"));
@@ -268,7 +287,11 @@ impl Source<'_> {
         let mut copied = Sent::default();
         let mut unsure = None;
         let Self { link, container, progress, connect, asked, .. } = self;
-        let after = container.dump(&directory, parent(number).as_deref(), &mut |still| {
+        let after = container.dump(&directory, parent(number).as_deref(), &mut |dumped| {
+            let still = match dumped {
+                Dumped::All(still) => still,
+                Dumped::NotYet => return link.alive().map(|()| Afterwards::End),
+            };
             let (progress, connect) = (&mut **progress, &mut **connect);
             let mut stop = Stop { link, progress, connect, times: &mut times, asked };
             stop.times.stopped = Some(still.since());

@@ -19,9 +19,10 @@ use super::progress::Silent;
 use super::report::Report;
 use super::rounds::Wishes;
 use super::settle::{self, Recovered};
-use super::source::{Container, Held, Options, Source, Still};
+use super::source::{Container, Dumped, Held, Options, Source, Still};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
+use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
 
 const STREAM: Stream = Stream { length: 7, mode: 0o600 };
@@ -85,7 +86,8 @@ impl Still for FakeStill {
 }
 
 impl Container for FakeContainer {
-    fn pre_dump(&mut self, images: &Path, _: Option<&Path>) -> Result<()> {
+    fn pre_dump(&mut self, images: &Path, _: Option<&Path>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        waiting()?;
         self.fail("pre-dump")?;
         std::fs::write(images.join("pages-1.img"), vec![3; 4096 * 40]).unwrap();
         Ok(())
@@ -97,7 +99,8 @@ impl Container for FakeContainer {
         std::fs::write(images.join("pages-1.img"), vec![5; 4096 * 20]).unwrap();
         std::fs::write(images.join("core-1.img"), b"registers").unwrap();
         let mut still = FakeStill { frozen: false, fails: self.fails == "freeze" };
-        let decided = held(&mut still);
+        held(Dumped::NotYet)?;
+        let decided = held(Dumped::All(&mut still));
         self.frozen = still.frozen;
         match &decided {
             Ok(Afterwards::StandStill) => (),
@@ -141,14 +144,16 @@ impl Host for FakeHost {
         Ok(if request.id == "taken" { vec!["one".into(), "two\u{7}".into()] } else { Vec::new() })
     }
 
-    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut() -> Result<()>) -> Result<i32> {
+    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
         let last = entry.last.as_ref().unwrap();
         assert_eq!(last.streams, [None, Some(STREAM), None]);
         assert_eq!(std::fs::read(images.join(last.round.to_string()).join("core-1.img")).unwrap(), b"registers");
         if self.fails == "restore" {
             return Err(Error::plain("restore fails"));
         }
-        held()?;
+        held(Moment::Waiting)?;
+        held(Moment::Held)?;
+        held(Moment::Waiting)?;
         if self.fails == "resume" {
             return Err(Error::plain("resume fails"));
         }

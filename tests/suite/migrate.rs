@@ -37,6 +37,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("ssh_is_told_what_to_call", CRIU, ssh),
     scenario("over_a_connection_on_this_machine", CRIU, listening),
     scenario("a_far_end_that_is_no_ferry_is_told", CRIU, no_ferry),
+    scenario("an_end_at_work_is_borne_with", CRIU, at_work),
     scenario("a_restore_that_fails_leaves_it_here", CRIU, failing_restore),
     scenario("a_report_is_drawn", &[Ferry], plot),
     scenario("killed_at_any_moment_one_runs", CRIU, killed),
@@ -368,6 +369,33 @@ fn no_ferry(case: &mut Case) -> Outcome {
     row.go_on(5)
 }
 
+/// The CRIU that restores takes longer than anybody may be silent.
+#[allow(clippy::disallowed_methods, reason = "the time that passes is what the test is about")]
+fn at_work(case: &mut Case) -> Outcome {
+    use nix::sys::signal::{Signal, kill};
+    let mut row = counter(case)?;
+    let (store, here, there, to) = (case.path("store"), case.id.clone(), case.other_id(), destination(case));
+    let flags = ["--timeout", "5s", "--mode", "stop-and-copy", "--progress", "json"];
+    let (mut child, mut told) = case.spawn(&words(&flags, &store, (&here, &there), &to))?;
+    // Until then there is a CRIU at the far end that is only looked at.
+    told.until("stop-and-copy")?;
+    let end = Instant::now() + case.patience();
+    let criu = loop {
+        match restoring(case).first() {
+            Some(pid) => break nix::unistd::Pid::from_raw(*pid),
+            None => assert!(Instant::now() < end && child.try_wait()?.is_none(), "it was restored unseen"),
+        }
+    };
+    kill(criu, Signal::SIGSTOP)?;
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(child.try_wait()?.is_none(), "it waits for a CRIU that stands still");
+    kill(criu, Signal::SIGCONT)?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 0);
+    let lines = printed(case, &there)?;
+    row.continued(lines)?;
+    settled(case)
+}
+
 /// Its root filesystem has another program.
 fn failing_restore(case: &mut Case) -> Outcome {
     let mut row = counter(case)?;
@@ -405,6 +433,9 @@ fn moments() -> u32 {
     if std::env::var_os("FERRY_LONG").is_some() { 20 } else { 3 }
 }
 
+/// The word by which the end is known that has the container.
+const MIGRATES: &str = " migrate ";
+
 /// What the case's own processes are called that have to do with a migration, by their command lines.
 fn of_this(case: &Case, word: &str) -> Vec<i32> {
     let mut found = Vec::new();
@@ -412,7 +443,9 @@ fn of_this(case: &Case, word: &str) -> Vec<i32> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(&case.path("store")) && line.contains(word) && !line.starts_with("sh ") {
+        // The command that leads to the far end is one of the words of the end that calls it.
+        let is_it = line.contains(word) && (word == MIGRATES || !line.contains(MIGRATES));
+        if is_it && line.contains(&case.path("store")) && !line.starts_with("sh ") {
             found.push(pid);
         }
     }
@@ -466,7 +499,7 @@ fn restoring(case: &Case) -> Vec<i32> {
 fn killed(case: &mut Case) -> Outcome {
     use nix::sys::signal::{Signal, kill};
     let (store, to) = (case.path("store"), destination(case));
-    for whom in [" migrate ", " receive ", "criu"] {
+    for whom in [MIGRATES, " receive ", "criu"] {
         for number in 0..moments() {
             let (here, there) = (case.id.clone(), case.other_id());
             let row = counter(case)?;

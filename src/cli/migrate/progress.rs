@@ -80,7 +80,8 @@ fn words(event: &Event<'_>) -> String {
         Event::Note(note) => (*note).to_owned(),
         Event::Round { rounds, sent } => {
             let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", size(rate)));
-            let still = rounds::downtime(rounds).map_or_else(|| "-".to_owned(), |time_| time(time_.as_nanos() as u64));
+            let still =
+                rounds::downtime(rounds).map_or_else(|| "-".to_owned(), |still| time(still.total().as_nanos() as u64));
             format!(
                 "round {}: {} sent, written to {}, carried {}, would stand still {still}",
                 rounds.len(),
@@ -100,7 +101,7 @@ fn told(event: &Event<'_>) -> serde_json::Value {
         Event::Round { rounds, sent } => json!({
             "event": "round", "round": rounds.len(), "last": rounds.last(), "sent": sent,
             "dirtyRate": rounds::dirty_rate(rounds), "bandwidth": rounds::bandwidth(rounds),
-            "estimate": rounds::downtime(rounds).map(|time| time.as_nanos() as u64),
+            "estimate": rounds::downtime(rounds).map(|still| still.total().as_nanos() as u64),
         }),
         Event::Done(_) => json!({"event": "done"}),
     }

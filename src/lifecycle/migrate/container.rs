@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use rustix::fs::{FileType, stat};
 
 use crate::cgroup::{self, Cgroup, life};
+use crate::checkpoint::criu;
 use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
 use crate::container::{Id, Status, Store};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::lifecycle::live::Live;
 use crate::lifecycle::pause::PATIENCE;
 use crate::lifecycle::{Setting, delete, live};
 use crate::migrate::message::{Choices, Stream};
-use crate::migrate::source::{Container, Held, Still};
+use crate::migrate::source::{Container, Dumped, Held, Still};
 use crate::spec::Config;
 
 /// See the module.
@@ -71,10 +72,18 @@ impl Locked {
 }
 
 impl Container for Running<'_> {
-    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>) -> Result<()> {
+    fn pre_dump(
+        &mut self,
+        images: &Path,
+        parent: Option<&Path>,
+        waiting: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let locked = self.lock()?;
         let choice = DumpChoice { pre_dump: true, ..self.choice(images, parent) };
-        dump::dump(&locked.subject(self.id), &choice)
+        dump::dump_then(&locked.subject(self.id), &choice, &mut |word| {
+            if word == criu::WAITING { waiting() } else { Ok(()) }.map(|()| Afterwards::End)
+        })
+        .map(drop)
     }
 
     fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
@@ -86,7 +95,8 @@ impl Container for Running<'_> {
                 since = Instant::now();
                 Ok(Afterwards::End)
             }
-            "post-dump" => held(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup }),
+            "post-dump" => held(Dumped::All(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup })),
+            criu::WAITING => held(Dumped::NotYet),
             _ => Ok(Afterwards::End),
         })
     }
