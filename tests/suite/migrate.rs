@@ -503,14 +503,16 @@ fn killed(case: &mut Case) -> Outcome {
         for number in 0..moments() {
             let (here, there) = (case.id.clone(), case.other_id());
             let row = counter(case)?;
-            let words = words(&["--timeout", "20s"], &store, (&here, &there), &to);
-            let (mut child, _): (Child, Lines) = case.spawn(&words)?;
-            std::thread::sleep(Duration::from_millis(u64::from(number) * if moments() > 3 { 25 } else { 150 }));
-            let end = Instant::now() + Duration::from_secs(5);
-            let mut victims = if whom == "criu" { restoring(case) } else { of_this(case, whom) };
-            while whom == "criu" && victims.is_empty() && Instant::now() < end && child.try_wait()?.is_none() {
-                victims = restoring(case);
+            let words = words(&["--timeout", "20s", "--progress", "json"], &store, (&here, &there), &to);
+            let (mut child, mut told): (Child, Lines) = case.spawn(&words)?;
+            if whom == "criu" {
+                // Until then there is one at the far end that is only looked at.
+                told.until("stop-and-copy")?;
+                let end = Instant::now() + case.patience();
+                while restoring(case).is_empty() && child.try_wait()?.is_none() && Instant::now() < end {}
             }
+            std::thread::sleep(Duration::from_millis(u64::from(number) * if moments() > 3 { 25 } else { 150 }));
+            let victims = if whom == "criu" { restoring(case) } else { of_this(case, whom) };
             for pid in victims {
                 kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
