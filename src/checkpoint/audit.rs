@@ -15,6 +15,7 @@ use super::{audit_limits, audit_mounts};
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
 use crate::namespaces::{self, User};
+use crate::path::Root;
 use crate::security::capabilities;
 use crate::spec::config::IdMapping;
 
@@ -44,11 +45,11 @@ pub fn filters(directory: &Path, plan: &Plan) -> Result<()> {
     }
 }
 
-/// Everything that `criu` holds.
+/// Everything that `criu` holds, whose root is to be `root`.
 ///
 /// # Errors
 /// A process has more than the configuration gives.
-pub fn check(plan: &Plan, criu: Pid) -> Result<()> {
+pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
     let mut seen = Vec::new();
     let mut any = false;
     for process in held::processes(criu) {
@@ -63,7 +64,7 @@ pub fn check(plan: &Plan, criu: Pid) -> Result<()> {
         audit_limits::check(plan, &process).and_then(|whole| whole.map_err(of_process))?;
         let namespace = link(&process.join("ns/mnt"))?;
         if !seen.contains(&namespace) {
-            audit_mounts::check(&plan.rootfs, &process).and_then(|whole| whole.map_err(of_process))?;
+            audit_mounts::check(&plan.rootfs, root, &process).and_then(|whole| whole.map_err(of_process))?;
             seen.push(namespace);
         }
     }

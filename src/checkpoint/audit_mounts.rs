@@ -10,9 +10,9 @@ use rustix::fs::{FileType, fstat};
 use super::external;
 use crate::error::{Context, Result};
 use crate::path::{Links, Root};
+use crate::rootfs::Rootfs;
 use crate::rootfs::mountinfo::{self, unescape};
 use crate::rootfs::plan::{Mount, What};
-use crate::rootfs::{Base, Rootfs};
 use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Attributes that take something away, as the table of mounts has them.
@@ -33,11 +33,11 @@ struct Shown {
 
 type Verdict = std::result::Result<(), String>;
 
-/// Looks at the mounts of a process; `Ok(Err(…))`: the configuration does not have them so.
+/// Looks at the mounts of a process, whose root is to be `own`; `Ok(Err(…))`: the configuration does not have them so.
 ///
 /// # Errors
 /// It cannot be looked at.
-pub fn check(rootfs: &Rootfs, process: &Path) -> Result<Verdict> {
+pub fn check(rootfs: &Rootfs, own: &Root, process: &Path) -> Result<Verdict> {
     let path = process.join("mountinfo");
     let text = std::fs::read(&path).or_cannot("read", path.display())?;
     let shown: Vec<Shown> = text.split(|byte| *byte == b'\n').filter_map(parse).collect();
@@ -56,7 +56,7 @@ pub fn check(rootfs: &Rootfs, process: &Path) -> Result<Verdict> {
             return Ok(Err(format!("has a mount that config.json does not have, on {}", mount.point.display())));
         }
     }
-    let verdicts = [base(rootfs, &root, &shown)?, planned(rootfs, &root, &shown)?, hidden(rootfs, &root, &shown)?];
+    let verdicts = [base(rootfs, own, &root, &shown)?, planned(rootfs, &root, &shown)?, hidden(rootfs, &root, &shown)?];
     Ok(verdicts.into_iter().collect())
 }
 
@@ -86,13 +86,12 @@ fn at<'a>(shown: &'a [Shown], place: &Path) -> Option<&'a Shown> {
     shown.iter().rfind(|mount| mount.point == place)
 }
 
-fn base(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+fn base(rootfs: &Rootfs, own: &Root, root: &Root, shown: &[Shown]) -> Result<Verdict> {
     let row = at(shown, Path::new("/"));
     if rootfs.read_only_root && !row.is_some_and(|row| row.has("ro")) {
         return Ok(Err("can write to its root, which root.readonly forbids".to_owned()));
     }
-    let Base::Directory(directory) = &rootfs.base else { return Ok(Ok(())) };
-    let same = identity(root.dir(), directory)? == identity(Root::open(directory)?.dir(), directory)?;
+    let same = identity(root.dir(), Path::new("/"))? == identity(own.dir(), Path::new("/"))?;
     Ok(if same { Ok(()) } else { Err("has another root filesystem".to_owned()) })
 }
 

@@ -102,6 +102,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The first CRIU that can do without a lock.
 const KNOWS_SKIP: u32 = 31900;
 
+/// CRIU's word when everything is in the images, and nothing of the container runs.
+pub const STANDS_STILL: &str = "post-dump";
+
 /// The name of a dump's log.
 const LOG: &str = "dump.log";
 
@@ -123,8 +126,8 @@ pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
 }
 
 /// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way, and
-/// [`super::criu::WAITING`] now and then; what it answers to
-/// `post-dump`, when everything is in the images and nothing of the container runs, is what is done.
+/// [`super::criu::WAITING`] now and then; what it answers to [`STANDS_STILL`], when everything is in the images and nothing of the
+/// container runs, is what is done.
 ///
 /// # Errors
 /// What could not be dumped, or `heard` has failed: the container then runs as it did. Once `heard` has decided, it stays as it
@@ -167,7 +170,7 @@ pub fn dump_then(
         criu.ask(&Request::Deed(deed, Box::new(options)), &mut |notice| {
             ready(&notice.script, &mut status)?;
             let afterwards = heard(&notice.script)?;
-            if notice.script == "post-dump" {
+            if notice.script == STANDS_STILL {
                 decided = Some(afterwards);
             }
             match afterwards {

@@ -10,12 +10,13 @@
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
 //!   cause            its log -> why it failed
+//! root               where the root is an overlay of the container's own: what it lies upon, and what was changed
 //! archive::…         images <-> one file                  lifecycle::archive
 //!   audit            what was restored from it, against config.json, before any of it runs
 //! ```
 //!
 //! The directory of images is CRIU's own, with one file beside: `descriptors.json`, what the standard streams led to. That
-//! is also runc's layout, so that each restores what the other dumped.
+//! is also runc's layout, so that each restores what the other dumped. What a root of its own takes beside them, see [`root`].
 
 pub mod archive;
 mod audit;
@@ -30,6 +31,7 @@ mod held;
 mod images;
 pub mod obstacles;
 pub mod restore;
+pub mod root;
 pub mod rpc;
 pub mod saved;
 pub mod streams;

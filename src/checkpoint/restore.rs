@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -39,7 +40,7 @@ use crate::launch::sources::Place;
 use crate::namespaces::{Join, Kind, Namespaces, User};
 use crate::path::{Links, Root};
 use crate::rootfs::plan::{Mount, What};
-use crate::rootfs::{Base, Rootfs, mount, mountinfo, pivot};
+use crate::rootfs::{Base, Rootfs, layers, mount, mountinfo, overlay, pivot};
 use crate::spec::Config;
 
 /// The name of a restore's log.
@@ -60,14 +61,38 @@ pub struct RestoreChoice {
     pub audited: bool,
 }
 
+/// What the upper layer of an overlay is filled with before it is mounted; only where the root is one.
+#[derive(Debug, Clone)]
+pub struct Upper {
+    /// The archive of a layer.
+    pub archive: PathBuf,
+    /// Unpacks it into a directory, upon these layers, the uppermost first. By its address: a program that restores no such
+    /// container has no use for an unpacker.
+    pub unpack: fn(&Path, OwnedFd, &[PathBuf]) -> Result<()>,
+}
+
+impl Upper {
+    /// Fills this upper directory.
+    ///
+    /// # Errors
+    /// The archive is broken, or the kernel's answer.
+    pub fn fill(&self, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
+        (self.unpack)(&self.archive, directory, lowers)
+    }
+}
+
 /// A container that is being restored: CRIU is prepared and waits to be told to go on.
 pub struct Restore<'a> {
     plan: &'a Plan,
+    /// Where the root is, in the mount namespace of the process that becomes CRIU.
+    root: PathBuf,
     choice: &'a RestoreChoice,
     options: Options,
     directories: Directories,
     status: Option<OwnedFd>,
     criu: Criu,
+    /// Tells when the root is there.
+    there: OwnedFd,
 }
 
 /// What a restore says on its way to whoever keeps the container's record.
@@ -107,7 +132,8 @@ pub enum Moment {
 }
 
 impl<'a> Restore<'a> {
-    /// Prepares everything up to CRIU itself. `stage` is an empty directory, for the root to be bound to.
+    /// Prepares everything up to CRIU itself. `stage` is an empty directory, for the root to be bound to, or mounted on; `upper`
+    /// fills the upper layer of one that is in memory.
     ///
     /// # Errors
     /// CRIU or the images are missing; the root filesystem lacks what cannot be made.
@@ -116,6 +142,7 @@ impl<'a> Restore<'a> {
         config: &Config,
         choice: &'a RestoreChoice,
         stage: &Path,
+        upper: Option<&Upper>,
         cgroup: Option<&Cgroup>,
     ) -> Result<Self> {
         let program = match &choice.criu {
@@ -136,12 +163,8 @@ impl<'a> Restore<'a> {
         }
         let streams = Streams::load(&choice.choice.images)?;
         let status = dump::status_descriptor(choice.choice.status_fd)?;
-        let directory = base(&plan.rootfs)?;
-        let root = Root::open(directory)?;
-        make_mount_points(&plan.rootfs, &root)?;
-        if plan.rootfs.read_only_root {
-            // CRIU enters the root by way of its `tmp`, or of a directory that it makes there for a moment.
-            root.make_dirs(Path::new("tmp"), 0o755, Links::Follow)?;
+        if let Base::Directory(directory) = &plan.rootfs.base {
+            complete(&plan.rootfs, &Root::open(directory)?)?;
         }
         let joined = external::restored_namespaces(&plan.namespaces)?;
         let mut options = self::options(config, choice);
@@ -151,8 +174,17 @@ impl<'a> Restore<'a> {
         let mut inherited: Vec<OwnedFd> = joined.inherited.into_iter().map(|(_, namespace)| namespace).collect();
         streams.inherit(&mut options, &mut inherited, owner(plan))?;
         options.join = joined.by_path;
-        options.root = Some(stage.as_os_str().as_bytes().to_vec());
-        let prepare = || pivot::bind_at(&plan.rootfs, directory, stage);
+        let root = match plan.rootfs.base {
+            Base::CopyOnWrite { .. } => stage.join(overlay::ROOT),
+            Base::Directory(_) | Base::Layers(_) => stage.to_owned(),
+        };
+        options.root = Some(root.as_os_str().as_bytes().to_vec());
+        let (there, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
+        let caller = nix::unistd::getpid();
+        let prepare = || {
+            with_caller(caller, || put_root(&plan.rootfs, stage, upper))?;
+            nix::unistd::write(&told, &[0]).map(drop).or_cannot("write to", "a pipe")
+        };
         let start = Start {
             cgroup,
             namespaces: Kind::Mount.row().flag.cast_unsigned().into(),
@@ -162,12 +194,14 @@ impl<'a> Restore<'a> {
             prepare: Some(&prepare),
         };
         let criu = Criu::start(&program, &start)?;
+        drop(start);
+        drop(told);
         // CRIU mounts in its working directory, which therefore must be on a mount of its own namespace.
         let opened = open_inside(&choice.choice, &plan.namespaces.user, stage, criu.pid);
         match opened {
             Ok(directories) => {
                 directories.put(&mut options);
-                Ok(Self { plan, choice, options, directories, status, criu })
+                Ok(Self { plan, root, choice, options, directories, status, criu, there })
             }
             Err(error) => Err(error.and_then(criu.wait())),
         }
@@ -203,20 +237,25 @@ impl<'a> Restore<'a> {
     }
 
     fn ask(&mut self, cgroup: Option<&Path>, keeper: &mut dyn Keeper) -> Result<super::rpc::Response> {
+        if !is_told(&self.there)? {
+            // What stood in the way is its own to say.
+            self.criu.executed()?;
+            return Err(Error::plain("the root filesystem was not put in its place"));
+        }
         let (rootfs, namespaces) = (&self.plan.rootfs, &self.plan.namespaces);
-        let root = Root::open(base(rootfs)?)?;
+        let root = seen_root(self.criu.pid, &self.root)?;
         let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
         self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, cgroup, &host)?;
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
         self.criu.executed()?;
         let request = Request::Deed(Deed::Restore, Box::new(std::mem::take(&mut self.options)));
         let (plan, status, criu) = (self.plan, &mut self.status, self.criu.pid);
-        let audited = self.choice.audited;
+        let (audited, own) = (self.choice.audited, &self.root);
         let mut looked = !audited;
         let answer = self.criu.ask(&request, &mut |notice| {
             if audited && notice.script == BEFORE_THEY_RUN {
                 looked = true;
-                return audit(plan, criu);
+                return audit(plan, own, criu);
             }
             heard(notice, plan, keeper, status)
         })?;
@@ -258,8 +297,8 @@ const BEFORE_THEY_RUN: &str = "pre-resume";
 
 /// Looks at what was restored. CRIU does not take a no for an answer any more by then: so the processes are killed, and then
 /// CRIU, which would wait for them in the wrong order.
-fn audit(plan: &Plan, criu: Pid) -> Result<()> {
-    let found = audit::check(plan, criu);
+fn audit(plan: &Plan, root: &Path, criu: Pid) -> Result<()> {
+    let found = seen_root(criu, root).and_then(|root| audit::check(plan, &root, criu));
     let Err(error) = found else { return Ok(()) };
     let killed = held::processes(criu).try_for_each(|process| {
         match process.file_name().map(|name| name.to_string_lossy().parse()) {
@@ -328,13 +367,66 @@ fn owner(plan: &Plan) -> Option<u32> {
     })
 }
 
-fn base(rootfs: &Rootfs) -> Result<&PathBuf> {
-    match &rootfs.base {
-        Base::Directory(directory) => Ok(directory),
-        Base::CopyOnWrite { .. } | Base::Layers(_) => {
-            Err(Error::plain("a container is restored from a bundle, whose root is a directory"))
+/// Puts the root on the stage, in a mount namespace of its own. What an overlay lacks to mount upon is made here, where it can be
+/// seen.
+fn put_root(rootfs: &Rootfs, stage: &Path, upper: Option<&Upper>) -> Result<()> {
+    let root = match &rootfs.base {
+        Base::Directory(directory) => return pivot::bind_at(rootfs, directory, stage),
+        Base::CopyOnWrite { lower, .. } => {
+            pivot::isolate(rootfs)?;
+            let lowers = [lower.clone()];
+            let fill = |directory| upper.map_or(Ok(()), |upper| upper.fill(directory, &lowers));
+            overlay::build(lower, stage, false, Some(&fill), &mut Vec::new())?
+        }
+        Base::Layers(stack) => {
+            pivot::isolate(rootfs)?;
+            layers::mount(stack)?
+        }
+    };
+    complete(rootfs, &root)?;
+    match rootfs.read_only_root {
+        true => mount::read_only(root.dir(), false).or_cannot("make read-only", "the root"),
+        false => Ok(()),
+    }
+}
+
+/// Makes what a root lacks for CRIU, and may not get any more once it is read-only.
+fn complete(rootfs: &Rootfs, root: &Root) -> Result<()> {
+    make_mount_points(rootfs, root)?;
+    if rootfs.read_only_root {
+        // CRIU enters the root by way of its `tmp`, or of a directory that it makes there for a moment.
+        root.make_dirs(Path::new("tmp"), 0o755, Links::Follow)?;
+    }
+    Ok(())
+}
+
+/// Works for as long as the caller lives: what is mounted and written here is not known to anybody else yet, and a process that went
+/// on alone would be in the way of whoever cleans up.
+fn with_caller(caller: Pid, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let cannot = |answer: std::result::Result<(), Errno>| answer.or_cannot("bind", "this process' life to ferry's");
+    cannot(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL))?;
+    if nix::unistd::getppid() != caller {
+        return Err(Error::plain("ferry has ended"));
+    }
+    work()?;
+    cannot(nix::sys::prctl::set_pdeathsig(None))
+}
+
+/// Waits until the other end is written to; `false`: it was closed before that.
+fn is_told(pipe: &OwnedFd) -> Result<bool> {
+    loop {
+        match nix::unistd::read(pipe, &mut [0]) {
+            Err(Errno::EINTR) => (),
+            answer => return answer.map(|count| count > 0).or_cannot("read from", "a pipe"),
         }
     }
+}
+
+/// The root, as the process that becomes CRIU sees it.
+fn seen_root(pid: Pid, root: &Path) -> Result<Root> {
+    let mut seen = PathBuf::from(format!("/proc/{pid}/root"));
+    seen.push(root.strip_prefix("/").unwrap_or(root));
+    Root::open(&seen)
 }
 
 /// Cgroups of the dump are to be where CRIU itself is now: controllers, and path. proc_pid_cgroup(5)

@@ -1,5 +1,5 @@
-//! Archives of checkpoints: what `checkpoint --export`, `checkpoint inspect` and `restore --import` do. It is linked into
-//! `ferry-image` alone, to which those verbs hand their command line over.
+//! Archives of checkpoints: what `checkpoint --export`, `checkpoint inspect` and `restore --import` do; and both verbs where a
+//! container has a root of its own. It is linked into `ferry-image` alone, to which those verbs hand their command line over.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -25,20 +25,29 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
             false => output::print(&text(&found)).map(|()| 0),
         };
     }
-    let to = path(Path::new(given::path(matches, "export").unwrap_or_default()))?;
+    let Some(to) = given::path(matches, "export") else {
+        return checkpoint::save(matches, &|id, choice| archive::save(&globals.setting, id, choice));
+    };
+    let to = path(Path::new(to))?;
     let choice = checkpoint::options(matches)?;
     let keep = given::path(matches, "image-path").is_some();
     archive::export(&globals.setting, &given::id(matches)?, &choice, &to, keep).map(|()| 0)
 }
 
-/// `restore` from an archive.
+/// `restore` from an archive, or with a root of its own.
 ///
 /// # Errors
-/// As [`archive::import`].
+/// As [`archive::import`] and [`archive::revive`].
 pub fn restore(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
-    let from = path(Path::new(given::path(matches, "import").unwrap_or_default()))?;
+    let options = restore::options(matches)?;
+    let has_bundle = given::path(matches, "bundle").is_some();
+    let rootfs = given::absolute(matches, "rootfs")?;
+    let Some(from) = given::path(matches, "import") else {
+        return archive::revive(&globals.setting, &options, has_bundle, rootfs.as_deref());
+    };
     let keep = given::path(matches, "image-path").is_some();
-    archive::import(&globals.setting, &restore::options(matches)?, &from, keep)
+    let import = archive::Import { from: &path(Path::new(from))?, keep, has_bundle, rootfs: rootfs.as_deref() };
+    archive::import(&globals.setting, &options, &import)
 }
 
 fn path(given: &Path) -> Result<PathBuf> {
@@ -57,6 +66,9 @@ fn text(found: &Inspected) -> String {
     line("id", &manifest.id);
     line("made", &manifest.created);
     line("host", &format_args!("{}, Linux {}, {}", host.architecture, host.kernel, criu::shown(host.criu)));
+    if let Some(root) = &manifest.root {
+        line("root", root);
+    }
     line("unpacked", &size::text(bytes));
     if !manifest.flags.is_empty() {
         let flags: Vec<String> = manifest.flags.iter().map(|flag| format!("--{flag}")).collect();

@@ -140,7 +140,9 @@ pub const VERB: Verb = Verb {
             "Saves everything a running or paused container is, by way of CRIU: its processes with their memory, files, \
              sockets, terminals, timers and so on. Unless it is told to go on, the container is gone afterwards, and \
              `ferry restore` brings it back from the images and the same bundle. The root filesystem is not part of the \
-             images: what the container wrote there must be there again.\n\nImages are CRIU's own, so that runc restores \
+             images: what the container wrote there must be there again. A container of `ferry run --image` or `--rootfs` has a \
+             root of its own, and what it changed there is saved too, beside the images as rootfs-diff.tar; so are its \
+             configuration, and what is below: the image's layers by digest, or the directory.\n\nImages are CRIU's own, so that runc restores \
              what ferry saves and the other way round. Options for CRIU itself are read from the file that the \
              annotation org.criu.config names, else from /etc/criu/ferry.conf or /etc/criu/runc.conf.\n\nAn archive is one \
              file with all of them, each with its digest, and with what is to be known of this host; it comes into being \
@@ -165,10 +167,24 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if inspected(matches)?.is_some() || given::path(matches, "export").is_some() {
         return delegate::run(globals, matches);
     }
+    let setting = &globals.setting;
+    // What is not understood is said before a container is looked for.
+    options(matches)?;
+    if !given::switch(matches, "pre-dump") && lifecycle::checkpoint::has_own_root(setting, &given::id(matches)?)? {
+        return delegate::run(globals, matches);
+    }
+    save(matches, &|id, choice| lifecycle::checkpoint::checkpoint(setting, id, choice))
+}
+
+/// Saves a container by `deed`, and says how much was saved.
+///
+/// # Errors
+/// A value that is none; as `deed`.
+pub fn save(matches: &ArgMatches, deed: &dyn Fn(&str, &DumpChoice) -> Result<()>) -> Result<u8> {
     let choice = options(matches)?;
     // Before anything is done.
     let is_json = given::text(matches, "format").map(|format| output::is_json(Some(format), "text")).transpose()?;
-    lifecycle::checkpoint::checkpoint(&globals.setting, &given::id(matches)?, &choice)?;
+    deed(&given::id(matches)?, &choice)?;
     match is_json {
         Some(true) => output::print_line(&saved::read(&choice)?)?,
         Some(false) => output::print(&text(&saved::read(&choice)?))?,

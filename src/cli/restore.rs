@@ -12,6 +12,7 @@ use super::globals::Globals;
 use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use crate::checkpoint::restore::RestoreChoice;
+use crate::checkpoint::root::Origin;
 use crate::error::{Error, Result};
 use crate::lifecycle;
 use crate::lifecycle::restore::Options;
@@ -35,6 +36,12 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         BUNDLE,
+        Flag {
+            long: "rootfs",
+            value: Value::Path("DIR"),
+            help: "Of a container that ran with --rootfs: the directory, where it is another now",
+            ..Flag::SWITCH
+        },
         IMAGE_PATH,
         WORK_PATH,
         CONSOLE_SOCKET,
@@ -79,7 +86,11 @@ pub const VERB: Verb = Verb {
              bundle's config.json; prestart, createRuntime and poststart hooks run as on a start.\n\nNamespaces that \
              config.json names by path are joined again. A network namespace of the container's own is made new, with \
              the loopback interface up and otherwise empty. Standard streams that led out of the container lead to \
-             ferry's own. In the foreground ferry stays until the container ends, as `ferry run` does.\n\nAn archive is verified \
+             ferry's own. In the foreground ferry stays until the container ends, as `ferry run` does.\n\nA container that had a root of its own gets one again, and \
+             needs no bundle: of `ferry run --image` the image must be in the store, of `--rootfs` the directory must be \
+             there. An archive of one chooses what an image may choose, the program, its environment, directory and user, and \
+             limits; whatever else `ferry run` would not give it is refused, unless --bundle names a config.json that \
+             does, and the directory is named with --rootfs.\n\nAn archive is verified \
              whole, and refused where this host lacks what its programs may use: instructions of the processor, the kernel, \
              CRIU. It may be anybody's: what comes out of it is held to the bundle's config.json before any of it runs \
              (capabilities, system call filter, ids, namespaces, mounts, cgroup, limits), and ends if it has more. Its images \
@@ -103,7 +114,17 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if given::path(matches, "import").is_some() {
         return delegate::run(globals, matches);
     }
-    lifecycle::restore::restore(&globals.setting, &options(matches)?)
+    let options = options(matches)?;
+    if Origin::is_in(&options.choice.choice.images) {
+        return delegate::run(globals, matches);
+    }
+    if given::path(matches, "rootfs").is_some() {
+        return Err(Error::plain(
+            "--rootfs is for a container that ran with --rootfs, and these images are not of one",
+        )
+        .hint("--bundle names the bundle, and its config.json the root"));
+    }
+    lifecycle::restore::restore(&globals.setting, &options)
 }
 
 /// What the flags choose. Only an archive has an id of its own.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, major, minor, readlinkat, statat};
 use rustix::io::Errno as Answer;
 use tar::{EntryType, Header};
@@ -26,7 +27,7 @@ const DEEPEST: usize = 400;
 /// # Errors
 /// Something cannot be read, or `out` not written.
 pub fn directory(dir: &OwnedFd, out: impl Write) -> Result<()> {
-    archive(dir, out, false)
+    archive(dir, out, false, None)
 }
 
 /// Writes the upper layer of an overlay as an archive.
@@ -34,10 +35,20 @@ pub fn directory(dir: &OwnedFd, out: impl Write) -> Result<()> {
 /// # Errors
 /// As [`directory`].
 pub fn upper(dir: &OwnedFd, out: impl Write) -> Result<()> {
-    archive(dir, out, true)
+    archive(dir, out, true, None)
 }
 
-fn archive(dir: &OwnedFd, out: impl Write, marks: bool) -> Result<()> {
+/// Writes what the overlay `merged` shows other than its only lower directory, where its upper layer is out of reach: in memory that
+/// is mounted nowhere any more. What of the lower nobody changed is shown with the lower's own time of change, which nobody can set;
+/// and a directory is copied up before anything in it changes.
+///
+/// # Errors
+/// As [`directory`].
+pub fn changes(merged: &OwnedFd, lower: &OwnedFd, out: impl Write) -> Result<()> {
+    archive(merged, out, false, Some(lower))
+}
+
+fn archive(dir: &OwnedFd, out: impl Write, marks: bool, lower: Option<&OwnedFd>) -> Result<()> {
     let mut packer = Packer { builder: tar::Builder::new(out), links: HashMap::new(), marks };
     let stat = fstat(dir).or_cannot("pack", "the directory")?;
     packer.entry(
@@ -48,7 +59,7 @@ fn archive(dir: &OwnedFd, out: impl Write, marks: bool) -> Result<()> {
         &xattr::list(dir.as_fd()).or_cannot("pack", "the directory")?,
         io::empty(),
     )?;
-    packer.walk(dir.as_fd(), b"", 0)?;
+    packer.walk(dir.as_fd(), lower, b"", 0)?;
     let mut out = packer.builder.into_inner().or_cannot("write", "the archive")?;
     out.flush().or_cannot("write", "the archive")
 }
@@ -62,19 +73,12 @@ struct Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    fn walk(&mut self, dir: BorrowedFd<'_>, path: &[u8], depth: usize) -> Result<()> {
+    fn walk(&mut self, dir: BorrowedFd<'_>, lower: Option<&OwnedFd>, path: &[u8], depth: usize) -> Result<()> {
         let named = || format!("{:?}", String::from_utf8_lossy(path));
         if depth > DEEPEST {
             return Err(Error::said("pack", named(), "directories are nested too deeply"));
         }
-        let mut names: Vec<CString> = Vec::new();
-        for entry in Dir::read_from(dir).or_cannot("read", named())? {
-            let name = entry.or_cannot("read", named())?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                names.push(name);
-            }
-        }
-        names.sort();
+        let names = names(dir).or_cannot("read", named())?;
         if self.marks && is_redirected(dir) {
             let why = "the overlay renamed it without copying it, and what it holds is in the layers below";
             return Err(Error::said("pack", named(), why).hint("mount the overlay with redirect_dir=off"));
@@ -82,13 +86,30 @@ impl<W: Write> Packer<W> {
         if self.marks && is_opaque(dir) {
             self.whiteout(path, b".wh..wh..opq")?;
         }
-        names.iter().try_for_each(|name| self.name(dir, path, name, depth))
+        if let Some(lower) = lower {
+            let below = self::names(lower.as_fd()).or_cannot("read", named())?;
+            for gone in below.iter().filter(|name| names.binary_search(name).is_err()) {
+                self.whiteout(path, &[b".wh.", gone.to_bytes()].concat())?;
+            }
+        }
+        names.iter().try_for_each(|name| self.name(dir, lower, path, name, depth))
     }
 
-    fn name(&mut self, dir: BorrowedFd<'_>, above: &[u8], name: &CStr, depth: usize) -> Result<()> {
+    fn name(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        lower: Option<&OwnedFd>,
+        above: &[u8],
+        name: &CStr,
+        depth: usize,
+    ) -> Result<()> {
         let path = if above.is_empty() { name.to_bytes().to_vec() } else { [above, b"/", name.to_bytes()].concat() };
         let named = format!("{:?}", String::from_utf8_lossy(&path));
         let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).or_cannot("pack", &named)?;
+        let below = lower.and_then(|lower| statat(lower, name, AtFlags::SYMLINK_NOFOLLOW).ok());
+        if below.as_ref().is_some_and(|below| is_unchanged(below, &stat)) {
+            return Ok(());
+        }
         if self.marks && is_whiteout(&stat) {
             return self.whiteout(above, &[b".wh.", name.to_bytes()].concat());
         }
@@ -105,11 +126,15 @@ impl<W: Write> Packer<W> {
         }
         match kind {
             FileType::Directory => {
-                let below = copy::opened(dir, name, OFlags::RDONLY | OFlags::DIRECTORY).or_cannot("pack", &named)?;
-                let attributes = xattr::list(below.as_fd()).or_cannot("pack", &named)?;
+                let open = |dir| copy::opened(dir, name, OFlags::RDONLY | OFlags::DIRECTORY).or_cannot("pack", &named);
+                let inside = open(dir)?;
+                let was_directory =
+                    below.is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
+                let lower = lower.filter(|_| was_directory).map(|lower| open(lower.as_fd())).transpose()?;
+                let attributes = xattr::list(inside.as_fd()).or_cannot("pack", &named)?;
                 let with_slash = [path.as_slice(), b"/"].concat();
                 self.entry(&with_slash, &stat, EntryType::Directory, b"", &attributes, io::empty())?;
-                self.walk(below.as_fd(), &path, depth + 1)
+                self.walk(inside.as_fd(), lower.as_ref(), &path, depth + 1)
             }
             FileType::RegularFile => {
                 let file = copy::opened(dir, name, OFlags::RDONLY | OFlags::NONBLOCK).or_cannot("pack", &named)?;
@@ -196,6 +221,28 @@ impl<W: Write> Packer<W> {
         }
         self.builder.append(&header, data).or_cannot("pack", &named)
     }
+}
+
+/// What is in a directory, sorted.
+fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir).map_err(errno)? {
+        let name = entry.map_err(errno)?.file_name().to_owned();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether the overlay shows the lower's own.
+fn is_unchanged(lower: &Stat, shown: &Stat) -> bool {
+    let of = |stat: &Stat| {
+        let times = (stat.st_ctime, stat.st_ctime_nsec, stat.st_mtime, stat.st_mtime_nsec);
+        (times, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev)
+    };
+    of(lower) == of(shown)
 }
 
 /// Whether overlay has more of a directory under another name, which ferry's own mounts never let it do.

@@ -297,7 +297,7 @@ impl Init<'_> {
                 pivot::isolate(rootfs)?;
                 let mut warnings = Vec::new();
                 let userxattr = self.plan.namespaces.user != User::Inherit;
-                let root = overlay::build(lower, stage, userxattr, &mut warnings)?;
+                let root = overlay::build(lower, stage, userxattr, None, &mut warnings)?;
                 warnings.into_iter().try_for_each(|text| self.channel.send(&Message::Warning(text), None))?;
                 root
             }

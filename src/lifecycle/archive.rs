@@ -1,4 +1,5 @@
 //! A checkpoint in one file: `checkpoint --export`, `restore --import`, `checkpoint inspect`. See [`crate::checkpoint::archive`].
+//! And what a container with a root of its own takes, whether in one file or not: see [`super::own_root`].
 //!
 //! The images are in a directory of their own in between, which goes when it is of no use any more. It stays where it is all
 //! there is of a container: when that has been dumped, and its archive could not be written.
@@ -16,16 +17,32 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 
+use super::create::{self, Source};
 use super::live::Live;
+use super::own_root::{self, Configured};
 use super::{Setting, checkpoint, restore};
 use crate::checkpoint::archive::inspect::{self, Inspected};
 use crate::checkpoint::archive::manifest::{FORMAT, Host, Manifest};
-use crate::checkpoint::archive::{IMAGES, pack, unpack};
+use crate::checkpoint::archive::{IMAGES, SPEC, pack, unpack};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::root::{self, Origin};
 use crate::error::{Context, Error, Result};
 use crate::image::tree;
 use crate::log::rfc3339;
+
+/// What `restore --import` is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Import<'a> {
+    /// The archive.
+    pub from: &'a Path,
+    /// The images stay, in the directory that the options name.
+    pub keep: bool,
+    /// The bundle was named: of an archive with a root of its own, its configuration counts.
+    pub has_bundle: bool,
+    /// Stands for the directory that the root lay upon.
+    pub rootfs: Option<&'a Path>,
+}
 
 /// Where an archive is: `-` is a standard stream.
 const STREAM: &str = "-";
@@ -40,6 +57,14 @@ const BOTH_ENDS: [(&str, Given); 4] = [
     ("shell-job", |choice| choice.shell_job),
     ("file-locks", |choice| choice.file_locks),
 ];
+
+/// `checkpoint` of any container, into a directory of images.
+///
+/// # Errors
+/// As [`checkpoint::checkpoint`].
+pub fn save(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
+    checkpoint::with(setting, id, choice, Some(own_root::keep), &mut |_| Ok(()))
+}
 
 /// `checkpoint --export`. Without `choice.choice.images` being given (`keep`), the images themselves go.
 ///
@@ -64,7 +89,7 @@ fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, out: &Out, 
         dumped = true;
         write(live, &choice, own.clone(), out)
     };
-    let done = checkpoint::with(setting, id, &choice, &mut after);
+    let done = checkpoint::with(setting, id, &choice, Some(own_root::keep), &mut after);
     match (done, scratch) {
         (Err(error), Some(scratch)) if dumped && !choice.leave_running => {
             let path = scratch.keep();
@@ -101,6 +126,7 @@ fn whole(choice: &DumpChoice) -> Result<()> {
 
 fn write(live: &Live, choice: &DumpChoice, host: Host, out: &Out) -> Result<()> {
     let id = live.entry.id.as_str();
+    let images = &choice.choice.images;
     let flags = BOTH_ENDS.iter().filter(|(_, given)| given(&choice.choice)).map(|(flag, _)| (*flag).to_owned());
     let manifest = Manifest {
         format: FORMAT,
@@ -108,6 +134,7 @@ fn write(live: &Live, choice: &DumpChoice, host: Host, out: &Out) -> Result<()> 
         created: rfc3339(SystemTime::now()),
         host,
         flags: flags.collect(),
+        root: if Origin::is_in(images) { Some(Origin::read(images)?) } else { None },
         parts: Default::default(),
     };
     let spec = live.entry.path().join("config.json");
@@ -120,7 +147,7 @@ fn write(live: &Live, choice: &DumpChoice, host: Host, out: &Out) -> Result<()> 
         "ociRuntime": "ferry",
     });
     let config = serde_json::to_vec(&config).unwrap_or_default();
-    let contents = pack::Contents { images: &choice.choice.images, spec: &spec, config: &config };
+    let contents = pack::Contents { images, spec: &spec, config: &config };
     let watch = Watch::new()?;
     let go_on = || watch.go_on();
     pack::pack(manifest, &contents, out, &go_on)
@@ -211,12 +238,28 @@ impl Write for &Out {
     }
 }
 
+/// `restore` from a directory of images that has a root of its own beside them. `has_bundle`: the bundle was named, and its
+/// configuration counts.
+///
+/// # Errors
+/// As [`restore::restore`]; what the root lies upon is not there.
+pub fn revive(setting: &Setting, options: &restore::Options, has_bundle: bool, rootfs: Option<&Path>) -> Result<u8> {
+    let images = &options.choice.choice.images;
+    let configured = match has_bundle {
+        true => Configured::Bundle(Box::new(create::read(&options.create.bundle, options.create.config.as_deref())?)),
+        false => Configured::Saved(images.join(root::CONFIG)),
+    };
+    let source = own_root::source(setting, &Origin::read(images)?, images.join(root::DIFF), configured, rootfs)?;
+    restore::restore_source(setting, options, source, &mut || Ok(()))
+}
+
 /// `restore --import`. The images go into the options' directory where one was given (`keep`), and into one that goes
 /// otherwise.
 ///
 /// # Errors
 /// The archive is not whole, this host cannot run it, or as [`restore::restore`]; nothing is left then.
-pub fn import(setting: &Setting, options: &restore::Options, from: &Path, keep: bool) -> Result<u8> {
+pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>) -> Result<u8> {
+    let Import { from, keep, .. } = *import;
     if options.choice.choice.lazy_pages {
         return Err(Error::plain("--lazy-pages does not go with --import: an archive has all of the memory"));
     }
@@ -233,6 +276,10 @@ pub fn import(setting: &Setting, options: &restore::Options, from: &Path, keep: 
     if options.create.id.is_empty() {
         options.create.id.clone_from(&manifest.id);
     }
+    let source = match source(setting, &options, import, &manifest, &scratch.path) {
+        Ok(source) => source,
+        Err(error) => return Err(error.and_then(scratch.remove())),
+    };
     options.choice.audited = true;
     options.choice.choice.images = scratch.path.join(IMAGES);
     // What went wrong stands there, and is to be read afterwards.
@@ -247,7 +294,7 @@ pub fn import(setting: &Setting, options: &restore::Options, from: &Path, keep: 
         // Restored: neither is needed any more, for as long as the container runs.
         [scratch.take(), logs.take()].into_iter().flatten().try_for_each(Scratch::remove)
     };
-    let done = restore::restore_then(setting, &options, &mut restored);
+    let done = restore::restore_source(setting, &options, source, &mut restored);
     let removed = scratch.map_or(Ok(()), Scratch::remove);
     if done.is_err()
         && let Some(logs) = logs
@@ -259,6 +306,26 @@ pub fn import(setting: &Setting, options: &restore::Options, from: &Path, keep: 
         Ok(code) => removed.map(|()| code),
         Err(error) => Err(error.and_then(removed)),
     }
+}
+
+/// What the container is made from: the bundle, or where the archive has a root of its own, that.
+fn source(
+    setting: &Setting,
+    options: &restore::Options,
+    import: &Import<'_>,
+    manifest: &Manifest,
+    unpacked: &Path,
+) -> Result<Source> {
+    let bundle = || create::read(&options.create.bundle, options.create.config.as_deref());
+    if import.rootfs.is_some() && !matches!(manifest.root, Some(Origin::Directory(_))) {
+        return Err(Error::plain("--rootfs is for a container that ran with --rootfs, and this archive is not of one"));
+    }
+    let Some(origin) = &manifest.root else { return bundle() };
+    let configured = match import.has_bundle {
+        true => Configured::Bundle(Box::new(bundle()?)),
+        false => Configured::Anybodys(unpacked.join(SPEC)),
+    };
+    own_root::source(setting, origin, unpacked.join(root::DIFF), configured, import.rootfs)
 }
 
 fn same_flags(manifest: &Manifest, choice: &Choice) -> Result<()> {

@@ -1,25 +1,47 @@
 //! `checkpoint`: a container's state to files. It is gone afterwards, unless it is to go on.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 
 use super::live::{self, Live};
 use super::{Setting, delete};
 use crate::cgroup;
-use crate::checkpoint::dump::{self, DumpChoice, Subject};
+use crate::checkpoint::dump::{self, Afterwards, DumpChoice, Subject};
+use crate::checkpoint::root;
 use crate::container::Status;
 use crate::container::worker::Worker;
 use crate::error::{Context, Error, Result};
+
+/// Looks at a container with a root of its own, before it is dumped; answers what is to be done when its processes stand still.
+pub(super) type KeepRoot = fn(&Live, &Path) -> Result<KeptRoot>;
+/// Writes down what it changed there.
+pub(super) type KeptRoot = Box<dyn Fn() -> Result<()>>;
 
 /// Dumps a container.
 ///
 /// # Errors
 /// It does not run, or cannot be dumped; then it goes on as before.
 pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
-    with(setting, id, choice, &mut |_| Ok(()))
+    with(setting, id, choice, None, &mut |_| Ok(()))
 }
 
-/// Dumps a container, and does `after` once the images are whole, while what is left of the container is still there.
+/// Whether a container's root is an overlay of its own, which must be saved with it.
+///
+/// # Errors
+/// There is no such container.
+pub fn has_own_root(setting: &Setting, id: &str) -> Result<bool> {
+    live::open(setting, id).map(|container| has_own(&container))
+}
+
+fn has_own(container: &Live) -> bool {
+    container.record.store.is_some() || container.entry.has_stage()
+}
+
+/// Dumps a container, and does `after` once the images are whole, while what is left of the container is still there. A root of its
+/// own is kept by `keep_root`, where the program has that.
 ///
 /// # Errors
 /// As [`checkpoint`], or `after`'s own.
@@ -27,6 +49,7 @@ pub(super) fn with(
     setting: &Setting,
     id: &str,
     choice: &DumpChoice,
+    keep_root: Option<KeepRoot>,
     after: &mut dyn FnMut(&Live) -> Result<()>,
 ) -> Result<()> {
     // An interrupt ends the dump where that can be, and not in the middle of it.
@@ -39,12 +62,20 @@ pub(super) fn with(
                 .hint("only one whose program runs, or is paused, has anything to keep"));
         }
     };
-    if container.entry.has_stage() || container.record.store.is_some() {
-        return Err(Error::plain(format!("container {id:?} cannot be checkpointed: its root goes with it"))
-            .hint("run it from a bundle, whose root filesystem is still there when it is restored"));
+    let images = &choice.choice.images;
+    let kept = match (has_own(&container) && !choice.pre_dump, keep_root) {
+        (true, Some(keep_root)) => Some(keep_root(&container, images)?),
+        (true, None) => {
+            return Err(Error::plain(format!("the root of container {id:?} goes with it, and is not saved")));
+        }
+        (false, _) => None,
+    };
+    if kept.is_none() {
+        // What another container left there is not this one's.
+        forget_root(images)?;
     }
     container.entry.note_worker(&Worker::own(None)?)?;
-    let dumped = dump_container(&container, init.pid(), choice);
+    let dumped = dump_container(&container, init.pid(), choice, kept);
     let done = match &dumped {
         Ok(()) => after(&container),
         Err(error) => Err(error.clone()),
@@ -60,7 +91,16 @@ pub(super) fn with(
     }
 }
 
-fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice) -> Result<()> {
+fn forget_root(images: &Path) -> Result<()> {
+    match std::fs::remove_file(images.join(root::ORIGIN)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).or_cannot("remove", images.join(root::ORIGIN).display())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, kept: Option<KeptRoot>) -> Result<()> {
     let config = container.entry.config()?;
     let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
     let subject = Subject {
@@ -72,5 +112,12 @@ fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice) -> Result<()>
         cgroup: cgroup.as_ref(),
         entry: Some(&container.entry),
     };
-    dump::dump(&subject, choice)
+    let Some(kept) = kept else { return dump::dump(&subject, choice) };
+    let mut heard = |script: &str| {
+        if script == dump::STANDS_STILL {
+            kept()?;
+        }
+        Ok(Afterwards::End)
+    };
+    dump::dump_then(&subject, choice, &mut heard).map(drop)
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use super::{Setting, run_image};
 use crate::cgroup::location::Place;
 use crate::cgroup::{self, Cgroup};
+use crate::checkpoint::restore::Upper;
 use crate::container::record::FORMAT;
 use crate::container::store::Entry;
 use crate::container::{Id, Record, Store};
@@ -64,6 +65,8 @@ pub(super) struct Source {
     pub copy_on_write: bool,
     /// The image whose layers are the root.
     pub image: Option<run_image::Used>,
+    /// Of a restore: what the upper layer of a root of its own held.
+    pub upper: Option<Upper>,
 }
 
 /// A container that is being made: its child prepares itself, and nobody has let it go.
@@ -114,7 +117,7 @@ pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Source> {
             .hint("a bundle is a directory with a config.json: name it with --bundle, or write one with `ferry spec`"),
         _ => error,
     })?;
-    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false, image: None })
+    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false, image: None, upper: None })
 }
 
 /// A terminal that nobody holds would end with ferry.
@@ -135,7 +138,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     preserved(options.preserve_fds)?;
     let host = host::probe();
     let store = Store::new(&setting.root);
-    let stage = source.copy_on_write.then(|| setting.root.join(id.as_str()).join("root"));
+    let stage = stage(setting, &id, &source);
     let awaited =
         notify::is_awaited() && notify::configure(&mut source.config, &setting.root.join(id.as_str()).join("notify"));
     if options.merge_memory {
@@ -196,6 +199,11 @@ fn ask_to_merge(source: &mut Source) -> Result<()> {
     json["annotations"][key] = yes.into();
     source.text = serde_json::to_vec(&json).map_err(unreadable)?;
     Ok(())
+}
+
+/// Where a copy-on-write root is staged.
+pub(super) fn stage(setting: &Setting, id: &Id, source: &Source) -> Option<PathBuf> {
+    source.copy_on_write.then(|| setting.root.join(id.as_str()).join("root"))
 }
 
 pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option<&run_image::Used>) -> Result<()> {

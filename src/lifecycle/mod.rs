@@ -24,6 +24,7 @@ mod live;
 pub mod matching;
 pub mod migrate;
 pub mod mounts;
+mod own_root;
 pub mod pause;
 pub mod ps;
 pub mod receive;

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::create::{self, Source};
-use super::{Setting, delete};
+use super::{Setting, delete, run_image};
 use crate::cgroup::{self, Cgroup};
-use crate::checkpoint::restore::{Keeper, Moment, Restore, RestoreChoice, made_time_namespace};
+use crate::checkpoint::restore::{Keeper, Moment, Restore, RestoreChoice, Upper, made_time_namespace};
 use crate::container::record::Init;
 use crate::container::store::Entry;
 use crate::container::worker::Worker;
@@ -25,6 +26,7 @@ use crate::launch::foreground::{self, Attended};
 use crate::launch::parent::{send_descriptor, state_json};
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::Kind;
+use crate::rootfs::{Base, Layers};
 use crate::spec::Document;
 
 /// How to restore.
@@ -45,15 +47,20 @@ pub struct Options {
 /// # Errors
 /// What could not be restored; nothing is left of it then, but the images.
 pub fn restore(setting: &Setting, options: &Options) -> Result<u8> {
-    restore_then(setting, options, &mut || Ok(()))
+    let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
+    restore_source(setting, options, source, &mut || Ok(()))
 }
 
 /// `restore`, with something to be done once the container runs and the images are of no use any more.
 ///
 /// # Errors
 /// As [`restore`]; `then` fails, upon which the container is taken down.
-pub(super) fn restore_then(setting: &Setting, options: &Options, then: &mut dyn FnMut() -> Result<()>) -> Result<u8> {
-    let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
+pub(super) fn restore_source(
+    setting: &Setting,
+    options: &Options,
+    source: Source,
+    then: &mut dyn FnMut() -> Result<()>,
+) -> Result<u8> {
     let brought = bring_back_then(setting, options, source, &mut |_| Ok(()), then);
     brought.map_err(|error| error.exit(EXIT_FAILURE))
 }
@@ -89,6 +96,8 @@ fn bring_back_then(
         no_pivot: options.create.no_pivot,
         no_new_keyring: true,
         cgroup_driver: setting.cgroup_manager,
+        copy_on_write: create::stage(setting, &id, &source),
+        layers: source.image.as_ref().map(|image| image.layers(&setting.root.join(id.as_str()))),
         ..plan::Options::default()
     };
     let document = Document::new(&source.path, source.text);
@@ -97,7 +106,8 @@ fn bring_back_then(
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
     let entry = Store::new(&setting.root).claim(&id)?;
-    let record = create::record(&plan, &source.config, &options.create, &host);
+    let mut record = create::record(&plan, &source.config, &options.create, &host);
+    record.store = source.image.as_ref().map(|image| image.path.clone());
     let mut restoring = Restoring {
         setting,
         options,
@@ -105,6 +115,8 @@ fn bring_back_then(
         entry: &entry,
         streams,
         record,
+        image: source.image,
+        upper: source.upper,
         cgroup: None,
         console: None,
         first: None,
@@ -127,6 +139,10 @@ struct Restoring<'a> {
     /// Where hooks write.
     streams: hooks::Streams,
     record: Record,
+    /// The image whose layers are the root.
+    image: Option<run_image::Used>,
+    /// What its upper layer held.
+    upper: Option<Upper>,
     cgroup: Option<Cgroup>,
     /// The terminal's master, where nobody else takes it.
     console: Option<OwnedFd>,
@@ -139,23 +155,44 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     /// Everything up to the container that runs. The record goes first: whatever is cut off after this is cleaned up by it.
     fn steps(&mut self, config: &crate::spec::Config, text: &[u8]) -> Result<(Pid, OwnedFd)> {
-        create::prepare(self.entry, &self.record, self.plan, None)?;
+        create::prepare(self.entry, &self.record, self.plan, self.image.as_ref())?;
+        // Its use is noted: from here on nothing of the image is removed.
+        self.image = None;
         self.entry.keep_config(text)?;
-        let stage = self.entry.make_stage()?;
+        let stage = match &self.plan.rootfs.base {
+            Base::Directory(_) => self.entry.make_stage()?,
+            // Made already, and it stays for as long as the container.
+            Base::CopyOnWrite { stage, .. } | Base::Layers(Layers { stage, .. }) => stage.clone(),
+        };
         self.entry.note_worker(&Worker::own(None)?)?;
+        self.fill()?;
         self.cgroup = create::make_cgroup(self.plan, self.setting.rootless)?;
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         let (plan, choice) = (self.plan, &self.options.choice);
-        let restore = Restore::begin(plan, config, choice, &stage, self.cgroup.as_ref())?;
+        let restore = Restore::begin(plan, config, choice, &stage, self.upper.as_ref(), self.cgroup.as_ref())?;
         let noted = Worker::own(Some(restore.pid())).and_then(|worker| self.entry.note_worker(&worker));
         if let Err(error) = noted.and_then(|()| self.limit(restore.pid())) {
             return Err(error.and_then(restore.give_up()));
         }
         let cgroup = self.record.cgroup.clone();
         let pid = restore.carry_out(cgroup.as_deref(), self)?;
-        self.entry.remove_stage()?;
+        if matches!(plan.rootfs.base, Base::Directory(_)) {
+            self.entry.remove_stage()?;
+        }
         self.entry.rest()?;
         self.announce(pid)
+    }
+
+    /// An upper layer on disk is filled before anything is mounted upon it; one in memory is not there yet.
+    fn fill(&self) -> Result<()> {
+        match (&self.plan.rootfs.base, &self.upper) {
+            (Base::Layers(Layers { upper: Some(directory), lowers, .. }), Some(upper)) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let opened = openat(CWD, directory, flags, Mode::empty()).or_cannot("open", directory.display())?;
+                upper.fill(opened, lowers)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What limits CRIU, and so everything it restores.

@@ -73,7 +73,8 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
     let used = Used { store, path: path.clone(), image, user_namespace, snapshot: None, _guard: guard };
     // The configuration is made from the image: no file is to blame for it but that.
     let file = path.join("config.json");
-    let source = Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used) };
+    let source =
+        Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used), upper: None };
     let create = create::Options { id: options.id.clone(), ..create::Options::default() };
     run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
 }
@@ -121,6 +122,23 @@ pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Optio
 }
 
 impl Used {
+    /// An image that was looked up while the store was held.
+    ///
+    /// # Errors
+    /// Its layers are not unpacked.
+    pub fn of_image(store: Store, guard: Guard, image: crate::image::Image) -> Result<Self> {
+        let user_namespace = unpacked(&store, &image)?;
+        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot: None, _guard: guard })
+    }
+
+    /// What the image says, and over it these flags.
+    ///
+    /// # Errors
+    /// As [`config`].
+    pub fn config(&self, options: &Options, host: &Host) -> Result<Config> {
+        config(&self.store, &self.image, options, host)
+    }
+
     /// The image that a container runs from, and a snapshot of that container.
     ///
     /// # Errors

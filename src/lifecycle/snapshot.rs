@@ -120,7 +120,15 @@ pub fn rollback(setting: &Setting, id: &str, name: &str) -> Result<()> {
     delete::clean_up(setting, &entry, Some(&Record { store: None, ..record }))?;
     drop(entry);
     run_image::end(&below.path, &state)?;
-    let source = create::Source { config, text: document.text, path, bundle, copy_on_write: false, image: Some(below) };
+    let source = create::Source {
+        config,
+        text: document.text,
+        path,
+        bundle,
+        copy_on_write: false,
+        image: Some(below),
+        upper: None,
+    };
     let create = create::Options { id: id.to_owned(), ..create::Options::default() };
     let options = run::Options { create, detach: true, ..run::Options::default() };
     run::run_source(setting, &options, source).map(drop)

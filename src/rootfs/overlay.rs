@@ -6,7 +6,7 @@
 //! overlay for `/usr`, one for `/etc`, and so on.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,17 @@ use crate::path::{Root, fd_path};
 /// system's, its sockets among them.
 const OWN: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
+/// The root's directory below its stage.
+pub const ROOT: &str = "root";
+
 /// What the kernel shows for an id that a user namespace does not map: /proc/sys/kernel/overflowuid, as it is everywhere.
 const OVERFLOW_ID: u32 = 65534;
 
 /// A loose file up to this size is copied into memory and can be written; a larger one is bound read-only. Bytes.
 const COPY_LIMIT: i64 = 1 << 20;
+
+/// Puts into an upper directory what is to be in it before anything is mounted upon it.
+pub type Fill<'a> = &'a dyn Fn(OwnedFd) -> Result<()>;
 
 /// The overlays of one root as they come about.
 struct Stage<'a> {
@@ -46,31 +52,47 @@ struct Stage<'a> {
 }
 
 /// Builds the root on `stage`, an empty directory of the host; `userxattr` in a user namespace. The mount tree must be cut
-/// off from the host already.
+/// off from the host already. With `fill` the upper directory is not empty to begin with, and must be a single one.
 ///
 /// # Errors
-/// The kernel's answer. What of the host cannot be shown is left out with a line in `warnings`.
-pub fn build(lower: &Path, stage: &Path, userxattr: bool, warnings: &mut Vec<String>) -> Result<Root> {
+/// The kernel's answer; `fill`'s own. What of the host cannot be shown is left out with a line in `warnings`.
+pub fn build(
+    lower: &Path,
+    stage: &Path,
+    userxattr: bool,
+    fill: Option<Fill<'_>>,
+    warnings: &mut Vec<String>,
+) -> Result<Root> {
     // Before the stage itself is a mount: the directory that it is in need not be taken apart for it.
     let mount_points = mount_points()?;
     let memory = tmpfs().or_cannot("mount tmpfs for", stage.display())?;
-    let dir = |name: &CStr| -> Result<OwnedFd> {
+    let dir = |name: &str| -> Result<OwnedFd> {
         mkdirat(&memory, name, Mode::from_raw_mode(0o755)).or_cannot("make directory in", stage.display())?;
-        copy::open_dir(memory.as_fd(), name).or_cannot("open directory in", stage.display())
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&memory, name, flags, Mode::empty()).or_cannot("open directory in", stage.display())
     };
     // Attached before anything is mounted on it: overlay wants its layers in this mount namespace.
     let stage_dir = openat(CWD, stage, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     place(memory.as_fd(), stage_dir.or_cannot("open", stage.display())?.as_fd())
         .or_cannot("mount tmpfs on", stage.display())?;
-    let (root, upper, work) = (dir(c"root")?, dir(c"upper")?, dir(c"work")?);
+    let (root, upper, work) = (dir(ROOT)?, dir("upper")?, dir("work")?);
     let mut overlays = Stage { mount_points, upper, work, count: 0, userxattr, warnings };
 
     let lower_dir = openat(CWD, lower, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let lower_dir = lower_dir.or_cannot("open root filesystem", lower.display())?;
     if !overlays.has_mounts_below(lower) {
-        let mount = overlays.overlay(lower_dir.as_fd()).or_cannot("overlay", lower.display()).map_err(hint)?;
+        let cannot = |answer: Result<OwnedFd, Errno>| answer.or_cannot("overlay", lower.display()).map_err(hint);
+        let upper = cannot(overlays.upper(lower_dir.as_fd()))?;
+        if let Some(fill) = fill {
+            fill(cannot(copy::open_dir(upper.as_fd(), c"."))?)?;
+        }
+        let mount = cannot(overlays.mounted(lower_dir.as_fd(), upper.as_fd()))?;
         place(mount.as_fd(), root.as_fd()).or_cannot("overlay", lower.display())?;
         return Ok(Root::from_dir(mount, lower));
+    }
+    if fill.is_some() {
+        return Err(Error::said("overlay", lower.display().to_string(), "there are mounts below it now")
+            .hint("take them away, or bring a directory with the same files that has none"));
     }
     let mount = clone_tree(root.as_fd(), Path::new(""), false).or_cannot("bind", stage.display())?;
     place(mount.as_fd(), root.as_fd()).or_cannot("bind", stage.display())?;
@@ -170,19 +192,34 @@ impl Stage<'_> {
         place(self.overlay(from.as_fd())?.as_fd(), to.as_fd())
     }
 
-    /// A detached overlay over `lower`, with an upper directory that has the lower's mode and owner: the merged root
-    /// shows the upper's.
+    /// A detached overlay over `lower`.
     fn overlay(&mut self, lower: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-        let name = std::ffi::CString::new(self.count.to_string()).unwrap_or_default();
+        let upper = self.upper(lower)?;
+        self.mounted(lower, upper.as_fd())
+    }
+
+    fn name(&self) -> CString {
+        CString::new(self.count.to_string()).unwrap_or_default()
+    }
+
+    /// A new upper directory that has the lower's mode and owner: the merged root shows the upper's.
+    fn upper(&mut self, lower: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         self.count += 1;
+        let name = self.name();
         copy::directory(self.upper.as_fd(), &name, &self.owned(copy::stat_of(lower)?))?;
+        copy::open_dir(self.upper.as_fd(), &name)
+    }
+
+    /// The overlay of `lower` and the upper directory that was made last.
+    fn mounted(&self, lower: BorrowedFd<'_>, upper: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        let name = self.name();
         mkdirat(&self.work, &name, Mode::from_raw_mode(0o755)).map_err(crate::path::errno)?;
-        let (upper, work) = (copy::open_dir(self.upper.as_fd(), &name)?, copy::open_dir(self.work.as_fd(), &name)?);
+        let work = copy::open_dir(self.work.as_fd(), &name)?;
         // By descriptor: the kernel takes at most 255 bytes for a value, and a colon in a path would end it.
         let value = |fd: BorrowedFd<'_>| Some(fd_path(fd).to_string_lossy().into_owned());
         let mut data = vec![
             ("lowerdir".to_owned(), value(lower)),
-            ("upperdir".to_owned(), value(upper.as_fd())),
+            ("upperdir".to_owned(), value(upper)),
             ("workdir".to_owned(), value(work.as_fd())),
         ];
         if self.userxattr {

@@ -70,6 +70,13 @@ impl Row {
         Ok(())
     }
 
+    /// Begins with whatever number comes first.
+    pub(super) fn resume(&mut self) -> Outcome {
+        let line = self.lines.until("")?;
+        self.next = line.parse::<u64>()? + 1;
+        Ok(())
+    }
+
     pub(super) fn read(&mut self) -> Outcome {
         let line = self.lines.until("")?;
         if line != self.next.to_string() {

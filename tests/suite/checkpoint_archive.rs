@@ -171,9 +171,9 @@ fn flags(case: &mut Case) -> Outcome {
 }
 
 /// An archive taken apart: names and contents, in order.
-type Entries = Vec<(String, Vec<u8>)>;
+pub(super) type Entries = Vec<(String, Vec<u8>)>;
 
-fn entries(archive: &str) -> Result<Entries, Failed> {
+pub(super) fn entries(archive: &str) -> Result<Entries, Failed> {
     let mut archive = tar::Archive::new(zstd::stream::read::Decoder::new(fs::File::open(archive)?)?);
     let mut entries = Vec::new();
     for entry in archive.entries()? {
@@ -185,7 +185,7 @@ fn entries(archive: &str) -> Result<Entries, Failed> {
     Ok(entries)
 }
 
-fn tarred(entries: &Entries) -> Result<Vec<u8>, Failed> {
+pub(super) fn tarred(entries: &Entries) -> Result<Vec<u8>, Failed> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in entries {
         let mut header = tar::Header::new_gnu();
@@ -208,7 +208,7 @@ fn manifest(entries: &Entries) -> Result<Value, Failed> {
     Ok(serde_json::from_slice(&entries[0].1)?)
 }
 
-fn with_manifest(entries: &Entries, change: impl FnOnce(&mut Value)) -> Result<Entries, Failed> {
+pub(super) fn with_manifest(entries: &Entries, change: impl FnOnce(&mut Value)) -> Result<Entries, Failed> {
     let (mut entries, mut changed) = (entries.clone(), manifest(entries)?);
     change(&mut changed);
     entries[0].1 = serde_json::to_vec(&changed)?;

@@ -12,6 +12,7 @@ mod checkpoint;
 mod checkpoint_archive;
 mod checkpoint_cut_off;
 mod checkpoint_flags;
+mod checkpoint_root;
 mod checkpoint_workloads;
 mod completion;
 mod create;
@@ -124,6 +125,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_archive", checkpoint_archive::SCENARIOS),
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
+    ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),

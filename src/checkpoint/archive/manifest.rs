@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CONFIG, IMAGES, SPEC};
 use crate::checkpoint::criu::shown;
+use crate::checkpoint::root::{DIFF, Origin};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub host: Host,
     /// The flags that the restore needs too.
     pub flags: BTreeSet<String>,
+    /// What the root lies upon, where it is an overlay of the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Origin>,
     /// Everything else in the archive, by name.
     pub parts: BTreeMap<String, Part>,
 }
@@ -217,9 +221,18 @@ impl Manifest {
         let host = &manifest.host;
         let texts = [&manifest.id, &manifest.created, &host.architecture, &host.kernel];
         let lists = manifest.flags.iter().chain(&host.cpu_features);
+        let origin = manifest.root.iter().flat_map(Origin::texts).collect::<Vec<_>>();
         // They are shown to people.
-        if texts.into_iter().chain(lists).any(|text| text.len() > 1000 || text.chars().any(char::is_control)) {
+        if texts
+            .into_iter()
+            .chain(lists)
+            .chain(&origin)
+            .any(|text| text.len() > 1000 || text.chars().any(char::is_control))
+        {
             return Err(wrong("it has a text that is none".to_owned()));
+        }
+        if manifest.root.is_some() != manifest.parts.contains_key(DIFF) {
+            return Err(wrong(format!("it has a root of its own without {DIFF}, or that without a root")));
         }
         match manifest.parts.keys().find(|name| !is_part(name)) {
             Some(name) => Err(wrong(format!("{name:?} is no part of an archive"))),
@@ -239,7 +252,7 @@ impl Manifest {
 
 /// The names that parts have. None leads anywhere but into the directory of images or the one above it.
 pub fn is_part(name: &str) -> bool {
-    if [CONFIG, SPEC].contains(&name) {
+    if [CONFIG, SPEC, DIFF].contains(&name) {
         return true;
     }
     let is_plain = |file: &str| {
@@ -290,7 +303,7 @@ mod tests {
 
     #[test]
     fn names_that_lead_out_are_none() {
-        for good in ["spec.dump", "checkpoint/pages-1.img", "checkpoint/descriptors.json"] {
+        for good in ["spec.dump", "rootfs-diff.tar", "checkpoint/pages-1.img", "checkpoint/descriptors.json"] {
             assert!(is_part(good), "{good}");
         }
         for bad in [
@@ -319,6 +332,7 @@ mod tests {
             created: String::new(),
             host: host(),
             flags: BTreeSet::new(),
+            root: None,
             parts: BTreeMap::from([("spec.dump".to_owned(), Part { size: u64::MAX, digest: Digest::of(b"") })]),
         };
         let text = serde_json::to_string(&whole).unwrap();
@@ -329,6 +343,7 @@ mod tests {
             ("spec.dump", "../spec.dump", "is no part of an archive"),
             ("\"id\"", "\"other\"", "unknown field"),
             ("sha256:", "md5:", "only sha256"),
+            ("\"parts\"", "\"root\":{\"directory\":\"/srv\"},\"parts\"", "without rootfs-diff.tar"),
         ] {
             let error = Manifest::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

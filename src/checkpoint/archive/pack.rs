@@ -12,6 +12,7 @@ use tar::{EntryType, Header};
 
 use super::manifest::{Manifest, Part, is_part};
 use super::{CONFIG, IMAGES, MANIFEST, SPEC};
+use crate::checkpoint::root;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 
@@ -53,7 +54,7 @@ pub fn pack(
         append(&mut builder, name, text.len() as u64, text)?;
     }
     for (name, part) in &manifest.parts {
-        let Some(file) = name.strip_prefix(IMAGES).map(|rest| rest.trim_start_matches('/')) else { continue };
+        let Some(file) = file_of(name) else { continue };
         let file = open(&contents.images.join(file))?;
         let data = Watched { file, go_on };
         append(&mut builder, name, part.size, data)?;
@@ -61,6 +62,14 @@ pub fn pack(
     let encoder = builder.into_inner().or_cannot(cannot, "the archive")?;
     let mut out = encoder.finish().or_cannot(cannot, "the archive")?;
     out.flush().or_cannot(cannot, "the archive")
+}
+
+/// The file of a part among the images.
+fn file_of(part: &str) -> Option<&str> {
+    match part {
+        root::DIFF => Some(part),
+        image => image.strip_prefix(IMAGES)?.strip_prefix('/'),
+    }
 }
 
 fn cores() -> usize {
@@ -90,7 +99,13 @@ fn parts(contents: &Contents<'_>, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Re
     for entry in std::fs::read_dir(directory).or_cannot("read", directory.display())? {
         let entry = entry.or_cannot("read", directory.display())?;
         let kind = entry.file_type().or_cannot("look at", entry.path().display())?;
-        let name = format!("{IMAGES}/{}", entry.file_name().to_string_lossy());
+        let file = entry.file_name();
+        let name = match file.to_string_lossy() {
+            // The manifest and another part say the same.
+            told if told == root::ORIGIN || told == root::CONFIG => continue,
+            diff if diff == root::DIFF => diff.into_owned(),
+            image => format!("{IMAGES}/{image}"),
+        };
         if !kind.is_file() || !is_part(&name) {
             let why = "an archive has only images of its own, and that is none";
             return Err(Error::said("pack", entry.path().display().to_string(), why));
