@@ -4,22 +4,22 @@
 //! The images are in a directory of their own in between, which goes when it is of no use any more. It stays where it is all
 //! there is of a container: when that has been dumped, and its archive could not be written.
 
-use std::ffi::CString;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{CWD, Mode};
 
+use super::checkpoint::Deeds;
 use super::create::{self, Source};
 use super::live::Live;
 use super::own_root::{self, Configured};
+use super::scratch::{self, Part, Scratch};
 use super::{Setting, checkpoint, restore};
 use crate::checkpoint::archive::inspect::{self, Inspected};
 use crate::checkpoint::archive::manifest::{FORMAT, Host, Manifest};
@@ -28,7 +28,6 @@ use crate::checkpoint::criu;
 use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::root::{self, Origin};
 use crate::error::{Context, Error, Result};
-use crate::image::tree;
 use crate::log::rfc3339;
 
 /// What `restore --import` is told.
@@ -63,7 +62,8 @@ const BOTH_ENDS: [(&str, Given); 4] = [
 /// # Errors
 /// As [`checkpoint::checkpoint`].
 pub fn save(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
-    checkpoint::with(setting, id, choice, Some(own_root::keep), &mut |_| Ok(()))
+    let deeds = Deeds { keep_root: Some(own_root::keep), complete: &|| Ok(()), after: &mut |_| Ok(()) };
+    checkpoint::with(setting, id, choice, deeds)
 }
 
 /// `checkpoint --export`. Without `choice.choice.images` being given (`keep`), the images themselves go.
@@ -79,17 +79,26 @@ pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, to: &Path, keep:
 }
 
 fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, out: &Out, keep: bool) -> Result<()> {
-    let scratch = if keep { None } else { Some(Scratch::make("checkpoint")?) };
+    scratch::sweep();
+    let scratch = RefCell::new(if keep { None } else { Some(Scratch::make("checkpoint")?) });
     let mut choice = choice.clone();
-    if let Some(scratch) = &scratch {
+    if let Some(scratch) = scratch.borrow().as_ref() {
         choice.choice.images = scratch.path.clone();
     }
     let mut dumped = false;
+    // From here on until the archive is whole, what is in there is all there is of a container that does not go on.
+    let complete = || match scratch.borrow_mut().as_mut().filter(|_| !choice.leave_running) {
+        Some(scratch) => scratch.save(),
+        None => Ok(()),
+    };
     let mut after = |live: &Live| {
         dumped = true;
-        write(live, &choice, own.clone(), out)
+        let images = scratch.borrow().as_ref().map_or_else(|| choice.choice.images.clone(), |own| own.path.clone());
+        write(live, &choice.choice, &images, own.clone(), out)
     };
-    let done = checkpoint::with(setting, id, &choice, Some(own_root::keep), &mut after);
+    let deeds = Deeds { keep_root: Some(own_root::keep), complete: &complete, after: &mut after };
+    let done = checkpoint::with(setting, id, &choice, deeds);
+    let scratch = scratch.into_inner();
     match (done, scratch) {
         (Err(error), Some(scratch)) if dumped && !choice.leave_running => {
             let path = scratch.keep();
@@ -124,10 +133,9 @@ fn whole(choice: &DumpChoice) -> Result<()> {
     }
 }
 
-fn write(live: &Live, choice: &DumpChoice, host: Host, out: &Out) -> Result<()> {
+fn write(live: &Live, choice: &Choice, images: &Path, host: Host, out: &Out) -> Result<()> {
     let id = live.entry.id.as_str();
-    let images = &choice.choice.images;
-    let flags = BOTH_ENDS.iter().filter(|(_, given)| given(&choice.choice)).map(|(flag, _)| (*flag).to_owned());
+    let flags = BOTH_ENDS.iter().filter(|(_, given)| given(choice)).map(|(flag, _)| (*flag).to_owned());
     let manifest = Manifest {
         format: FORMAT,
         id: id.to_owned(),
@@ -185,7 +193,7 @@ impl Watch {
 /// Where an archive is written: under another name until it is whole.
 enum Out {
     Stream,
-    File { file: File, directory: OwnedFd, part: CString, name: CString, shown: PathBuf },
+    File { part: Part, shown: PathBuf },
 }
 
 impl Out {
@@ -196,29 +204,14 @@ impl Out {
             }
             return Ok(Self::Stream);
         }
-        let name =
-            to.file_name().ok_or_else(|| Error::plain(format!("--export {}: it names no file", to.display())))?;
-        let above = to.parent().unwrap_or(Path::new("/"));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, above, flags, Mode::empty()).or_cannot("open directory", above.display())?;
-        let part = [b".", name.as_bytes(), format!(".{}", std::process::id()).as_bytes()].concat();
-        let c_name = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::plain("a file's name has no NUL"));
-        let (part, name) = (c_name(&part)?, c_name(name.as_bytes())?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&directory, &part, flags, Mode::RUSR | Mode::WUSR).or_cannot("make", to.display())?;
-        Ok(Self::File { file: File::from(file), directory, part, name, shown: to.to_owned() })
+        Ok(Self::File { part: Part::make(to)?, shown: to.to_owned() })
     }
 
     /// Gives it its name, or takes it away.
     fn finish(self, packed: Result<()>) -> Result<()> {
-        let Self::File { file, directory, part, name, shown } = self else { return packed };
-        let named = packed.and_then(|()| {
-            file.sync_all().or_cannot("write", shown.display())?;
-            renameat(&directory, &part, &directory, &name).or_cannot("name the archive", shown.display())
-        });
-        named.map_err(|error| {
-            error.and_then(unlinkat(&directory, &part, AtFlags::empty()).or_cannot("remove", shown.display()))
-        })
+        let Self::File { part, shown } = self else { return packed };
+        let named = packed.and_then(|()| part.name(&shown));
+        named.map_err(|error| error.and_then(part.remove(&shown)))
     }
 }
 
@@ -226,14 +219,14 @@ impl Write for &Out {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
         match self {
             Out::Stream => std::io::stdout().write(buffer),
-            Out::File { file, .. } => (&*file).write(buffer),
+            Out::File { part, .. } => (&part.file).write(buffer),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         match self {
             Out::Stream => std::io::stdout().flush(),
-            Out::File { file, .. } => (&*file).flush(),
+            Out::File { part, .. } => (&part.file).flush(),
         }
     }
 }
@@ -264,7 +257,8 @@ pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>
         return Err(Error::plain("--lazy-pages does not go with --import: an archive has all of the memory"));
     }
     let own = Host::own(criu::check_version(&criu::find()?)?)?;
-    let scratch = Scratch::at(if keep { Some(&options.choice.choice.images) } else { None })?;
+    scratch::sweep();
+    let scratch = directory(if keep { Some(&options.choice.choice.images) } else { None })?;
     let mut options = options.clone();
     let manifest = match open(from).and_then(|stream| unpack::unpack(stream, &scratch.path, &own)) {
         Ok(manifest) => manifest,
@@ -362,60 +356,19 @@ fn open(from: &Path) -> Result<Box<dyn Read + Send>> {
     Ok(Box::new(BufReader::with_capacity(AHEAD, file)))
 }
 
-/// A directory for the time, of nobody else's.
-struct Scratch {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Scratch {
-    /// A new one. Where TMPDIR says, else where files may be large: /tmp is in memory on many hosts.
-    fn make(purpose: &str) -> Result<Self> {
-        let above = std::env::var_os("TMPDIR").filter(|path| !path.is_empty()).unwrap_or_else(|| "/var/tmp".into());
-        // mkdtemp(3) has the six letters replaced.
-        let template = Path::new(&above).join(format!("ferry-{purpose}-XXXXXX"));
-        let path = nix::unistd::mkdtemp(&template).or_cannot("make directory", template.display())?;
-        Ok(Self { path, kept: false })
-    }
-
-    /// The empty directory that was named, made where it is missing; or a new one.
-    fn at(named: Option<&Path>) -> Result<Self> {
-        let Some(path) = named else { return Self::make("restore") };
-        match std::fs::read_dir(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                rustix::fs::mkdirat(CWD, path, Mode::RWXU).or_cannot("make directory", path.display())?;
-            }
-            entries => {
-                if entries.or_cannot("read", path.display())?.next().is_some() {
-                    return Err(Error::plain(format!("--image-path {} is not empty", path.display()))
-                        .hint("an archive is unpacked into a directory of its own"));
-                }
+/// The empty directory that was named, made where it is missing; or a new one.
+fn directory(named: Option<&Path>) -> Result<Scratch> {
+    let Some(path) = named else { return Scratch::make("restore") };
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            rustix::fs::mkdirat(CWD, path, Mode::RWXU).or_cannot("make directory", path.display())?;
+        }
+        entries => {
+            if entries.or_cannot("read", path.display())?.next().is_some() {
+                return Err(Error::plain(format!("--image-path {} is not empty", path.display()))
+                    .hint("an archive is unpacked into a directory of its own"));
             }
         }
-        Ok(Self { path: path.to_owned(), kept: true })
     }
-
-    fn keep(mut self) -> PathBuf {
-        self.kept = true;
-        std::mem::take(&mut self.path)
-    }
-
-    fn remove(mut self) -> Result<()> {
-        let kept = std::mem::replace(&mut self.kept, true);
-        if kept { Ok(()) } else { remove(&self.path) }
-    }
-}
-
-/// Of one that is forgotten on the way of an error; that error is told.
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.kept {
-            remove(&self.path).ok();
-        }
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::plain("a file's name has no NUL"))?;
-    tree::remove(CWD.as_fd(), &name).or_cannot("remove", path.display())
+    Ok(Scratch::named(path))
 }

@@ -25,7 +25,7 @@ pub(super) type KeptRoot = Box<dyn Fn() -> Result<()>>;
 /// # Errors
 /// It does not run, or cannot be dumped; then it goes on as before.
 pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
-    with(setting, id, choice, None, &mut |_| Ok(()))
+    with(setting, id, choice, Deeds { keep_root: None, complete: &|| Ok(()), after: &mut |_| Ok(()) })
 }
 
 /// Whether a container's root is an overlay of its own, which must be saved with it.
@@ -40,18 +40,22 @@ fn has_own(container: &Live) -> bool {
     container.record.store.is_some() || container.entry.has_stage()
 }
 
-/// Dumps a container, and does `after` once the images are whole, while what is left of the container is still there. A root of its
-/// own is kept by `keep_root`, where the program has that.
+/// What is done beside a dump.
+pub(super) struct Deeds<'a> {
+    /// Keeps a root of the container's own, where the program has that.
+    pub keep_root: Option<KeepRoot>,
+    /// Everything is in the images, and the container is about to end, or to go on.
+    pub complete: &'a dyn Fn() -> Result<()>,
+    /// The container has ended or goes on, and what is left of it is still there.
+    pub after: &'a mut dyn FnMut(&Live) -> Result<()>,
+}
+
+/// Dumps a container, with what is to be done beside that.
 ///
 /// # Errors
-/// As [`checkpoint`], or `after`'s own.
-pub(super) fn with(
-    setting: &Setting,
-    id: &str,
-    choice: &DumpChoice,
-    keep_root: Option<KeepRoot>,
-    after: &mut dyn FnMut(&Live) -> Result<()>,
-) -> Result<()> {
+/// As [`checkpoint`], or those of the deeds.
+pub(super) fn with(setting: &Setting, id: &str, choice: &DumpChoice, deeds: Deeds<'_>) -> Result<()> {
+    let Deeds { keep_root, complete, after } = deeds;
     // An interrupt ends the dump where that can be, and not in the middle of it.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
     let container = live::open_locked(setting, id)?;
@@ -75,7 +79,8 @@ pub(super) fn with(
         forget_root(images)?;
     }
     container.entry.note_worker(&Worker::own(None)?)?;
-    let dumped = dump_container(&container, init.pid(), choice, kept);
+    let all = || kept.as_ref().map_or(Ok(()), |kept| kept()).and_then(|()| complete());
+    let dumped = dump_container(&container, init.pid(), choice, &all);
     let done = match &dumped {
         Ok(()) => after(&container),
         Err(error) => Err(error.clone()),
@@ -100,7 +105,7 @@ fn forget_root(images: &Path) -> Result<()> {
     }
 }
 
-fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, kept: Option<KeptRoot>) -> Result<()> {
+fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, complete: &dyn Fn() -> Result<()>) -> Result<()> {
     let config = container.entry.config()?;
     let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
     let subject = Subject {
@@ -112,10 +117,9 @@ fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, kept: Option<
         cgroup: cgroup.as_ref(),
         entry: Some(&container.entry),
     };
-    let Some(kept) = kept else { return dump::dump(&subject, choice) };
     let mut heard = |script: &str| {
         if script == dump::STANDS_STILL {
-            kept()?;
+            complete()?;
         }
         Ok(Afterwards::End)
     };

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::Setting;
 use super::create::PATIENCE;
+use super::{Setting, scratch};
 use crate::cgroup;
 use crate::container::record::Init;
 use crate::container::store::Entry;
@@ -72,7 +72,12 @@ fn lock(entry: &Entry, force: bool) -> Result<()> {
         return entry.lock();
     }
     match (entry.try_lock()?, entry.worker()) {
-        (true, Some(worker)) => worker.end_criu(),
+        (true, Some(worker)) => {
+            worker.end_criu()?;
+            // Of an export or import that was cut off.
+            scratch::sweep();
+            Ok(())
+        }
         (true, None) => Ok(()),
         (false, Some(worker)) => worker.interrupt().and_then(|()| entry.lock()),
         (false, None) => entry.lock(),

@@ -33,6 +33,7 @@ pub mod resume;
 pub mod run;
 pub mod run_image;
 pub mod run_rootfs;
+mod scratch;
 pub mod snapshot;
 pub mod start;
 pub mod state;
