@@ -10,6 +10,7 @@
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
 //!   cause            its log -> why it failed
+//! stage              the root of a restore, where CRIU takes it from
 //! root               where the root is an overlay of the container's own: what it lies upon, and what was changed
 //! archive::…         images <-> one file                  lifecycle::archive
 //!   audit            what was restored from it, against config.json, before any of it runs
@@ -34,5 +35,6 @@ pub mod restore;
 pub mod root;
 pub mod rpc;
 pub mod saved;
+pub mod stage;
 pub mod streams;
 mod wire;

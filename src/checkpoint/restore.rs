@@ -31,6 +31,7 @@ use nix::unistd::Pid;
 use super::criu::{Criu, FIRST_INHERITED, Notice, Start, WAITING, check_feature, check_version, find};
 use super::dump::{self, Choice, Directories};
 use super::rpc::{Deed, Feature, Options, Pair, Request};
+use super::stage::{self, Upper};
 use super::streams::Streams;
 use super::{audit, cause, external, held};
 use crate::cgroup::Cgroup;
@@ -38,9 +39,8 @@ use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
 use crate::launch::sources::Place;
 use crate::namespaces::{Join, Kind, Namespaces, User};
-use crate::path::{Links, Root};
-use crate::rootfs::plan::{Mount, What};
-use crate::rootfs::{Base, Rootfs, layers, mount, mountinfo, overlay, pivot};
+use crate::path::Root;
+use crate::rootfs::{Base, mountinfo};
 use crate::spec::Config;
 
 /// The name of a restore's log.
@@ -59,26 +59,6 @@ pub struct RestoreChoice {
     pub criu: Option<PathBuf>,
     /// The images may be anybody's: what comes out of them is looked at before it runs. See [`super::audit`].
     pub audited: bool,
-}
-
-/// What the upper layer of an overlay is filled with before it is mounted; only where the root is one.
-#[derive(Debug, Clone)]
-pub struct Upper {
-    /// The archive of a layer.
-    pub archive: PathBuf,
-    /// Unpacks it into a directory, upon these layers, the uppermost first. By its address: a program that restores no such
-    /// container has no use for an unpacker.
-    pub unpack: fn(&Path, OwnedFd, &[PathBuf]) -> Result<()>,
-}
-
-impl Upper {
-    /// Fills this upper directory.
-    ///
-    /// # Errors
-    /// The archive is broken, or the kernel's answer.
-    pub fn fill(&self, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
-        (self.unpack)(&self.archive, directory, lowers)
-    }
 }
 
 /// A container that is being restored: CRIU is prepared and waits to be told to go on.
@@ -132,7 +112,7 @@ pub enum Moment {
 }
 
 impl<'a> Restore<'a> {
-    /// Prepares everything up to CRIU itself. `stage` is an empty directory, for the root to be bound to, or mounted on; `upper`
+    /// Prepares everything up to CRIU itself. `on` is an empty directory, for the root to be bound to, or mounted on; `upper`
     /// fills the upper layer of one that is in memory.
     ///
     /// # Errors
@@ -141,7 +121,7 @@ impl<'a> Restore<'a> {
         plan: &'a Plan,
         config: &Config,
         choice: &'a RestoreChoice,
-        stage: &Path,
+        on: &Path,
         upper: Option<&Upper>,
         cgroup: Option<&Cgroup>,
     ) -> Result<Self> {
@@ -164,7 +144,7 @@ impl<'a> Restore<'a> {
         let streams = Streams::load(&choice.choice.images)?;
         let status = dump::status_descriptor(choice.choice.status_fd)?;
         if let Base::Directory(directory) = &plan.rootfs.base {
-            complete(&plan.rootfs, &Root::open(directory)?)?;
+            stage::complete(&plan.rootfs, &Root::open(directory)?)?;
         }
         let joined = external::restored_namespaces(&plan.namespaces)?;
         let mut options = self::options(config, choice);
@@ -174,15 +154,12 @@ impl<'a> Restore<'a> {
         let mut inherited: Vec<OwnedFd> = joined.inherited.into_iter().map(|(_, namespace)| namespace).collect();
         streams.inherit(&mut options, &mut inherited, owner(plan))?;
         options.join = joined.by_path;
-        let root = match plan.rootfs.base {
-            Base::CopyOnWrite { .. } => stage.join(overlay::ROOT),
-            Base::Directory(_) | Base::Layers(_) => stage.to_owned(),
-        };
+        let root = stage::place(&plan.rootfs, on);
         options.root = Some(root.as_os_str().as_bytes().to_vec());
         let (there, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
         let caller = nix::unistd::getpid();
         let prepare = || {
-            with_caller(caller, || put_root(&plan.rootfs, stage, upper))?;
+            stage::with_caller(caller, || stage::put(&plan.rootfs, on, upper))?;
             nix::unistd::write(&told, &[0]).map(drop).or_cannot("write to", "a pipe")
         };
         let start = Start {
@@ -197,7 +174,7 @@ impl<'a> Restore<'a> {
         drop(start);
         drop(told);
         // CRIU mounts in its working directory, which therefore must be on a mount of its own namespace.
-        let opened = open_inside(&choice.choice, &plan.namespaces.user, stage, criu.pid);
+        let opened = open_inside(&choice.choice, &plan.namespaces.user, on, criu.pid);
         match opened {
             Ok(directories) => {
                 directories.put(&mut options);
@@ -243,7 +220,7 @@ impl<'a> Restore<'a> {
             return Err(Error::plain("the root filesystem was not put in its place"));
         }
         let (rootfs, namespaces) = (&self.plan.rootfs, &self.plan.namespaces);
-        let root = seen_root(self.criu.pid, &self.root)?;
+        let root = stage::seen(self.criu.pid, &self.root)?;
         let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
         self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, cgroup, &host)?;
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
@@ -298,7 +275,7 @@ const BEFORE_THEY_RUN: &str = "pre-resume";
 /// Looks at what was restored. CRIU does not take a no for an answer any more by then: so the processes are killed, and then
 /// CRIU, which would wait for them in the wrong order.
 fn audit(plan: &Plan, root: &Path, criu: Pid) -> Result<()> {
-    let found = seen_root(criu, root).and_then(|root| audit::check(plan, &root, criu));
+    let found = stage::seen(criu, root).and_then(|root| audit::check(plan, &root, criu));
     let Err(error) = found else { return Ok(()) };
     let killed = held::processes(criu).try_for_each(|process| {
         match process.file_name().map(|name| name.to_string_lossy().parse()) {
@@ -367,51 +344,6 @@ fn owner(plan: &Plan) -> Option<u32> {
     })
 }
 
-/// Puts the root on the stage, in a mount namespace of its own. What an overlay lacks to mount upon is made here, where it can be
-/// seen.
-fn put_root(rootfs: &Rootfs, stage: &Path, upper: Option<&Upper>) -> Result<()> {
-    let root = match &rootfs.base {
-        Base::Directory(directory) => return pivot::bind_at(rootfs, directory, stage),
-        Base::CopyOnWrite { lower, .. } => {
-            pivot::isolate(rootfs)?;
-            let lowers = [lower.clone()];
-            let fill = |directory| upper.map_or(Ok(()), |upper| upper.fill(directory, &lowers));
-            overlay::build(lower, stage, false, Some(&fill), &mut Vec::new())?
-        }
-        Base::Layers(stack) => {
-            pivot::isolate(rootfs)?;
-            layers::mount(stack)?
-        }
-    };
-    complete(rootfs, &root)?;
-    match rootfs.read_only_root {
-        true => mount::read_only(root.dir(), false).or_cannot("make read-only", "the root"),
-        false => Ok(()),
-    }
-}
-
-/// Makes what a root lacks for CRIU, and may not get any more once it is read-only.
-fn complete(rootfs: &Rootfs, root: &Root) -> Result<()> {
-    make_mount_points(rootfs, root)?;
-    if rootfs.read_only_root {
-        // CRIU enters the root by way of its `tmp`, or of a directory that it makes there for a moment.
-        root.make_dirs(Path::new("tmp"), 0o755, Links::Follow)?;
-    }
-    Ok(())
-}
-
-/// Works for as long as the caller lives: what is mounted and written here is not known to anybody else yet, and a process that went
-/// on alone would be in the way of whoever cleans up.
-fn with_caller(caller: Pid, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let cannot = |answer: std::result::Result<(), Errno>| answer.or_cannot("bind", "this process' life to ferry's");
-    cannot(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL))?;
-    if nix::unistd::getppid() != caller {
-        return Err(Error::plain("ferry has ended"));
-    }
-    work()?;
-    cannot(nix::sys::prctl::set_pdeathsig(None))
-}
-
 /// Waits until the other end is written to; `false`: it was closed before that.
 fn is_told(pipe: &OwnedFd) -> Result<bool> {
     loop {
@@ -420,13 +352,6 @@ fn is_told(pipe: &OwnedFd) -> Result<bool> {
             answer => return answer.map(|count| count > 0).or_cannot("read from", "a pipe"),
         }
     }
-}
-
-/// The root, as the process that becomes CRIU sees it.
-fn seen_root(pid: Pid, root: &Path) -> Result<Root> {
-    let mut seen = PathBuf::from(format!("/proc/{pid}/root"));
-    seen.push(root.strip_prefix("/").unwrap_or(root));
-    Root::open(&seen)
 }
 
 /// Cgroups of the dump are to be where CRIU itself is now: controllers, and path. proc_pid_cgroup(5)
@@ -440,62 +365,6 @@ fn cgroup_line(line: &str) -> Vec<Pair> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return Vec::new() };
     controllers.split(',').map(|controller| (controller.to_owned(), path.to_owned())).collect()
-}
-
-/// Makes what the configuration's mounts are mounted upon and the root filesystem lacks, as a launch does. What is below a
-/// filesystem of the container's own comes with its content.
-fn make_mount_points(rootfs: &Rootfs, root: &Root) -> Result<()> {
-    let mut sources: Vec<(&Path, Root)> = Vec::new();
-    for (index, mount) in rootfs.mounts.iter().enumerate() {
-        let place = mount.destination.as_path();
-        let is_dir = match &mount.what {
-            What::Bind(source) => source_is_directory(source, mount)?,
-            What::Filesystem { .. } | What::Cgroup => true,
-            // What lies on a filesystem of the container's own is there again, and so is what it is mounted on.
-            What::Inside(source) => match root.resolve(source, Links::Follow) {
-                Ok(found) => is_directory(&found, source)?,
-                Err(_) => continue,
-            },
-            What::Remount => continue,
-        };
-        let covering = rootfs.mounts[..index]
-            .iter()
-            .rev()
-            .find(|earlier| is_below(place, &earlier.destination) && earlier.what != What::Remount);
-        match covering.map(|earlier| (&earlier.what, earlier.destination.as_path())) {
-            Some((What::Filesystem { .. } | What::Inside(_) | What::Cgroup | What::Remount, _)) => (),
-            Some((What::Bind(_), above)) => {
-                if let Some((_, source)) = sources.iter().rev().find(|(destination, _)| *destination == above) {
-                    make_mount_point(source, place.strip_prefix(above).unwrap_or(place), is_dir)?;
-                }
-            }
-            None => make_mount_point(root, place, is_dir)?,
-        }
-        if let (What::Bind(source), true) = (&mount.what, is_dir) {
-            let tree = mount::clone_source(source, &mount.options, root.name(place))?;
-            sources.push((place, Root::from_dir(tree, source)));
-        }
-    }
-    Ok(())
-}
-
-fn is_below(place: &Path, above: &Path) -> bool {
-    place != above && place.starts_with(above)
-}
-
-fn is_directory(file: &OwnedFd, path: &Path) -> Result<bool> {
-    let found = rustix::fs::fstat(file).or_cannot("look at", path.display())?;
-    Ok(rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Directory)
-}
-
-fn source_is_directory(source: &Path, mount: &Mount) -> Result<bool> {
-    let found = std::fs::metadata(source);
-    let on = format!("{} on {}", source.display(), mount.destination.display());
-    Ok(found.or_cannot("bind", on).map_err(|error| error.hint("the source does not exist"))?.is_dir())
-}
-
-fn make_mount_point(root: &Root, place: &Path, is_dir: bool) -> Result<()> {
-    if is_dir { root.make_dirs(place, 0o755, Links::Follow).map(drop) } else { root.make_file(place).map(drop) }
 }
 
 /// The namespaces that a restored process has to itself: CRIU puts one into a time namespace, so that its clocks go on from
@@ -527,12 +396,5 @@ mod tests {
         assert_eq!(cgroup_line("4:cpu,cpuacct:/x"), [pair("cpu", "/x"), pair("cpuacct", "/x")]);
         assert_eq!(cgroup_line("1:name=systemd:/y"), [pair("name=systemd", "/y")]);
         assert_eq!(cgroup_line("nonsense"), []);
-    }
-
-    #[test]
-    fn only_what_lies_below_is_below() {
-        assert!(is_below(Path::new("/dev/shm"), Path::new("/dev")));
-        assert!(!is_below(Path::new("/dev"), Path::new("/dev")));
-        assert!(!is_below(Path::new("/devil"), Path::new("/dev")));
     }
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use super::{Setting, run_image};
 use crate::cgroup::location::Place;
 use crate::cgroup::{self, Cgroup};
-use crate::checkpoint::restore::Upper;
+use crate::checkpoint::stage::Upper;
 use crate::container::record::FORMAT;
 use crate::container::store::Entry;
 use crate::container::{Id, Record, Store};
