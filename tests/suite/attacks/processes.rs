@@ -134,7 +134,7 @@ fn raided(case: &mut Case) -> Outcome {
     let mark = format!("{}=", super::super::case::MARK);
     let told =
         under_attack(case, &["raid", &mark], |case| case.exec(&[], &["/probe", "exit", "0"])?.success().map(drop))?;
-    assert!(told["seen"].as_u64() > Some(20), "too few processes were met: {told}");
+    assert!(told["seen"].as_u64() > Some(0), "nobody was met: {told}");
     assert_eq!(told["loot"], json!({}));
     Ok(())
 }
