@@ -80,6 +80,9 @@ fn detached(stack: &Layers) -> Result<OwnedFd, Refused> {
     if let Some(upper) = &stack.upper {
         set("upperdir", upper)?.map_err(told)?;
         set("workdir", &stack.work)?.map_err(told)?;
+        // With an index, a file of several names that is changed by one of them is changed by all, and only that one is in the upper
+        // layer: an image made of it would lack the change under the others.
+        fsconfig_set_string(&context, "index", "off").map_err(told)?;
         // What is renamed or changed is copied whole, whatever the kernel's own setting: the upper layer can be made an image of.
         // In a user namespace that is the only way there is, and not to be asked for.
         if !stack.userxattr {
@@ -130,7 +133,7 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
     if let Some(upper) = &stack.upper {
         link(upper, "u")?;
         link(&stack.work, "w")?;
-        options.push_str(",upperdir=u,workdir=w");
+        options.push_str(",upperdir=u,workdir=w,index=off");
     }
     match (stack.userxattr, &stack.upper) {
         (true, _) => options.push_str(",userxattr"),
