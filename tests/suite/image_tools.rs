@@ -125,14 +125,19 @@ fn layers(case: &Case) -> Result<Vec<Vec<u8>>, Failed> {
     let lower = lower.entry(EntryType::Fifo, "pipe", 0o600, "", b"")?.entry(EntryType::Char, "null", 0o666, "", b"")?;
     let lower = lower.records(&[("uid", b"1000"), ("gid", b"1001"), ("SCHILY.xattr.user.cargo", b"tea")])?;
     let lower = lower.file("owned", 0o4711, b"owned")?.directory("was/")?.file("was/file", 0o644, b"x")?;
+    let lower =
+        lower.file("many", 0o644, b"names")?.hard_link("full/many", "many")?.hard_link("hidden/many", "many")?;
     let lower = lower.directory("long/")?.records(&[("path", format!("long/{}/", "d".repeat(120)).as_bytes())])?;
     let lower = lower.directory("short/")?;
     let middle = Layer::new().hard_link("linked", "owned")?.file("hidden/.wh..wh..opq", 0o644, b"")?;
     let middle = middle.directory("hidden/")?.file("hidden/above", 0o644, b"above")?;
     let middle = middle.file(".wh.was", 0o644, b"")?.file("was", 0o600, b"a file now")?;
     let middle = middle.records(&[("path", long.as_bytes())])?.file("short", 0o644, b"long")?;
-    let top =
-        Layer::new().hard_link("again", "full/one")?.file("full/deep/.wh.two", 0o644, b"")?.link("to", "full/one")?;
+    let top = Layer::new()
+        .hard_link("long/many", "full/many")?
+        .hard_link("again", "full/one")?
+        .file("full/deep/.wh.two", 0o644, b"")?
+        .link("to", "full/one")?;
     Ok(vec![lower.finish()?, middle.finish()?, top.finish()?])
 }
 

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Timestamps, fstat, linkat, renameat, statat, unlinkat, utimensat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, OFlags, Stat, Timestamps, fstat, linkat, renameat, statat, unlinkat, utimensat,
+};
 use rustix::io::Errno as Answer;
 
+use super::siblings::Siblings;
 use super::{Rest, as_path, both, c_name, parted};
 use crate::error::{Context, Error, Result};
 use crate::image::merged::{Found, Merged, Parts};
@@ -48,8 +51,9 @@ pub fn complete(rest: Rest, dir: &Rc<OwnedFd>, lowers: &Parts) -> Result<()> {
     }
     if !rest.links.is_empty() {
         let whole = Merged::new([std::slice::from_ref(dir), lowers].concat());
+        let mut siblings = Siblings::default();
         for (target, link) in &rest.links {
-            hard_link(&root, (&whole, &below), target, link).map_err(|answer| match answer {
+            hard_link(&root, (&whole, &below), target, link, &mut siblings).map_err(|answer| match answer {
                 Errno::ENOENT | Errno::ENOTDIR => {
                     let why = format!("it is a hard link to {:?}, which is not there", String::from_utf8_lossy(target));
                     Error::said("unpack", format!("{:?}", String::from_utf8_lossy(link)), why)
@@ -172,20 +176,47 @@ fn merge(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<(), Err
     Ok(())
 }
 
-/// A hard link to a file of a layer below: that file is copied up, as overlay would, and linked there.
+/// A hard link to a file of a layer below: that file is copied up, as overlay would, and linked there, under all names that it has.
 /// `views` are the layer with all below it, and those below alone.
-fn hard_link(root: &Root, views: (&Merged, &Merged), target: &[u8], link: &[u8]) -> Result<(), Errno> {
+fn hard_link(
+    root: &Root,
+    views: (&Merged, &Merged),
+    target: &[u8],
+    link: &[u8],
+    siblings: &mut Siblings,
+) -> Result<(), Errno> {
     let Found::Other(dir, name, stat) = views.0.find(as_path(target), false)? else { return Err(Errno::EPERM) };
     let (target_dir, target_name) = place(root, views, target)?;
     match statat(&target_dir, &target_name, AtFlags::SYMLINK_NOFOLLOW) {
         // In this layer after all: it came behind its link.
-        Ok(found) if found.st_ino == stat.st_ino && found.st_dev == stat.st_dev => (),
+        Ok(found) if is_same(&found, &stat) => (),
         Ok(_) => return Err(Errno::ENOENT),
-        Err(_) => copy::entry(dir.as_fd(), &name, &stat, target_dir.as_fd(), &target_name)?,
+        Err(_) => {
+            // Those that are hidden, by this layer or another, stay so.
+            let is_shown = |name: &&Vec<u8>| {
+                let found = views.0.find(as_path(name), false);
+                matches!(found, Ok(Found::Other(_, _, found)) if is_same(&found, &stat))
+            };
+            let others = siblings.of(&stat, &views.1.root().to_vec())?;
+            let others: Vec<&Vec<u8>> = others.iter().filter(|name| *name != target).filter(is_shown).collect();
+            copy::entry(dir.as_fd(), &name, &stat, target_dir.as_fd(), &target_name)?;
+            for other in others {
+                let (other_dir, other_name) = place(root, views, other)?;
+                match linkat(&target_dir, &target_name, &other_dir, &other_name, AtFlags::empty()) {
+                    // Two of its names lead to one place, by a link that another layer has put there.
+                    Ok(()) | Err(Answer::EXIST) => (),
+                    Err(answer) => return Err(errno(answer)),
+                }
+            }
+        }
     }
     let (link_dir, link_name) = place(root, views, link)?;
     tree::remove(link_dir.as_fd(), &link_name)?;
     linkat(&target_dir, &target_name, &link_dir, &link_name, AtFlags::empty()).map_err(errno)
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// The directory of this layer in which a path is, made like the one below where there is none; and the last name.

@@ -32,6 +32,7 @@ use crate::path::{Links, Root, errno};
 pub mod complete;
 mod count;
 mod header;
+mod siblings;
 mod sparse;
 
 pub use count::Count;
