@@ -11,7 +11,7 @@ use serde_json::json;
 use super::case::{Case, names_in, remove_tree};
 use super::hostile_archives::{self, Dice, Fate};
 use super::image::{base, clear, ferry, image};
-use super::need::Need::{Ferry, Tool};
+use super::need::Need::{Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::stage;
 use crate::image_fixtures::{self as fixtures, Layer};
@@ -19,7 +19,7 @@ use crate::image_fixtures::{self as fixtures, Layer};
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("generated_archives_leave_nothing", &[Ferry, Tool("unshare")], generated),
-    scenario("layers_are_taken_apart_in_a_jail", &[Ferry, Tool("strace")], jailed),
+    scenario("layers_are_taken_apart_in_a_jail", &[Ferry, Root, Tool("strace")], jailed),
     scenario("a_full_disk_loses_nothing", &[Ferry, Tool("unshare"), Tool("mount")], full_disk),
 ];
 
