@@ -26,7 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg, socketpair,
 };
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, execve};
 
 use super::ending;
@@ -315,7 +315,6 @@ impl Criu {
 
     /// It ended without an answer.
     fn gone(&self) -> Error {
-        sweep(self.pid);
         let how = match reap(self.pid) {
             Ok(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
@@ -331,19 +330,13 @@ impl Criu {
     pub fn wait(self) -> Result<()> {
         let Self { pid, socket, channel, pidfd } = self;
         drop((socket, channel));
-        let (signals, mut until, mut killed) = (interrupts()?, None, false);
+        let (signals, mut until) = (interrupts()?, None);
         loop {
             match wait_for(&[pidfd.as_fd()], &signals, until)? {
                 Heard::Word => break,
                 Heard::Interrupt(_) => until = until.or(Some(Instant::now() + GRACE)),
-                Heard::Nothing => {
-                    ending::end(pid, pidfd.as_fd())?;
-                    (until, killed) = (None, true);
-                }
+                Heard::Nothing => ending::end(pid, pidfd.as_fd()).map(|()| until = None)?,
             }
-        }
-        if killed {
-            sweep(pid);
         }
         match reap(pid) {
             // It was reaped when it was gone too early.
@@ -386,16 +379,20 @@ fn wait_for(fds: &[BorrowedFd<'_>], signals: &SignalFd, until: Option<Instant>) 
     }
 }
 
-/// Ends what a CRIU that was killed had started, to look into what the kernel can do, and could not end itself. It has not been
-/// reaped: no other group can have its number.
-fn sweep(criu: Pid) {
-    // ESRCH: it had no group of its own. Whatever else is the answer, there is nothing more to be done.
-    killpg(criu, Signal::SIGKILL).ok();
+/// Waits for the end of CRIU. Where it was killed, by ferry or by others, what it had started ends too: it looks into what the
+/// kernel can do, and waits for a word from CRIU.
+fn reap(pid: Pid) -> std::result::Result<WaitStatus, Errno> {
+    let ended = uninterrupted(|| waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT))?;
+    if matches!(ended, WaitStatus::Signaled(..)) {
+        // Until it is reaped no other group can have its number. ESRCH: it had no group of its own, and there is no more to be done.
+        killpg(pid, Signal::SIGKILL).ok();
+    }
+    uninterrupted(|| waitpid(pid, None))
 }
 
-fn reap(pid: Pid) -> std::result::Result<WaitStatus, Errno> {
+fn uninterrupted<T>(mut call: impl FnMut() -> std::result::Result<T, Errno>) -> std::result::Result<T, Errno> {
     loop {
-        match waitpid(pid, None) {
+        match call() {
             Err(Errno::EINTR) => (),
             answer => return answer,
         }
@@ -491,6 +488,24 @@ mod tests {
     fn versions_as_people_write_them() {
         assert_eq!(shown(40101), "CRIU 4.1.1");
         assert_eq!(shown(31500), "CRIU 3.15");
+    }
+
+    #[test]
+    fn what_a_killed_one_had_started_ends_with_it() {
+        use std::io::BufRead as _;
+        use std::os::unix::process::CommandExt as _;
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]).process_group(0).stdout(std::process::Stdio::piped());
+        let mut leader = command.spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(leader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let started = rustix::process::Pid::from_raw(line.trim().parse().unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(started, rustix::process::PidfdFlags::empty()).unwrap();
+        leader.kill().unwrap();
+        let ended = reap(Pid::from_raw(i32::try_from(leader.id()).unwrap())).unwrap();
+        assert!(matches!(ended, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{ended:?}");
+        assert_eq!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_000u16)), Ok(1));
+        assert!(leader.wait().is_err(), "nothing of it is left");
     }
 
     #[test]
