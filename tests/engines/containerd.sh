@@ -130,6 +130,22 @@ step_images_go_to_ferry_and_back() {
     ctr images rm localhost/changed:1
 }
 
+step_a_hundred_layers_go_to_ferry_and_back() { a_hundred_layers_there_and_back; }
+loads() { ctr images import "$1"; }
+saves() { ctr images export "$1" "$2"; }
+sees() { ctr run --rm --runc-binary "$RT" "$1" "$C" sh -c "$2"; }
+# Its own client makes no images: of ferry's it takes layers as it takes those of others.
+step_layered_images_go_to_ferry_and_back() { layered_images_there_and_back; }
+makes() {
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" image import "$SUITE/debian.tar"
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" run -d --image "$1" "$C" -- sleep 1000
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" exec "$C" sh -c "$3"
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" image commit "$C" "$2"
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" image export -o "$D/making.tar" "$2"
+    "$SUITE/ferry" --root "$D/state" --store "$D/making" delete --force "$C"
+    loads "$D/making.tar"
+}
+
 step_exec_gives_output_and_exit_status() {
     run -d -- sleep 300
     fails 4 ctr task exec --exec-id a "$C" sh -c 'echo inside; exit 4' >"$D/out"

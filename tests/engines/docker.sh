@@ -57,6 +57,17 @@ step_images_go_to_ferry_and_back() {
     docker rmi -f localhost/changed:1
 }
 
+step_layered_images_go_to_ferry_and_back() { layered_images_there_and_back; }
+step_a_hundred_layers_go_to_ferry_and_back() { a_hundred_layers_there_and_back; }
+loads() { docker load -q -i "$1"; }
+saves() { docker save -o "$1" "$2"; }
+sees() { docker run --rm --runtime "$RUNTIME" --network none --name "$C" "$1" sh -c "$2"; }
+makes() {
+    docker run --runtime "$RUNTIME" --network none --name "$C" "$1" sh -c "$3"
+    docker commit "$C" "$2"
+    remove
+}
+
 step_exec_gives_output_and_exit_status() {
     run -d -- sleep 300
     fails 4 docker exec "$C" sh -c 'echo inside; exit 4' >"$D/out"

@@ -64,6 +64,17 @@ step_images_go_to_ferry_and_back() {
     podman rmi -f localhost/changed:1
 }
 
+step_layered_images_go_to_ferry_and_back() { layered_images_there_and_back; }
+step_a_hundred_layers_go_to_ferry_and_back() { a_hundred_layers_there_and_back; }
+loads() { podman load -q -i "$1"; }
+saves() { podman save -q -o "$1" "$2"; }
+sees() { podman run --rm --network none --name "$C" "$1" sh -c "$2"; }
+makes() {
+    podman run --network none --name "$C" "$1" sh -c "$3"
+    podman commit -q "$C" "$2"
+    remove
+}
+
 step_exec_gives_output_and_exit_status() {
     run -d -- sleep 300
     fails 4 podman exec "$C" sh -c 'echo inside; exit 4' >"$D/out"
