@@ -89,12 +89,13 @@ fn annotate(config: &mut Config, image: &ImageConfig) {
 /// A name that the image's files do not have.
 pub fn user(said: &str, files: &Merged) -> Result<User> {
     let (name, group) = said.split_once(':').unwrap_or((said, ""));
-    let read = |path: &str| match files.read(Path::new(path), MOST) {
+    let text = |name: &str, read: Result<Vec<u8>, Errno>| match read {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::EINVAL) => Ok(String::new()),
-        Err(answer) => Err(Error::kernel("read in the image", path.to_owned(), answer)),
+        Err(answer) => Err(Error::kernel("read in the image", name.to_owned(), answer)),
     };
-    let passwd = read("/etc/passwd")?;
+    let [passwd, groups] = files.read_of(Path::new("/etc"), [c"passwd", c"group"], MOST);
+    let (passwd, groups) = (text("/etc/passwd", passwd)?, text("/etc/group", groups)?);
     let unknown = |kind: &str, name: &str, file: &str| {
         Error::plain(format!("the image's {kind} {name:?} is not in its {file}"))
             .hint("give a number with --user, or another image")
@@ -113,7 +114,6 @@ pub fn user(said: &str, files: &Merged) -> Result<User> {
         (_, Ok(uid)) => uid,
         (name, Err(_)) => number(2).ok_or_else(|| unknown("user", name, "/etc/passwd"))?,
     };
-    let groups = read("/etc/group")?;
     let mut additional_gids = Vec::new();
     let gid = match (group, group.parse::<u32>()) {
         ("", _) => {

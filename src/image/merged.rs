@@ -86,17 +86,29 @@ impl Merged {
     /// # Errors
     /// As [`Merged::find`]; EINVAL for what is no regular file.
     pub fn read(&self, path: &Path, most: u64) -> Result<Vec<u8>, Errno> {
-        use std::io::Read;
-        let Found::Other(dir, name, stat) = self.find(path, true)? else { return Err(Errno::EISDIR) };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::EINVAL);
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = std::fs::File::from(openat(&dir, &name, flags, Mode::empty()).map_err(errno)?);
-        let mut bytes = Vec::new();
-        let read = file.take(most).read_to_end(&mut bytes);
-        read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-        Ok(bytes)
+        read(self.find(path, true)?, most)
+    }
+
+    /// Reads small regular files of one directory, which is walked to only once.
+    ///
+    /// # Errors
+    /// Of each by itself, as [`Merged::read`].
+    pub fn read_of<const N: usize>(
+        &self,
+        directory: &Path,
+        names: [&CStr; N],
+        most: u64,
+    ) -> [Result<Vec<u8>, Errno>; N] {
+        let parts = self.find(directory, true).and_then(|found| match found {
+            Found::Directory(parts) => Ok(parts),
+            Found::Other(..) => Err(Errno::ENOTDIR),
+        });
+        names.map(|name| match step(parts.as_ref().map_err(|answer| *answer)?, name)? {
+            Found::Other(_, _, stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                self.read(&directory.join(OsStr::from_bytes(name.to_bytes())), most)
+            }
+            found => read(found, most),
+        })
     }
 
     fn walk(&self, path: &Path, follow: bool) -> Result<(Found, Vec<OsString>), Errno> {
@@ -145,6 +157,22 @@ impl Merged {
         }
         Ok((Found::Directory(dirs.pop().ok_or(Errno::ENOENT)?), names))
     }
+}
+
+/// Reads a small regular file.
+fn read(found: Found, most: u64) -> Result<Vec<u8>, Errno> {
+    use std::io::Read;
+    let Found::Other(dir, name, stat) = found else { return Err(Errno::EISDIR) };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::EINVAL);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(openat(&dir, &name, flags, Mode::empty()).map_err(errno)?);
+    // Room for what it was said to have, or it would be read in pieces of 32 bytes and more.
+    let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size.unsigned_abs().min(most)).unwrap_or(0) + 1);
+    let read = file.take(most).read_to_end(&mut bytes);
+    read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(bytes)
 }
 
 fn components(path: &OsStr) -> VecDeque<OsString> {
@@ -226,6 +254,10 @@ mod tests {
         assert_eq!(read("etc/passwd").as_deref(), Ok("up"));
         assert_eq!(read("/etc/alias").as_deref(), Ok("up"));
         assert_eq!(read("lib/so").as_deref(), Ok("so"));
+        let [one, linked, missing] = merged.read_of(Path::new("/etc"), [c"passwd", c"alias", c"none"], 99);
+        assert_eq!((one, linked, missing), (Ok(b"up".to_vec()), Ok(b"up".to_vec()), Err(Errno::ENOENT)));
+        assert_eq!(merged.read_of(Path::new("/none"), [c"passwd"], 99), [Err(Errno::ENOENT)]);
+        assert_eq!(merged.read_of(Path::new("/etc/passwd"), [c"passwd"], 99), [Err(Errno::ENOTDIR)]);
         assert_eq!(merged.real_path(Path::new("lib/so")), Ok("usr/lib/so".into()));
         assert_eq!(read("loop"), Err(Errno::ELOOP));
         assert_eq!(read("etc/passwd/x"), Err(Errno::ENOTDIR));

@@ -184,7 +184,12 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         Err(error) => return Err(undo_entry(&entry, &record, error)),
     };
     let console_socket = options.console_socket.clone();
-    Ok(Begun { entry, plan, record, child, notify: listener, streams, host, cgroup, gated, console_socket })
+    let begun = Begun { entry, plan, record, child, notify: listener, streams, host, cgroup, gated, console_socket };
+    // While the child prepares itself; nothing of the image is removed as long as this process has hold of it.
+    match source.image.map_or(Ok(()), |image| image.note(begun.entry.path())) {
+        Ok(()) => Ok(begun),
+        Err(error) => Err(begun.undo(setting, error)),
+    }
 }
 
 /// As if the configuration had asked, so that `exec` and `state` read it in the copy that is kept.
@@ -210,10 +215,10 @@ pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option
     // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
     entry.save(record)?;
     match plan.rootfs.base {
-        Base::Directory(_) => return Ok(()),
-        Base::CopyOnWrite { .. } | Base::Layers(_) => entry.make_stage()?,
-    };
-    image.map_or(Ok(()), |image| image.begin(entry.path()))
+        Base::Directory(_) => Ok(()),
+        Base::CopyOnWrite { .. } => entry.make_stage().map(drop),
+        Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry.path())),
+    }
 }
 
 /// `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.

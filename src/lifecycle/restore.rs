@@ -157,8 +157,8 @@ impl Restoring<'_> {
     /// Everything up to the container that runs. The record goes first: whatever is cut off after this is cleaned up by it.
     fn steps(&mut self, config: &crate::spec::Config, text: &[u8]) -> Result<(Pid, OwnedFd)> {
         create::prepare(self.entry, &self.record, self.plan, self.image.as_ref())?;
-        // Its use is noted: from here on nothing of the image is removed.
-        self.image = None;
+        // Once its use is noted nothing of the image is removed.
+        self.image.take().map_or(Ok(()), |image| image.note(self.entry.path()))?;
         self.entry.keep_config(text)?;
         let stage = match &self.plan.rootfs.base {
             Base::Directory(_) => self.entry.make_stage()?,

@@ -162,18 +162,24 @@ impl Used {
             lowers: above.chain(self.image.chain.iter().rev().map(lower)).collect(),
             upper: Some(own.join("upper")),
             work: own.join("work"),
-            stage: state.join("root"),
+            stage: own,
             userxattr: self.user_namespace,
         }
     }
 
-    /// Notes that the container whose directory is `state` uses the image, and makes its upper layer.
-    pub fn begin(&self, state: &Path) -> Result<()> {
+    /// Makes the upper layer of the container whose directory is `state`. Only this value keeps the image for it, until
+    /// [`Used::note`].
+    pub fn make_upper(&self, state: &Path) -> Result<()> {
+        self.store.make_upper(&User::Container(state.to_owned())).map(drop)
+    }
+
+    /// Notes that the container whose directory is `state` uses the image.
+    pub fn note(&self, state: &Path) -> Result<()> {
         let name = self.image.name.clone().unwrap_or_else(|| self.image.descriptor.digest.to_string());
         let user = User::Container(state.to_owned());
         let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
         let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
-        self.store.begin_use(&Use { snapshot, ..used }).map(drop)
+        self.store.note_use(&Use { snapshot, ..used })
     }
 }
 

@@ -112,6 +112,11 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
     use nix::mount::mount;
     let none: Option<&str> = None;
     let here = nix::unistd::getcwd()?;
+    // By descriptor: what is mounted on the stage may cover them.
+    let hold = |path: &Path| {
+        openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
+    };
+    let held = stack.upper.as_deref().map(|upper| Ok::<_, Errno>((hold(upper)?, hold(&stack.work)?))).transpose()?;
     let flags = match stack.upper {
         Some(_) => {
             mount(Some("ferry"), &stack.stage, Some("tmpfs"), MsFlags::empty(), Some("mode=0700"))?;
@@ -130,9 +135,10 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
         link(lower, &index.to_string())?;
     }
     let mut options = format!("lowerdir={}", names.join(":"));
-    if let Some(upper) = &stack.upper {
-        link(upper, "u")?;
-        link(&stack.work, "w")?;
+    if let Some((upper, work)) = &held {
+        for (name, dir) in [("u", upper), ("w", work)] {
+            rustix::fs::symlink(fd_path(dir.as_fd()).as_c_str(), name).map_err(errno)?;
+        }
         options.push_str(",upperdir=u,workdir=w,index=off");
     }
     match (stack.userxattr, &stack.upper) {

@@ -73,7 +73,8 @@ pub struct Layers {
     pub upper: Option<PathBuf>,
     /// Overlay's own, beside `upper`; without that, an empty directory that may be filled.
     pub work: PathBuf,
-    /// An empty directory of the host to mount upon, in the container's own mount namespace.
+    /// A directory of the host to mount upon, in the container's own mount namespace: an empty one, or the one that `upper` and
+    /// `work` are in.
     pub stage: PathBuf,
     /// Whether the layers' marks are those of a user namespace.
     pub userxattr: bool,

@@ -40,6 +40,8 @@ pub mod uses;
 /// The version of the layout.
 pub const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
+/// Documents are mostly smaller than this. Bytes.
+const USUAL: usize = 4096;
 const LOCK: &str = "lock";
 const DIRECTORIES: [&str; 6] = ["blobs", "blobs/sha256", "blobs/sha512", "layers", "containers", "tmp"];
 
@@ -206,7 +208,8 @@ impl Store {
             Err(Answer::NOENT) => return Ok(None),
             answer => File::from(answer.or_cannot("open", named())?),
         };
-        let mut bytes = Vec::new();
+        // Room for most of them, or they would be read in pieces of 32 bytes and more.
+        let mut bytes = Vec::with_capacity(USUAL);
         file.take(most + 1).read_to_end(&mut bytes).or_cannot("read", named())?;
         if bytes.len() as u64 > most {
             return Err(Error::said("read", named(), format!("it is larger than {most} bytes")));

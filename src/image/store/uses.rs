@@ -91,13 +91,23 @@ pub fn key(user: &User) -> String {
 }
 
 impl Store {
-    /// Notes a use, and makes the directories of an upper layer for it. The caller holds the store shared, from before it
+    /// Makes the directories of an upper layer for a use, and notes the use. The caller holds the store shared, from before it
     /// looked the layers up.
     ///
     /// # Errors
-    /// The directory is there already, or cannot be made.
+    /// The directory cannot be made, or not written.
     pub fn begin_use(&self, used: &Use) -> Result<PathBuf> {
-        let name = format!("containers/{}", key(&used.user));
+        let path = self.make_upper(&used.user)?;
+        self.note_use(used)?;
+        Ok(path)
+    }
+
+    /// Makes the directories of an upper layer. Until its use is noted only the caller's hold on the store keeps them.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn make_upper(&self, user: &User) -> Result<PathBuf> {
+        let name = format!("containers/{}", key(user));
         let path = self.path(&name);
         let make = |name: &str, mode| mkdirat(&self.dir, name, Mode::from_raw_mode(mode)).map_err(errno);
         match mkdirat(&self.dir, &name, Mode::from_raw_mode(0o711)) {
@@ -111,10 +121,18 @@ impl Store {
         for directory in ["upper", "work"] {
             make(&format!("{name}/{directory}"), 0o755).or_cannot("make directory", path.join(directory).display())?;
         }
+        Ok(path)
+    }
+
+    /// Notes a use whose directories are there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn note_use(&self, used: &Use) -> Result<()> {
+        let record = self.use_path(&used.user).join(RECORD);
         let bytes = serde_json::to_vec(used).map_err(|why| Error::said("save", RECORD, why.to_string()))?;
         // Not synced: after a crash of the host there is no container, and a record that is torn is nobody's.
-        std::fs::write(path.join(RECORD), bytes).or_cannot("write", path.join(RECORD).display())?;
-        Ok(path)
+        std::fs::write(&record, bytes).or_cannot("write", record.display())
     }
 
     /// Ends a use: its directory goes, the upper layer with it.
