@@ -7,11 +7,13 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes};
+use super::image;
 use super::mounts::HostMount;
 use super::need::Need::{Delegated, Ferry, Root, Tool};
 use super::output::{self, Output};
 use super::pseudo_terminal::Terminal;
 use super::scenario::{Outcome, Scenario, scenario};
+use crate::image_fixtures::Layer;
 use crate::rootfs_fixtures::config::{add, bind, mount, user_namespace, without_namespace};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -26,6 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("terminal_without_mounts_by_descriptor", &[Ferry, STRACE], terminal),
     // An ordinary user maps subordinate ids through newuidmap, which has no rights of its own under strace.
     scenario("root_on_top_without_mounts_by_descriptor", &[Ferry, STRACE, Root], copy_on_write),
+    scenario("an_image_without_mounts_by_descriptor", &[Ferry, STRACE, Root], image_layers),
     scenario("a_detached_container_without_close_range", &[Ferry, STRACE], detached),
     scenario("without_clone3", &[Ferry, STRACE], |case| same(case, &["clone3"])),
     scenario("without_clone3_the_cgroup_is_the_same", &[Ferry, STRACE], |case| clone3(case, "error=ENOSYS")),
@@ -230,6 +233,26 @@ fn copy_on_write(case: &mut Case) -> Outcome {
     assert!(case.finish(&mut command)?.success()?.json()?["error"].is_null());
     assert!(!case.bundle.inside("new").exists());
     Ok(())
+}
+
+/// Of a hundred layers: more than their paths would fit into the one page that mount(2) takes.
+fn image_layers(case: &mut Case) -> Outcome {
+    let layer = |index: usize| -> Result<Vec<u8>, Failed> {
+        Ok(Layer::new().file("last", 0o644, format!("{index}").as_bytes())?.finish()?)
+    };
+    image::import(case, (0..100).map(layer).collect::<Result<_, _>>()?, &json!({}))?;
+    let store = case.path("store");
+    for (calls, deed, answer) in [
+        (BY_DESCRIPTOR, &["read", "/last"][..], json!({"ok": "99"})),
+        (&["fsopen"], &["write", "/last", "x"], json!({"ok": null})),
+    ] {
+        let run = ["--store", &store, "run", "--image", "test", "--", "/probe"];
+        let mut command = without(case, calls, &[&run, deed].concat());
+        let report = case.finish(&mut command)?.success()?.json()?;
+        assert_eq!((&report["ok"], report["error"].is_null()), (&answer["ok"], true), "{report}");
+        assert!(fs::read_to_string(case.path("trace"))?.contains("fsopen("), "an image is not mounted so");
+    }
+    image::clear(case)
 }
 
 fn detached(case: &mut Case) -> Outcome {
