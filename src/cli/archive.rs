@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 
+use super::checkpoint::{IDENTITY, RECIPIENT};
 use super::globals::Globals;
 use super::{checkpoint, given, output, restore, size};
+use crate::checkpoint::archive::encryption::{Identities, Recipients};
 use crate::checkpoint::archive::inspect::Inspected;
 use crate::checkpoint::criu;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::lifecycle::archive;
 
 /// `checkpoint` with an archive.
@@ -19,7 +21,10 @@ use crate::lifecycle::archive;
 /// As [`archive::export`] and [`archive::inspect`].
 pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if let Some(from) = checkpoint::inspected(matches)? {
-        let found = archive::inspect(&path(&from)?)?;
+        if matches.contains_id(RECIPIENT.long) {
+            return Err(Error::plain("--recipient is for --export"));
+        }
+        let found = archive::inspect(&path(&from)?, &identities(matches)?)?;
         return match output::is_json(given::text(matches, "format"), "text")? {
             true => output::print_pretty(&found).map(|()| 0),
             false => output::print(&text(&found)).map(|()| 0),
@@ -28,10 +33,15 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let Some(to) = given::path(matches, "export") else {
         return checkpoint::save(matches, &|id, choice| archive::save(&globals.setting, id, choice));
     };
+    if matches.contains_id(IDENTITY.long) {
+        return Err(Error::plain("--identity is for inspect"));
+    }
     let to = path(Path::new(to))?;
     let choice = checkpoint::options(matches)?;
+    let recipients = Recipients::read(&given::strings(matches, RECIPIENT.long))?;
     let keep = given::path(matches, "image-path").is_some();
-    archive::export(&globals.setting, &given::id(matches)?, &choice, &to, keep).map(|()| 0)
+    let export = archive::Export { to: &to, keep, recipients: &recipients };
+    archive::export(&globals.setting, &given::id(matches)?, &choice, &export).map(|()| 0)
 }
 
 /// `restore` from an archive, or with a root of its own.
@@ -46,8 +56,14 @@ pub fn restore(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         return archive::revive(&globals.setting, &options, has_bundle, rootfs.as_deref());
     };
     let keep = given::path(matches, "image-path").is_some();
-    let import = archive::Import { from: &path(Path::new(from))?, keep, has_bundle, rootfs: rootfs.as_deref() };
+    let identities = identities(matches)?;
+    let from = path(Path::new(from))?;
+    let import = archive::Import { from: &from, identities: &identities, keep, has_bundle, rootfs: rootfs.as_deref() };
     archive::import(&globals.setting, &options, &import)
+}
+
+fn identities(matches: &ArgMatches) -> Result<Identities> {
+    Identities::read(&given::paths(matches, IDENTITY.long))
 }
 
 fn path(given: &Path) -> Result<PathBuf> {

@@ -14,6 +14,22 @@ use crate::checkpoint::saved::{self, Saved};
 use crate::error::{Error, Result};
 use crate::lifecycle;
 
+/// `--recipient`, of an export.
+pub const RECIPIENT: Flag = Flag {
+    long: "recipient",
+    value: Value::Text("KEY|FILE"),
+    many: true,
+    help: "Encrypt the archive to this age key, age1..., or to those in this file",
+    ..Flag::SWITCH
+};
+/// `--identity`, of whatever reads an archive.
+pub const IDENTITY: Flag = Flag {
+    long: "identity",
+    value: Value::Path("FILE"),
+    many: true,
+    help: "Decrypt the archive with a key in this file, as age-keygen makes them",
+    ..Flag::SWITCH
+};
 /// `--image-path`, which `checkpoint` and `restore` share, as all below.
 pub const IMAGE_PATH: Flag = Flag {
     long: "image-path",
@@ -90,6 +106,8 @@ pub const VERB: Verb = Verb {
             help: "Save it in one file, an archive; - is standard output",
             ..Flag::SWITCH
         },
+        RECIPIENT,
+        Flag { help: "For inspect: decrypt the archive with a key in this file", ..IDENTITY },
         Flag {
             long: "format",
             value: Value::Text("FORMAT"),
@@ -148,7 +166,9 @@ pub const VERB: Verb = Verb {
              file with all of them, each with its digest, and with what is to be known of this host; it comes into being \
              whole or not at all. `ferry restore --import` restores from it, here or on another host. If a container has been \
              saved and its archive cannot be written, its images stay where the error says. `ferry checkpoint inspect` \
-             verifies an archive, and shows its processes, mounts and sockets.\n\nWhen a checkpoint fails or is interrupted, \
+             verifies an archive, and shows its processes, mounts and sockets. Memory has secrets in it: with --recipient, once or \
+             often, an archive can be read by those alone who have one of the keys, by way of --identity. The format is that of \
+             age, which encrypts and decrypts archives as well as ferry; it does not tell who made one.\n\nWhen a checkpoint fails or is interrupted, \
              the container goes on as before.\n\nOf pre-dumps in a row, each with the one before it as --parent-path, --format tells how \
              fast the container writes to its memory, and how long it would stand still for the dump after them.",
         ),
@@ -157,7 +177,8 @@ pub const VERB: Verb = Verb {
             "EXAMPLES",
             "    ferry checkpoint --image-path /srv/save web\n    ferry checkpoint --leave-running --image-path /srv/save \
              web\n    ferry checkpoint --pre-dump --image-path /srv/save/1 web\n    ferry checkpoint --parent-path ../1 \
-             --image-path /srv/save/2 web\n    ferry checkpoint --export web.ferry web\n    ferry checkpoint inspect web.ferry",
+             --image-path /srv/save/2 web\n    ferry checkpoint --export web.ferry web\n    ferry checkpoint inspect web.ferry\n    \
+             ferry checkpoint --export web.ferry --recipient keys.txt web",
         ),
     ],
     run,
@@ -166,6 +187,11 @@ pub const VERB: Verb = Verb {
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if inspected(matches)?.is_some() || given::path(matches, "export").is_some() {
         return delegate::run(globals, matches);
+    }
+    for flag in [RECIPIENT.long, IDENTITY.long] {
+        if matches.contains_id(flag) {
+            return Err(Error::plain(format!("--{flag} is for archives: see --export and inspect")));
+        }
     }
     let setting = &globals.setting;
     // What is not understood is said before a container is looked for.

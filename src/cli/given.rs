@@ -41,6 +41,11 @@ pub fn path<'a>(matches: &'a ArgMatches, flag: &str) -> Option<&'a OsStr> {
     matches.get_one::<OsString>(flag).map(OsString::as_os_str).filter(|path| !path.is_empty())
 }
 
+/// The paths of a flag that may be given many times, in order, as they were given.
+pub fn paths(matches: &ArgMatches, flag: &str) -> Vec<PathBuf> {
+    matches.get_many::<OsString>(flag).into_iter().flatten().map(PathBuf::from).collect()
+}
+
 /// A flag's path, absolute: the verb may change its working directory. Symbolic links and `..` stay as they are.
 ///
 /// # Errors

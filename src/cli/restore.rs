@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 
 use super::checkpoint::{
-    AUTO_DEDUP, EMPTY_NS, EXT_UNIX_SK, FILE_LOCKS, IMAGE_PATH, LAZY_PAGES, MANAGE_CGROUPS_MODE, NETWORK_LOCK,
+    AUTO_DEDUP, EMPTY_NS, EXT_UNIX_SK, FILE_LOCKS, IDENTITY, IMAGE_PATH, LAZY_PAGES, MANAGE_CGROUPS_MODE, NETWORK_LOCK,
     SHELL_JOB, STATUS_FD, TCP_CLOSE, TCP_ESTABLISHED, WORK_PATH, choice,
 };
 use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_PIVOT, PID_FILE};
@@ -29,6 +29,7 @@ pub const VERB: Verb = Verb {
             help: "Restore from an archive; - is standard input",
             ..Flag::SWITCH
         },
+        IDENTITY,
         Flag {
             long: "name",
             value: Value::Text("ID"),
@@ -94,7 +95,8 @@ pub const VERB: Verb = Verb {
              whole, and refused where this host lacks what its programs may use: instructions of the processor, the kernel, \
              CRIU. It may be anybody's: what comes out of it is held to the bundle's config.json before any of it runs \
              (capabilities, system call filter, ids, namespaces, mounts, cgroup, limits), and ends if it has more. Its images \
-             are unpacked into $TMPDIR or /var/tmp and removed once it runs, or kept in --image-path.",
+             are unpacked into $TMPDIR or /var/tmp and removed once it runs, or kept in --image-path. One that is encrypted needs \
+             --identity, and comes to nothing if it is not whole.",
         ),
         (
             "EXIT STATUS",
@@ -104,7 +106,8 @@ pub const VERB: Verb = Verb {
         (
             "EXAMPLES",
             "    ferry restore --detach --image-path /srv/save --bundle /srv/web web\n    \
-             ferry restore --detach --import web.ferry --bundle /srv/web --name web2",
+             ferry restore --detach --import web.ferry --bundle /srv/web --name web2\n    \
+             ferry restore --detach --import web.ferry --identity key.txt",
         ),
     ],
     run,
@@ -113,6 +116,9 @@ pub const VERB: Verb = Verb {
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if given::path(matches, "import").is_some() {
         return delegate::run(globals, matches);
+    }
+    if matches.contains_id(IDENTITY.long) {
+        return Err(Error::plain("--identity is for archives: see --import"));
     }
     let options = options(matches)?;
     if Origin::is_in(&options.choice.choice.images) {

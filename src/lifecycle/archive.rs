@@ -21,6 +21,7 @@ use super::live::Live;
 use super::own_root::{self, Configured};
 use super::scratch::{self, Part, Scratch};
 use super::{Setting, checkpoint, restore};
+use crate::checkpoint::archive::encryption::{Identities, Recipients};
 use crate::checkpoint::archive::inspect::{self, Inspected};
 use crate::checkpoint::archive::manifest::{FORMAT, Host, Manifest};
 use crate::checkpoint::archive::{IMAGES, SPEC, pack, unpack};
@@ -30,11 +31,24 @@ use crate::checkpoint::root::{self, Origin};
 use crate::error::{Context, Error, Result};
 use crate::log::rfc3339;
 
+/// What `checkpoint --export` is told.
+#[derive(Clone, Copy)]
+pub struct Export<'a> {
+    /// The archive.
+    pub to: &'a Path,
+    /// The images stay, in the directory that the choice names.
+    pub keep: bool,
+    /// Who can read it.
+    pub recipients: &'a Recipients,
+}
+
 /// What `restore --import` is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Import<'a> {
     /// The archive.
     pub from: &'a Path,
+    /// The keys that it may be encrypted to.
+    pub identities: &'a Identities,
     /// The images stay, in the directory that the options name.
     pub keep: bool,
     /// The bundle was named: of an archive with a root of its own, its configuration counts.
@@ -66,21 +80,21 @@ pub fn save(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
     checkpoint::with(setting, id, choice, deeds)
 }
 
-/// `checkpoint --export`. Without `choice.choice.images` being given (`keep`), the images themselves go.
+/// `checkpoint --export`. Unless they are to be kept, the images themselves go.
 ///
 /// # Errors
 /// The container cannot be dumped, and goes on; or the archive cannot be written: then there is none.
-pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, to: &Path, keep: bool) -> Result<()> {
+pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, export: &Export<'_>) -> Result<()> {
     whole(choice)?;
     let own = Host::own(criu::check_version(&criu::find()?)?)?;
-    let out = Out::open(to)?;
-    let done = dump(setting, id, choice, own, &out, keep);
+    let out = Out::open(export.to)?;
+    let done = dump(setting, id, choice, own, export, &out);
     out.finish(done)
 }
 
-fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, out: &Out, keep: bool) -> Result<()> {
+fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, export: &Export<'_>, out: &Out) -> Result<()> {
     scratch::sweep();
-    let scratch = RefCell::new(if keep { None } else { Some(Scratch::make("checkpoint")?) });
+    let scratch = RefCell::new(if export.keep { None } else { Some(Scratch::make("checkpoint")?) });
     let mut choice = choice.clone();
     if let Some(scratch) = scratch.borrow().as_ref() {
         choice.choice.images = scratch.path.clone();
@@ -94,7 +108,7 @@ fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, out: &Out, 
     let mut after = |live: &Live| {
         dumped = true;
         let images = scratch.borrow().as_ref().map_or_else(|| choice.choice.images.clone(), |own| own.path.clone());
-        write(live, &choice.choice, &images, own.clone(), out)
+        write(live, &choice.choice, &images, own.clone(), export.recipients, out)
     };
     let deeds = Deeds { keep_root: Some(own_root::keep), complete: &complete, after: &mut after };
     let done = checkpoint::with(setting, id, &choice, deeds);
@@ -133,7 +147,7 @@ fn whole(choice: &DumpChoice) -> Result<()> {
     }
 }
 
-fn write(live: &Live, choice: &Choice, images: &Path, host: Host, out: &Out) -> Result<()> {
+fn write(live: &Live, choice: &Choice, images: &Path, host: Host, recipients: &Recipients, out: &Out) -> Result<()> {
     let id = live.entry.id.as_str();
     let flags = BOTH_ENDS.iter().filter(|(_, given)| given(choice)).map(|(flag, _)| (*flag).to_owned());
     let manifest = Manifest {
@@ -158,7 +172,7 @@ fn write(live: &Live, choice: &Choice, images: &Path, host: Host, out: &Out) -> 
     let contents = pack::Contents { images, spec: &spec, config: &config };
     let watch = Watch::new()?;
     let go_on = || watch.go_on();
-    pack::pack(manifest, &contents, out, &go_on)
+    pack::pack(manifest, &contents, recipients, out, &go_on)
 }
 
 /// Interrupts, seen by whichever thread looks first, and from then on by all.
@@ -260,7 +274,8 @@ pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>
     scratch::sweep();
     let scratch = directory(if keep { Some(&options.choice.choice.images) } else { None })?;
     let mut options = options.clone();
-    let manifest = match open(from).and_then(|stream| unpack::unpack(stream, &scratch.path, &own)) {
+    let manifest = match opened(from, import.identities).and_then(|stream| unpack::unpack(stream, &scratch.path, &own))
+    {
         Ok(manifest) => manifest,
         Err(error) => return Err(error.and_then(scratch.remove())),
     };
@@ -343,8 +358,13 @@ fn same_flags(manifest: &Manifest, choice: &Choice) -> Result<()> {
 ///
 /// # Errors
 /// The archive is not whole.
-pub fn inspect(from: &Path) -> Result<Inspected> {
-    inspect::inspect(open(from)?)
+pub fn inspect(from: &Path, identities: &Identities) -> Result<Inspected> {
+    inspect::inspect(opened(from, identities)?)
+}
+
+/// An archive, decrypted where it is encrypted.
+fn opened(from: &Path, identities: &Identities) -> Result<Box<dyn Read + Send>> {
+    identities.decrypt(open(from)?)
 }
 
 fn open(from: &Path) -> Result<Box<dyn Read + Send>> {

@@ -35,7 +35,7 @@ fn scratch(case: &Case) -> Result<String, Failed> {
     Ok(case.host_directory("scratch")?.display().to_string())
 }
 
-fn exported(case: &mut Case, flags: &[&str]) -> Result<String, Failed> {
+pub(super) fn exported(case: &mut Case, flags: &[&str]) -> Result<String, Failed> {
     let (archive, id, scratch) = (case.path("archive"), case.id.clone(), scratch(case)?);
     let mut command = case.command(&[&["checkpoint", "--export", &archive], flags, &[&id]].concat());
     case.finish(command.env("TMPDIR", &scratch))?.success()?;
@@ -45,10 +45,16 @@ fn exported(case: &mut Case, flags: &[&str]) -> Result<String, Failed> {
 
 /// An import that must not succeed: what it says. Nothing ran, and nothing is left.
 fn refused(case: &mut Case, archive: &str) -> Result<String, Failed> {
+    refused_with(case, archive, &[])
+}
+
+/// The same with more flags.
+pub(super) fn refused_with(case: &mut Case, archive: &str, flags: &[&str]) -> Result<String, Failed> {
     let (bundle, scratch) = (case.write_config()?, scratch(case)?);
     // A file, as the container's own was.
     let errors = fs::File::create(case.directory.join("errors"))?;
-    let mut command = case.command(&["restore", "--import", archive, "--bundle", &bundle, "--detach"]);
+    let all = [&["restore", "--import", archive, "--bundle", &bundle, "--detach"], flags].concat();
+    let mut command = case.command(&all);
     let mut child = command.env("TMPDIR", &scratch).stdout(Stdio::piped()).stderr(errors).spawn()?;
     let (mut stdout, status) = (String::new(), output::wait(&mut child, case.patience())?);
     child.stdout.take().ok_or("no standard output")?.read_to_string(&mut stdout)?;
@@ -64,12 +70,12 @@ fn refused(case: &mut Case, archive: &str) -> Result<String, Failed> {
     Ok(stderr)
 }
 
-fn imported(case: &mut Case, archive: &str, flags: &[&str]) -> Result<Lines, Failed> {
+pub(super) fn imported(case: &mut Case, archive: &str, flags: &[&str]) -> Result<Lines, Failed> {
     let bundle = case.write_config()?;
     case.begin(&[&["restore", "--detach", "--import", archive, "--bundle", &bundle], flags].concat())
 }
 
-fn counter(case: &mut Case) -> Result<Row, Failed> {
+pub(super) fn counter(case: &mut Case) -> Result<Row, Failed> {
     let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
     row.go_on(10)?;
     Ok(row)

@@ -11,6 +11,7 @@ mod cgroup;
 mod checkpoint;
 mod checkpoint_archive;
 mod checkpoint_cut_off;
+mod checkpoint_encrypted;
 mod checkpoint_flags;
 mod checkpoint_root;
 mod checkpoint_workloads;
@@ -124,6 +125,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint", checkpoint::SCENARIOS),
     ("checkpoint_archive", checkpoint_archive::SCENARIOS),
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
+    ("checkpoint_encrypted", checkpoint_encrypted::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),

@@ -11,9 +11,12 @@
 //! what follows, and whether there is room for it, before it takes anything; and takes nothing that is not listed, of another
 //! size or of another digest. The file is read once, from its beginning to its end, so that it may come from a pipe.
 //!
+//! Where recipients are named, all of it is encrypted to them: see [`encryption`].
+//!
 //! An archive is hostile input: see [`super::audit`] for what becomes of the images in it. All of this is called by
 //! `ferry-image` alone, and linked into no other program.
 
+pub mod encryption;
 pub mod inspect;
 pub mod manifest;
 pub mod pack;

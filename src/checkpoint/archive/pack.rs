@@ -10,6 +10,7 @@ use std::thread;
 
 use tar::{EntryType, Header};
 
+use super::encryption::Recipients;
 use super::manifest::{Manifest, Part, is_part};
 use super::{CONFIG, IMAGES, MANIFEST, SPEC};
 use crate::checkpoint::root;
@@ -32,19 +33,22 @@ pub struct Contents<'a> {
     pub config: &'a [u8],
 }
 
-/// Writes an archive. `manifest` has no parts yet; `go_on` is asked now and then, and ends everything by an error.
+/// Writes an archive, encrypted to `recipients` where there are some. `manifest` has no parts yet; `go_on` is asked now and then,
+/// and ends everything by an error.
 ///
 /// # Errors
 /// The images cannot be read, `out` not written, or `go_on`'s own.
 pub fn pack(
     mut manifest: Manifest,
     contents: &Contents<'_>,
+    recipients: &Recipients,
     out: impl Write,
     go_on: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<()> {
     manifest.parts = parts(contents, go_on)?;
     let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
     let cannot = "write";
+    let out = recipients.encrypt(out)?;
     let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).or_cannot(cannot, "the archive")?;
     encoder.include_checksum(true).or_cannot(cannot, "the archive")?;
     encoder.multithread(cores() as u32).or_cannot(cannot, "the archive")?;
@@ -60,8 +64,8 @@ pub fn pack(
         append(&mut builder, name, part.size, data)?;
     }
     let encoder = builder.into_inner().or_cannot(cannot, "the archive")?;
-    let mut out = encoder.finish().or_cannot(cannot, "the archive")?;
-    out.flush().or_cannot(cannot, "the archive")
+    let out = encoder.finish().or_cannot(cannot, "the archive")?;
+    out.finish().or_cannot(cannot, "the archive")
 }
 
 /// The file of a part among the images.
