@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes, names_in};
 use super::fault_points::{Call, Ended, FAULTS, Fault, Point, find, inject};
-use super::need::Need::{CgroupV2, Peer, Root, Tool};
+use super::image;
+use super::need::Need::{CgroupV2, Ferry, Peer, Root, Tool};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::stage::is_long;
@@ -23,6 +24,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("create_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &CREATE)),
     scenario("start_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &START)),
     scenario("run_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &RUN)),
+    // An ordinary user maps subordinate ids through newuidmap, which has no rights of its own under strace.
+    scenario("run_from_an_image_with_a_fault", &[Ferry, STRACE, Root], |case| matrix(case, &RUN_IMAGE)),
     scenario("exec_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &EXEC)),
     scenario("kill_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &KILL)),
     scenario("delete_with_a_fault", &[STRACE, RUNC, CRUN], |case| matrix(case, &DELETE)),
@@ -52,10 +55,22 @@ struct Verb {
     keeps: bool,
 }
 
+impl Verb {
+    fn is(&self, word: &str) -> bool {
+        self.words.0.contains(&word)
+    }
+}
+
 const CREATE: Verb =
     Verb { before: reporting, words: (&["create", "--bundle", "BUNDLE"], &[]), after: started, keeps: false };
 const START: Verb = Verb { before: created, words: (&["start"], &[]), after: ended, keeps: false };
 const RUN: Verb = Verb { before: reporting, words: (&["run", "--bundle", "BUNDLE"], &[]), after: ended, keeps: false };
+const RUN_IMAGE: Verb = Verb {
+    before: imported,
+    words: (&["--store", "STORE", "run", "--image", "test"], &["--", "/probe"]),
+    after: ended,
+    keeps: false,
+};
 const EXEC: Verb = Verb { before: running, words: (&["exec"], &["/probe"]), after: nothing, keeps: true };
 const KILL: Verb = Verb { before: running, words: (&["kill"], &["USR1"]), after: nothing, keeps: true };
 const DELETE: Verb = Verb { before: running, words: (&["delete", "--force"], &[]), after: nothing, keeps: false };
@@ -83,6 +98,10 @@ fn furnish(case: &mut Case) -> Outcome {
 
 fn reporting(case: &mut Case) -> Outcome {
     case.args(&["/probe"]).write_config().map(drop)
+}
+
+fn imported(case: &mut Case) -> Outcome {
+    if case.directory.join("store").exists() { Ok(()) } else { image::import(case, vec![], &json!({})) }
 }
 
 fn created(case: &mut Case) -> Outcome {
@@ -160,8 +179,13 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     furnish(case)?;
     (verb.before)(case)?;
     let (bundle, id) = (case.bundle.path().display().to_string(), case.id.clone());
-    let mut words: Vec<&str> =
-        verb.words.0.iter().map(|word| if *word == "BUNDLE" { &bundle } else { *word }).collect();
+    let store = case.path("store");
+    let place = |word: &&'static str| match *word {
+        "BUNDLE" => &bundle,
+        "STORE" => &store,
+        word => word,
+    };
+    let mut words: Vec<&str> = verb.words.0.iter().map(place).collect();
     if verb.words.1 != ["LAST"] {
         words.push(&id);
         words.extend(verb.words.1);
@@ -191,7 +215,8 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
             .map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
         case.forget_transcript();
     }
-    tell(case, words[0], &counts)
+    let name = verb.words.0.iter().find(|word| !word.starts_with("--") && **word != "STORE");
+    tell(case, name.unwrap_or(&""), &counts)
 }
 
 /// The places up to where the language's own runtime is ready and the runtime under test begins: when it has a stack for
@@ -265,8 +290,8 @@ fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Coun
     let failed = point.fault != Fault::Kill && end.code != 0;
     // What has ended is deleted, and where that cannot be done it is for `delete --force` to do.
     let reported = fs::metadata(case.directory.join(REPORT)).is_ok_and(|report| report.len() > 0);
-    let is_over = verb.words.0[0] == "run" && reported && ends(case)?;
-    let made = !verb.keeps && !is_over && verb.words.0[0] != "start" && verb.words.0[0] != "delete";
+    let is_over = verb.is("run") && reported && ends(case)?;
+    let made = !verb.keeps && !is_over && !verb.is("start") && !verb.is("delete");
     if failed && made && end.code != 137 && !names_in(&case.state_root()).is_empty() {
         counts.left_by_errors.push(format!("{point}: {told}"));
     }
@@ -306,7 +331,9 @@ fn clean_up(case: &mut Case, verb: &Verb, left: &mut Vec<String>) -> Outcome {
         }
     }
     left.extend(case.leftovers()?);
-    let known = ["bundle", "state", "errors", "source", REPORT];
+    let used = names_in(&case.directory.join("store/containers"));
+    left.extend(used.into_iter().map(|name| format!("use of the store {name}")));
+    let known = ["bundle", "state", "errors", "source", "store", "layout", REPORT];
     left.extend(names_in(&case.directory).into_iter().filter(|name| !known.contains(&name.as_str())));
     Ok(())
 }
