@@ -28,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
         there_and_back,
     ),
     scenario("a_hundred_layers_go_there_and_back", &[Ferry, Tool("umoci"), Tool("skopeo")], hundred),
-    scenario("layers_of_umoci_are_taken", &[Ferry, Root, Tool("busybox"), Tool("umoci")], repacked),
+    scenario("layers_of_umoci_are_taken", &[Ferry, Root, Tool("busybox"), Tool("umoci"), Tool("skopeo")], repacked),
 ];
 
 /// cap_net_raw+ep, as the kernel keeps it: linux/capability.h, VFS_CAP_REVISION_2.
@@ -204,9 +204,22 @@ fn repacked(case: &mut Case) -> Outcome {
     case.finish(&mut shell)?.success()?;
     let tree = case.path("tree");
     tool(case, "umoci", &["repack", "--image", &format!("{layout}:two"), &tree])?;
-    image(case, &["import", &layout])?.success()?;
+    // One of its two, as these tools name it.
+    let unknown = image(case, &["import", &format!("{layout}:three")])?;
+    let unknown = unknown.failure()?.stderr;
+    assert!(unknown.contains("no image \"three\"") && unknown.contains("layout:one, layout:two"), "{unknown}");
+    image(case, &["import", &format!("{layout}:two")])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "layout:two\n");
     let ours = files(case, "layout:two", "ours")?;
-    same_but_for_fractions(&root, &ours, true)
+    same_but_for_fractions(&root, &ours, true)?;
+    // And of an archive of docker's form, by its name.
+    let (archive, source) = (case.path("archive"), format!("oci:{layout}:one"));
+    tool(case, "skopeo", &["copy", "--insecure-policy", &source, &format!("docker-archive:{archive}:localhost/a:1")])?;
+    let unknown = image(case, &["import", &format!("{archive}:localhost/b:1")])?.failure()?.stderr;
+    assert!(unknown.contains("there is localhost/a:1"), "{unknown}");
+    image(case, &["import", &format!("{archive}:localhost/a:1")])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "layout:two\nlocalhost/a:1\n");
+    Ok(())
 }
 
 fn hundred(case: &mut Case) -> Outcome {

@@ -110,8 +110,10 @@ pub fn mounts(report: &Value) -> Vec<Value> {
     let row = |row: &Value| {
         // The bind of the host's /proc is the one that the stage makes private, where it was shared.
         let tags = if row["point"] == "/home/proc" { &Value::Null } else { &row["propagation"] };
+        // The host's mount of the same tree, bound where a new one is refused, bears the host's name.
+        let source = if row["type"] == "cgroup2" { &Value::Null } else { &row["source"] };
         json!({
-            "point": row["point"], "root": row["root"], "type": row["type"], "source": row["source"],
+            "point": row["point"], "root": row["root"], "type": row["type"], "source": source,
             "options": row["options"], "propagation": kinds(tags),
         })
     };

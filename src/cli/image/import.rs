@@ -61,14 +61,15 @@ pub const VERB: Verb = Verb {
             "Reads an OCI image layout (a directory or an archive of one), an archive that `docker save` or `podman save` \
              wrote, or a root filesystem (a directory or an archive). Archives may be packed with gzip or zstd; - is \
              standard input. All layers are verified and unpacked at once, and the image becomes visible when it is whole: \
-             after a failure the store is as it was.\n\nOf an image for several machines the one for this machine is taken. \
+             after a failure the store is as it was.\n\nOf a source with several images, SOURCE:NAME takes the one of that name \
+             or tag; all of them are taken otherwise. Of an image for several machines the one for this machine is taken. \
              As an ordinary user, files keep their owners as far as /etc/subuid and /etc/subgid reach, and device nodes are \
              left out.",
         ),
         ("EXIT STATUS", "0 when every image of the source is in the store, 1 otherwise."),
         (
             "EXAMPLES",
-            "    docker save debian:12 | ferry image import -\n    ferry image import ./layout --name web:1\n    \
+            "    docker save debian:12 | ferry image import -\n    ferry image import ./layout:v2 --name web:2\n    \
              ferry image import rootfs.tar.zst --name base:latest --progress json",
         ),
     ],

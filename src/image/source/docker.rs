@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Files, Image, Layer};
+use super::{Files, Image, Layer, choose};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{self, Descriptor, Kind};
@@ -24,15 +24,16 @@ pub fn is_manifest(text: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Row>>(text).is_ok_and(|rows| !rows.is_empty())
 }
 
-/// The images of an archive.
+/// The images of an archive; `wanted`: only the one of that name.
 ///
 /// # Errors
 /// It is broken.
-pub fn images(files: &Files) -> Result<Vec<Image>> {
-    let rows: Vec<Row> = manifest::parse(&files.document("manifest.json")?, "manifest.json")?;
+pub fn images(files: &Files, wanted: Option<&str>) -> Result<Vec<Image>> {
+    let mut rows: Vec<Row> = manifest::parse(&files.document("manifest.json")?, "manifest.json")?;
     if rows.is_empty() {
         return Err(Error::plain("manifest.json lists no image"));
     }
+    choose(&mut rows, wanted, |row: &Row| row.repo_tags.clone().unwrap_or_default())?;
     rows.into_iter().map(|row| image(files, row)).collect()
 }
 

@@ -4,9 +4,11 @@
 //! A source is taken apart into [`Image`]s: documents that were read and verified, and layers that are still to be. A registry
 //! is one more of them: it has what an image layout has, by digest.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -15,6 +17,7 @@ use super::compression;
 use super::digest::{Digest, Verified};
 use super::manifest::{Compression, Descriptor, LARGEST, Platform};
 use super::metered::{Metered, Room};
+use super::reference::Reference;
 use super::registry::Registry;
 use super::store::session::Session;
 use crate::error::{Context, Error, Result};
@@ -86,16 +89,41 @@ pub struct Source {
     pub form: Form,
     /// What it is called where it gives its image no full name: its file's name, without endings.
     stem: String,
+    /// The one image of it that is wanted; `None`: all.
+    wanted: Option<String>,
 }
 
 /// The largest unpacked archive of an image that came packed or by a pipe. Bytes.
 const MOST_SPOOLED: u64 = 256 << 30;
 
-/// Opens a source; `-` is standard input. `form` is found out unless given.
+/// Opens a source; `-` is standard input, and `PATH:NAME` one of several images. `form` is found out unless given.
 ///
 /// # Errors
 /// It is not there, cannot be read, or is none of the forms.
 pub fn open(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
+    let (path, wanted) = chosen(path);
+    let source = whole(path, form, session)?;
+    match (&wanted, source.form) {
+        (Some(name), Form::Rootfs) => {
+            Err(Error::said("find image", name.clone(), format!("{} is a root filesystem", path.display())))
+        }
+        _ => Ok(Source { wanted, ..source }),
+    }
+}
+
+/// A path, and behind a colon an image's name, as other tools write it. What is there under the whole name has no name behind it.
+fn chosen(path: &Path) -> (&Path, Option<String>) {
+    if path.symlink_metadata().is_ok() {
+        return (path, None);
+    }
+    let bytes = path.as_os_str().as_bytes();
+    let colons = (1..bytes.len()).filter(|index| bytes[*index] == b':');
+    let cut = |index: usize| (Path::new(OsStr::from_bytes(&bytes[..index])), OsStr::from_bytes(&bytes[index + 1..]));
+    let found = colons.map(cut).find(|(before, name)| !name.is_empty() && before.exists());
+    found.map_or((path, None), |(before, name)| (before, Some(name.to_string_lossy().into_owned())))
+}
+
+fn whole(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
     let named = path.display().to_string();
     let stem = stem(path);
     if path == Path::new("-") {
@@ -123,7 +151,7 @@ pub fn open(path: &Path, form: Option<Form>, session: &Session) -> Result<Source
         Form::Rootfs => Files::Tree(OwnedFd::from(file)),
         _ => Files::Directory(root),
     };
-    Ok(Source { files, form, stem })
+    Ok(Source { files, form, stem, wanted: None })
 }
 
 fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, session: &Session) -> Result<Source> {
@@ -142,7 +170,7 @@ fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, sessio
         }
     };
     if form == Form::Rootfs {
-        return Ok(Source { files: Files::Single(file, size), form, stem });
+        return Ok(Source { files: Files::Single(file, size), form, stem, wanted: None });
     }
     if packed {
         let (mut spool, _) = session.file()?;
@@ -152,12 +180,12 @@ fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, sessio
         rewind(&mut file)?;
     }
     let archive = Archive::index(file, named)?;
-    Ok(Source { files: Files::Archive(archive), form, stem })
+    Ok(Source { files: Files::Archive(archive), form, stem, wanted: None })
 }
 
 /// An image of a registry.
 pub fn registry(registry: Registry) -> Source {
-    Source { files: Files::Registry(Box::new(registry)), form: Form::Oci, stem: String::new() }
+    Source { files: Files::Registry(Box::new(registry)), form: Form::Oci, stem: String::new(), wanted: None }
 }
 
 /// What an archive is, by the names of its entries. What an image's archive has at its top is few; the first entry that is none
@@ -221,8 +249,8 @@ impl Source {
     /// It is broken, or none serves.
     pub fn images(&self, platform: &Platform) -> Result<Vec<Image>> {
         match self.form {
-            Form::Oci => oci::images(&self.files, platform, &self.stem),
-            Form::Docker => docker::images(&self.files),
+            Form::Oci => oci::images(&self.files, platform, &self.stem, self.wanted.as_deref()),
+            Form::Docker => docker::images(&self.files, self.wanted.as_deref()),
             Form::Rootfs => Ok(vec![Image {
                 names: Vec::new(),
                 manifest: None,
@@ -312,6 +340,22 @@ impl Files {
     fn verified(&self, name: &str, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
         verify(self.document(name)?, digest, size, name)
     }
+}
+
+/// Leaves only what is called `wanted`, where something is: by its whole name, or by what its source calls it.
+///
+/// # Errors
+/// Nothing is called so.
+fn choose<T>(all: &mut Vec<T>, wanted: Option<&str>, names: impl Fn(&T) -> Vec<String>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let whole = wanted.parse::<Reference>().map(|name| name.to_string()).ok();
+    let known: Vec<String> = all.iter().filter_map(|one| names(one).pop()).collect();
+    all.retain(|one| names(one).iter().any(|name| name == wanted || Some(name) == whole.as_ref()));
+    if !all.is_empty() {
+        return Ok(());
+    }
+    let error = Error::plain(format!("there is no image {wanted:?} in the source"));
+    Err(if known.is_empty() { error } else { error.hint(format!("there is {}", known.join(", "))) })
 }
 
 fn verify(bytes: Vec<u8>, digest: &Digest, size: Option<u64>, named: impl std::fmt::Display) -> Result<Vec<u8>> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Files, Image, Layer};
+use super::{Files, Image, Layer, choose};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{self, Descriptor, Index, Kind, MOST_LAYERS, Manifest, Platform};
@@ -28,18 +28,22 @@ struct Reader<'a> {
     others: BTreeSet<String>,
 }
 
-/// The images of a layout that serve `platform`; `stem` names one that has only a tag.
+/// The images of a layout that serve `platform`; `stem` names one that has only a tag. `wanted`: only the one of that tag or name.
 ///
 /// # Errors
 /// The layout is broken, or nothing in it serves.
-pub fn images(files: &Files, platform: &Platform, stem: &str) -> Result<Vec<Image>> {
-    let entries = match files {
+pub fn images(files: &Files, platform: &Platform, stem: &str, wanted: Option<&str>) -> Result<Vec<Image>> {
+    let mut entries = match files {
         Files::Registry(registry) => vec![registry.root().clone()],
         _ => {
             version(files)?;
             manifest::parse::<Index>(&files.document("index.json")?, "index.json")?.manifests
         }
     };
+    choose(&mut entries, wanted, |entry: &Descriptor| {
+        let tag = entry.annotations.get(REF_NAME).cloned();
+        tag.into_iter().chain(names(entry, stem)).collect()
+    })?;
     let mut reader = Reader { files, platform, way: Vec::new(), documents: 0, others: BTreeSet::new() };
     let mut found: Vec<(u8, Image)> = Vec::new();
     for entry in &entries {
