@@ -186,13 +186,13 @@ impl Used {
 /// Removes what the container whose directory is `state` has in the store at `store`, but for its snapshots.
 pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
     let user = User::Container(state.to_owned());
-    with_rights(store, |store| store.use_path(&user).exists(), |store| store.end_use(&user))
+    with_rights(store, |store| store.has_use(&user), |store| store.end_use(&user))
 }
 
 /// Removes what it has there, and its snapshots.
 pub(super) fn end_all(store: &Path, state: &Path) -> Result<()> {
     let user = User::Container(state.to_owned());
-    let is_there = |store: &Store| store.use_path(&user).exists() || store.has_snapshots(&user);
+    let is_there = |store: &Store| Ok(store.has_use(&user)? || store.has_snapshots(&user)?);
     with_rights(store, is_there, |store| {
         store.end_use(&user)?;
         store.remove_snapshots(&user)
@@ -201,8 +201,15 @@ pub(super) fn end_all(store: &Path, state: &Path) -> Result<()> {
 
 /// Does something to files of a container, where there are any: what it wrote belongs to ids that only a user namespace gives an
 /// ordinary user the right to.
-fn with_rights(path: &Path, are_there: impl Fn(&Store) -> bool, deed: impl Fn(&Store) -> Result<()>) -> Result<()> {
-    let Some(store) = Store::existing(path)?.filter(are_there) else { return Ok(()) };
+fn with_rights(
+    path: &Path,
+    are_there: impl Fn(&Store) -> Result<bool>,
+    deed: impl Fn(&Store) -> Result<()>,
+) -> Result<()> {
+    let Some(store) = Store::existing(path)? else { return Ok(()) };
+    if !are_there(&store)? {
+        return Ok(());
+    }
     let host = host::probe();
     if host.privileged {
         return deed(&store);

@@ -196,6 +196,18 @@ impl Store {
         }
     }
 
+    /// Whether something of it is there.
+    ///
+    /// # Errors
+    /// What the kernel answers: then nobody knows.
+    fn has(&self, name: impl AsRef<Path>) -> Result<bool> {
+        match statat(&self.dir, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Answer::NOENT) => Ok(false),
+            Err(answer) => Err(answer).or_cannot("look at", self.path(name).display()),
+        }
+    }
+
     /// Reads a small file of the store; `None` where there is none.
     fn read(&self, name: impl AsRef<Path>, most: u64) -> Result<Option<Vec<u8>>> {
         let named = || self.path(name.as_ref()).display().to_string();

@@ -139,8 +139,11 @@ impl Store {
     }
 
     /// Whether a container has any.
-    pub fn has_snapshots(&self, user: &User) -> bool {
-        self.path(directory(user)).exists()
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn has_snapshots(&self, user: &User) -> Result<bool> {
+        self.has(directory(user))
     }
 
     /// A snapshot's own layer.

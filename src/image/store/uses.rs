@@ -58,7 +58,8 @@ impl Use {
     /// Whether the user is still there.
     pub fn is_live(&self) -> bool {
         match &self.user {
-            User::Container(state) => state.exists(),
+            // Nobody's layers are taken away because the kernel did not say.
+            User::Container(state) => state.try_exists().unwrap_or(true),
             User::Mount(point) => match self.namespace {
                 // A mount of elsewhere is not to be seen here: it is there as long as somebody lives there.
                 Some(noted) if namespace_of("self") != Some(noted) => is_inhabited(noted),
@@ -141,6 +142,14 @@ impl Store {
     /// EACCES or EPERM where files belong to ids of a user namespace that the caller is not in.
     pub fn end_use(&self, user: &User) -> Result<()> {
         self.remove(&format!("containers/{}", key(user)))
+    }
+
+    /// Whether there is a use of this user's, or what is left of one.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn has_use(&self, user: &User) -> Result<bool> {
+        self.has(format!("containers/{}", key(user)))
     }
 
     /// The directory of a use.
