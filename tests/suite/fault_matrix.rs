@@ -162,17 +162,17 @@ fn resumed(case: &mut Case) -> Outcome {
 
 /// What has been counted.
 #[derive(Debug, Default)]
-struct Counts {
-    injected: u32,
-    successes: u32,
-    errors: u32,
-    killed: u32,
-    interrupted: u32,
-    crashes: Vec<String>,
-    hangs: Vec<String>,
-    left_by_errors: Vec<String>,
-    left: Vec<String>,
-    weaker: Vec<String>,
+pub(super) struct Counts {
+    pub injected: u32,
+    pub successes: u32,
+    pub errors: u32,
+    pub killed: u32,
+    pub interrupted: u32,
+    pub crashes: Vec<String>,
+    pub hangs: Vec<String>,
+    pub left_by_errors: Vec<String>,
+    pub left: Vec<String>,
+    pub weaker: Vec<String>,
 }
 
 fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
@@ -231,7 +231,7 @@ fn before_main(places: &[(bool, Call)]) -> Vec<(bool, Call)> {
 }
 
 /// All in a long run; else those that a stride prime to their number meets first, which are spread over all.
-fn order(points: Vec<Point>) -> Vec<Point> {
+pub(super) fn order(points: Vec<Point>) -> Vec<Point> {
     if is_long() {
         return points;
     }
@@ -299,8 +299,8 @@ fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Coun
 }
 
 /// Calls that are only made by the language's own runtime, whose failure ends the program.
-fn is_the_languages(name: &str) -> bool {
-    ["mmap", "brk", "munmap", "mprotect", "mremap", "sigaltstack", "getrandom"].contains(&name)
+pub(super) fn is_the_languages(name: &str) -> bool {
+    ["mmap", "brk", "munmap", "mprotect", "mremap", "sigaltstack", "getrandom", "rseq"].contains(&name)
 }
 
 /// Whether every process of the case ends, strace among them.
@@ -391,7 +391,7 @@ fn difference(clean: &Value, seen: &Value) -> String {
     different.map(|(field, value)| format!("{field}: {value} became {}", seen[field])).collect::<Vec<_>>().join("; ")
 }
 
-fn tell(case: &Case, verb: &str, counts: &Counts) -> Outcome {
+pub(super) fn tell(case: &Case, verb: &str, counts: &Counts) -> Outcome {
     let Counts { injected, successes, errors, killed, interrupted, crashes, hangs, left_by_errors, left, weaker } =
         counts;
     let sum = format!(

@@ -22,6 +22,7 @@ mod errors;
 mod exec;
 mod explain;
 mod fault_matrix;
+mod fault_matrix_store;
 mod fault_points;
 mod faults;
 mod flags;
@@ -139,6 +140,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),
+    ("fault_matrix_store", fault_matrix_store::SCENARIOS),
     ("old_kernels", old_kernels::SCENARIOS),
 ];
 
