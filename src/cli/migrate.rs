@@ -81,7 +81,7 @@ pub const VERB: Verb = Verb {
         Flag {
             long: "compress-level",
             value: Value::Text("N"),
-            help: "Compress with this level of zstd, 1 to 19; 0 does not (default: 1)",
+            help: "Compress with this level of zstd, 1 to 19; 0 does not (default: 1 to 9, as the link is fast or slow)",
             ..Flag::SWITCH
         },
         TCP_ESTABLISHED,
@@ -233,8 +233,8 @@ fn options(matches: &ArgMatches, id: String, destination: String, reach: Reach) 
     if !(1..=1000).contains(&max_rounds) {
         return Err(given::invalid("max-rounds", &max_rounds.to_string(), "it is 1 to 1000"));
     }
-    let level = given::number::<i32>(matches, "compress-level")?.unwrap_or(1);
-    if !(0..=19).contains(&level) {
+    let level = given::number::<i32>(matches, "compress-level")?;
+    if let Some(level) = level.filter(|level| !(0..=19).contains(level)) {
         return Err(given::invalid("compress-level", &level.to_string(), "it is 0 to 19"));
     }
     let bandwidth = given::text(matches, "bandwidth").map(|text| {
@@ -287,14 +287,14 @@ mod tests {
             wishes: Wishes { max_downtime: Duration::from_millis(50), max_rounds: 3 },
             abort_on_no_convergence: true,
             bandwidth: Some(10 << 20),
-            level: 0,
+            level: Some(0),
             dry_run: true,
             choices: Choices { tcp_established: true, tcp_close: true, ext_unix_sk: true, file_locks: true },
             reach: Reach { remote: "sudo_ferry".into(), patience: Duration::from_secs(5) },
         };
         assert_eq!(parsed(line).unwrap(), expected);
         let otherwise = parsed("web ssh://b").unwrap();
-        assert_eq!((otherwise.mode, otherwise.level, otherwise.bandwidth), (None, 1, None));
+        assert_eq!((otherwise.mode, otherwise.level, otherwise.bandwidth), (None, None, None));
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat, syncfs};
 
+use super::addresses;
 use super::frame::refused;
 use super::link::{Frame, Link};
 use super::message::{Message, is_image_name};
@@ -42,14 +44,24 @@ pub struct Sent {
 pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer) -> Result<Sent> {
     link.send(&Message::Round(round))?;
     let mut sent = Sent::default();
-    for name in names(directory)? {
+    let names = names(directory)?;
+    let mut layouts = addresses::layouts(directory, &names);
+    for name in names {
         let path = directory.join(&name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?);
         let size = file.metadata().or_cannot("look at", path.display())?.len();
         let pages = name.starts_with("pages-") && size.is_multiple_of(PAGE as u64);
+        let layout = layouts.remove(&name).filter(|layout| layout.pages() == size / PAGE as u64);
         link.send(&Message::File { name, size, pages })?;
-        send_file(link, &Arc::new(file), &path, pages, packer)?;
+        let file = Arc::new(file);
+        if pages {
+            packer.begin(&file, layout);
+        }
+        send_file(link, &file, &path, pages, packer)?;
+        if pages {
+            packer.end();
+        }
         *(if pages { &mut sent.pages } else { &mut sent.others }) += size;
         sent.files += 1;
     }
@@ -73,9 +85,6 @@ fn names(directory: &Path) -> Result<Vec<String>> {
 }
 
 fn send_file(link: &mut Link, file: &Arc<File>, path: &Path, pages: bool, packer: &mut Packer) -> Result<()> {
-    if pages {
-        packer.begin(file);
-    }
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut piece = vec![0; if pages { BLOCK * PAGE } else { PIECE }];
     loop {
@@ -84,8 +93,11 @@ fn send_file(link: &mut Link, file: &Arc<File>, path: &Path, pages: bool, packer
             return link.send(&Message::FileEnd(hasher.finish()));
         }
         hasher.update(&piece[..filled]);
+        let begun = Instant::now();
         let packed = if pages { packer.block(&piece[..filled])? } else { packer.bytes(&piece[..filled])? };
+        let packing = begun.elapsed();
         link.send_data(&packed)?;
+        packer.took(packing, begun.elapsed() - packing);
     }
 }
 
@@ -217,7 +229,7 @@ mod tests {
         let (mut one, mut other) = pair(Duration::from_secs(30));
         let sending = std::thread::spawn({
             let from = from.clone();
-            move || send(&mut one, &from, 2, &mut Packer::new(1).unwrap()).unwrap()
+            move || send(&mut one, &from, 2, &mut Packer::new(Some(1)).unwrap()).unwrap()
         });
         assert_eq!(other.hear().unwrap(), Message::Round(2));
         Intake::new(1 << 30).unwrap().take(&mut other, &to, 2).unwrap();
@@ -234,7 +246,7 @@ mod tests {
     #[test]
     fn a_source_that_breaks_a_rule_is_refused() {
         let file = |name: &str, size| Message::File { name: name.into(), size, pages: false };
-        let data = |text: &[u8]| Frame::Data(Packer::new(0).unwrap().bytes(text).unwrap());
+        let data = |text: &[u8]| Frame::Data(Packer::new(Some(0)).unwrap().bytes(text).unwrap());
         let said = |message| Frame::Message(message);
         let cases: Vec<(&str, Vec<Frame>, &str)> = vec![
             ("out", vec![said(file("../x", 1))], "a file called \"../x\""),

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The most letters of a text of the far end's that are shown.
 const SHOWN: usize = 2000;

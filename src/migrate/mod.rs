@@ -15,13 +15,19 @@
 //!   rounds         when to stop it                                                pure
 //!   images         a round's files on their way
 //!     pages        zeros, pages sent before, compression
+//!       addresses  which page one was before
+//!       delta      what is new in it                                            pure
+//!       effort     how hard to compress                                         pure
 //! report, plot     what it came to
 //! ```
 //!
 //! It is linked into `ferry-image` alone, which has zstd and the digests already: the program that starts containers stays
 //! without, and the package has two programs and not three. There are no threads: CRIU is cloned off from here.
 
+mod addresses;
+mod delta;
 pub mod destination;
+mod effort;
 mod frame;
 mod images;
 pub mod journal;

@@ -70,6 +70,9 @@ pub struct Bytes {
     pub saved_zero: u64,
     /// Pages that were sent before.
     pub saved_same: u64,
+    /// What had not changed in pages that were sent before.
+    #[serde(default)]
+    pub saved_unchanged: u64,
     /// Compression.
     pub saved_compression: u64,
 }
@@ -100,7 +103,7 @@ impl Report {
                 time(round.dump.saturating_add(round.send))
             ));
         }
-        let Bytes { pages, images, sent, saved_zero, saved_same, saved_compression } = self.bytes;
+        let Bytes { pages, images, sent, saved_zero, saved_same, saved_unchanged, saved_compression } = self.bytes;
         line(format!(
             "  sent          {} for {} of pages and {} of other images",
             size(sent),
@@ -108,9 +111,10 @@ impl Report {
             size(images)
         ));
         line(format!(
-            "  saved         zeros {}, sent before {}, compression {}",
+            "  saved         zeros {}, sent before {}, unchanged in a page {}, compression {}",
             size(saved_zero),
             size(saved_same),
+            size(saved_unchanged),
             size(saved_compression)
         ));
         self.notes.iter().for_each(|note| line(format!("  note          {note}")));

@@ -111,8 +111,8 @@ pub struct Options {
     pub wishes: Wishes,
     /// Give up where they do not.
     pub abort_on_no_convergence: bool,
-    /// zstd's.
-    pub level: i32,
+    /// zstd's, of which 0 is without; `None`: as the link is fast or slow.
+    pub level: Option<i32>,
 }
 
 /// A migration on its way.
@@ -342,6 +342,7 @@ impl Source<'_> {
             sent: self.link.sent,
             saved_zero: counts.zero * page,
             saved_same: counts.same * page,
+            saved_unchanged: counts.unchanged_away,
             saved_compression: counts.compressed_away,
         };
         report.pages = counts;

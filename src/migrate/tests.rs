@@ -255,7 +255,7 @@ impl World {
             pre_copy: true,
             wishes: Wishes { max_downtime: Duration::from_secs(1), max_rounds: 3 },
             abort_on_no_convergence: false,
-            level: 1,
+            level: Some(1),
         };
         let request = Request {
             version: PROTOCOL,

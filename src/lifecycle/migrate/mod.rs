@@ -50,8 +50,8 @@ pub struct Options {
     pub abort_on_no_convergence: bool,
     /// The most bytes a second to be sent.
     pub bandwidth: Option<u64>,
-    /// zstd's.
-    pub level: i32,
+    /// zstd's, of which 0 is without; `None`: as the link is fast or slow.
+    pub level: Option<i32>,
     /// Only ask.
     pub dry_run: bool,
     /// What goes along.
