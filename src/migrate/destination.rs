@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::frame::refused;
-use super::images::Intake;
+use super::images::{self, Intake};
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::link::{Frame, Link};
 use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
@@ -157,16 +157,16 @@ impl Taking<'_> {
     /// All rounds, and what to restore from.
     fn receive(&mut self, most: u64) -> Result<()> {
         let mut intake = Intake::new(most)?;
-        let mut round = 0;
+        let (mut round, mut still) = (0, false);
         loop {
             match self.link.hear()? {
-                Message::Round(number) if number == round + 1 => {
+                Message::Round(number) if number == round + 1 && !still => {
                     round = number;
                     let directory = self.journal.round(round)?;
-                    intake.take(self.link, &directory, round)?;
+                    still = intake.take(self.link, &directory, round)?;
                     self.link.send(&Message::RoundTaken(round))?;
                 }
-                Message::Finish(last) if last.round == round && round > 0 => {
+                Message::Finish(last) if last.round == round && still => {
                     self.journal.entry.last = Some(Last { ..*last });
                     return Ok(());
                 }
@@ -180,6 +180,7 @@ impl Taking<'_> {
         let Self { link, host, journal, aborted } = self;
         let (entry, images) = (journal.entry.clone(), journal.images());
         let started = Instant::now();
+        let last = images.join(entry.last.as_ref().map_or(0, |last| last.round).to_string());
         let (mut prepared, mut committed) = (0, None);
         let pid = host.restore(&entry, &images, &mut |moment| {
             match (moment, committed) {
@@ -188,6 +189,8 @@ impl Taking<'_> {
                 // It is this end's, whoever is still there to be told.
                 (Moment::Waiting, Some(_)) => return Ok(()),
             }
+            // The disk had as long as CRIU took. Once it is this end's it can be restored from the images, whatever goes down.
+            images::settle(&last, &mut || link.alive())?;
             prepared = nanoseconds(started);
             journal.note(State::Prepared)?;
             link.send(&Message::Prepared)?;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, fsync, openat, symlinkat, syncfs};
 
 use super::addresses;
 use super::frame::refused;
@@ -19,6 +19,7 @@ use super::message::{Message, is_image_name};
 use super::pages::{BLOCK, PAGE, Packer, Unpacker};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Algorithm, Hasher};
+use crate::sys::fd;
 
 /// Bytes of a piece of a file that is no pages.
 const PIECE: usize = 1 << 20;
@@ -37,11 +38,11 @@ pub struct Sent {
     pub others: u64,
 }
 
-/// Sends a directory as this round.
+/// Sends a directory as this round; `still`: it is the last, and the container stands still meanwhile.
 ///
 /// # Errors
 /// What reading it answers; the link's.
-pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer) -> Result<Sent> {
+pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer, still: bool) -> Result<Sent> {
     link.send(&Message::Round(round))?;
     let mut sent = Sent::default();
     let names = names(directory)?;
@@ -65,7 +66,7 @@ pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer) 
         *(if pages { &mut sent.pages } else { &mut sent.others }) += size;
         sent.files += 1;
     }
-    link.send(&Message::RoundEnd { round, files: sent.files })?;
+    link.send(&Message::RoundEnd { round, files: sent.files, still })?;
     Ok(sent)
 }
 
@@ -112,6 +113,27 @@ fn fill(mut file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
+/// Waits until a round that was taken is on disk: its files, and nothing else of that disk, which others write to. `waiting` is
+/// called between two of them.
+///
+/// # Errors
+/// The disk fails; those of `waiting`.
+pub fn settle(directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    for name in names(directory)? {
+        let path = directory.join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?;
+        fsync(file).or_cannot("sync", path.display())?;
+        waiting()?;
+    }
+    for directory in [Some(directory), directory.parent()].into_iter().flatten() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(CWD, directory, flags, Mode::empty()).or_cannot("open", directory.display())?;
+        fsync(opened).or_cannot("sync", directory.display())?;
+    }
+    Ok(())
+}
+
 /// The receiving end, over all rounds.
 pub struct Intake {
     unpacker: Unpacker,
@@ -127,11 +149,12 @@ impl Intake {
         Ok(Self { unpacker: Unpacker::new()?, left: most })
     }
 
-    /// Takes a round, after [`Message::Round`], into its empty directory. What is returned from here is on disk.
+    /// Takes a round, after [`Message::Round`], into its empty directory. It is on disk then, unless it is the last, which is
+    /// answered: a container stands still meanwhile, and [`settle`] is for later.
     ///
     /// # Errors
     /// The far end breaks a rule; the disk is full; the link's.
-    pub fn take(&mut self, link: &mut Link, directory: &Path, round: u32) -> Result<()> {
+    pub fn take(&mut self, link: &mut Link, directory: &Path, round: u32) -> Result<bool> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(CWD, directory, flags, Mode::empty()).or_cannot("open", directory.display())?;
         if round > 1 {
@@ -148,8 +171,11 @@ impl Intake {
                     }
                     self.file(link, &dir, &name, size, pages)?;
                 }
-                Message::RoundEnd { round: number, files } if number == round && files == taken => {
-                    return syncfs(&dir).or_cannot("sync", directory.display());
+                Message::RoundEnd { round: number, files, still } if number == round && files == taken => {
+                    if !still {
+                        syncfs(&dir).or_cannot("sync", directory.display())?;
+                    }
+                    return Ok(still);
                 }
                 other => return Err(other.out_of_turn()),
             }
@@ -179,7 +205,11 @@ impl Intake {
                 Frame::Data(data) => data,
                 Frame::Message(Message::FileEnd(digest)) => {
                     return match (left, hasher.finish() == digest) {
-                        (0, true) => Ok(()),
+                        (0, true) => {
+                            // The disk begins now, while the rest comes, and while CRIU restores. One that cannot does all later.
+                            fd::start_writeback(&file).ok();
+                            Ok(())
+                        }
                         (0, false) => Err(refused(format!("{name} arrived damaged: its digest is another"))),
                         (left, _) => Err(refused(format!("{name} lacks {left} bytes"))),
                     };
@@ -229,10 +259,17 @@ mod tests {
         let (mut one, mut other) = pair(Duration::from_secs(30));
         let sending = std::thread::spawn({
             let from = from.clone();
-            move || send(&mut one, &from, 2, &mut Packer::new(Some(1)).unwrap()).unwrap()
+            move || send(&mut one, &from, 2, &mut Packer::new(Some(1)).unwrap(), true).unwrap()
         });
         assert_eq!(other.hear().unwrap(), Message::Round(2));
-        Intake::new(1 << 30).unwrap().take(&mut other, &to, 2).unwrap();
+        assert!(Intake::new(1 << 30).unwrap().take(&mut other, &to, 2).unwrap(), "it is the last");
+        let mut waited = 0;
+        settle(&to, &mut || {
+            waited += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(waited, 3);
         assert_eq!(sending.join().unwrap(), Sent { files: 3, pages: 503 * PAGE as u64, others: 4 });
         for name in ["core-1.img", "pages-1.img", "empty.img"] {
             assert!(std::fs::read(from.join(name)).unwrap() == std::fs::read(to.join(name)).unwrap(), "{name}");
@@ -261,7 +298,7 @@ mod tests {
             ("other", vec![said(file("a", 2)), data(b"ab"), said(Message::FileEnd(Digest::of(b"cd")))], "damaged"),
             ("turn", vec![said(file("a", 2)), said(Message::Prepared)], "out of turn"),
             ("data", vec![data(b"ab")], "out of turn"),
-            ("count", vec![said(Message::RoundEnd { round: 1, files: 1 })], "out of turn"),
+            ("count", vec![said(Message::RoundEnd { round: 1, files: 1, still: false })], "out of turn"),
             ("idle", vec![said(file("a", 2)), Frame::Data(vec![0, 0, 0, 0, 0])], "longer than"),
             ("pages", vec![said(Message::File { name: "a".into(), size: 5, pages: true })], "no pages"),
             (

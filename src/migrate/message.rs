@@ -194,8 +194,11 @@ pub enum Message {
         round: u32,
         /// How many.
         files: u32,
+        /// Whether the container stands still, and this is the last. Then the destination does not wait for its disk before it
+        /// begins to restore, but before [`Message::Prepared`].
+        still: bool,
     },
-    /// Destination: the round is here and verified.
+    /// Destination: the round is here and verified, and on disk unless it is the last.
     RoundTaken(u32),
     /// Source: everything is sent; restore it, and hold it.
     Finish(Box<Last>),

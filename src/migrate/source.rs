@@ -7,9 +7,9 @@
 //!   | ---- Round(n), File…, RoundEnd -------> |  verified, on disk          (any number, while it runs)
 //!   | <--- RoundTaken(n) -------------------- |
 //!   stops the container
-//!   | ---- Round(n+1), File…, RoundEnd -----> |
+//!   | ---- Round(n+1), File…, RoundEnd -----> |  verified; the disk has begun to write it
 //!   | <--- RoundTaken(n+1) ------------------ |
-//!   | ---- Finish{round, streams} ----------> |  restores it, and holds it
+//!   | ---- Finish{round, streams} ----------> |  restores it, and holds it; all of it is on disk
 //!   | <--- Prepared ------------------------- |  journal: prepared
 //!   freezes its cgroup; journal: committed
 //!   | ---- Commit{token} -------------------> |  journal: committed; lets it go on
@@ -271,7 +271,7 @@ impl Source<'_> {
     }
 
     fn send_round(&mut self, directory: &Path, number: u32, packer: &mut Packer) -> Result<Sent> {
-        let sent = images::send(self.link, directory, number, packer)?;
+        let sent = images::send(self.link, directory, number, packer, false)?;
         match self.link.hear()? {
             Message::RoundTaken(taken) if taken == number => Ok(sent),
             other => Err(other.out_of_turn()),
@@ -392,7 +392,7 @@ impl Stop<'_> {
     /// The last round.
     fn copy(&mut self, directory: &Path, number: u32, packer: &mut Packer, still: &mut dyn Still) -> Result<Sent> {
         let started = Instant::now();
-        let sent = images::send(self.link, directory, number, packer)?;
+        let sent = images::send(self.link, directory, number, packer, true)?;
         match self.link.hear()? {
             Message::RoundTaken(taken) if taken == number => (),
             other => return Err(other.out_of_turn()),

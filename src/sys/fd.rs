@@ -1,6 +1,6 @@
 //! Descriptors by number: what is left open across an exec, and what was handed to ferry by its caller.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -106,4 +106,15 @@ pub fn set_cloexec(number: RawFd) -> Result<(), Errno> {
         Ok(_) | Err(Errno::EBADF) => Ok(()),
         Err(answer) => Err(answer),
     }
+}
+
+/// Has the kernel begin to write what a file has in memory to its disk, and does not wait for it: that it is there, fsync(2) alone
+/// tells. sync_file_range(2), SYNC_FILE_RANGE_WRITE.
+///
+/// # Errors
+/// EINVAL, ESPIPE: it is no file of a disk; what the disk answers.
+pub fn start_writeback(file: impl AsFd) -> Result<(), Errno> {
+    let number = file.as_fd().as_raw_fd();
+    // SAFETY: plain numbers; the descriptor is borrowed, and open for as long.
+    Errno::result(unsafe { libc::sync_file_range(number, 0, 0, libc::SYNC_FILE_RANGE_WRITE) }).map(drop)
 }
