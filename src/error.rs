@@ -158,6 +158,11 @@ impl Error {
         self.0.exit_code
     }
 
+    /// Whether it is this deed that failed.
+    pub fn is_of(&self, deed: &str) -> bool {
+        self.0.deed == deed
+    }
+
     /// The kernel's answer, where there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self.0.cause {

@@ -147,7 +147,8 @@ pub const VERB: Verb = Verb {
              Without COMMAND it is $SHELL, or sh. Everything from COMMAND on is the command's own.\n\nWith --image, runs \
              an image that `ferry image import` brought into the store, with what it says of its command, user, environment \
              and working directory. Its layers are shared by all containers of it; what the container writes goes to a \
-             layer of its own, and away with it.",
+             layer of its own, and away with it. Where the kernel will not stack layers (it has no overlayfs, or the store's \
+             filesystem cannot be an upper layer), the container gets a copy of the image's files, with a warning.",
         ),
         (
             "EXIT STATUS",

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, mknodat, statat, utimensat};
 use rustix::io::Errno as Answer;
 
-use super::merged::{Found, Merged, OPAQUE, Parts, is_opaque, is_whiteout, names, step};
-use super::{copy, xattr};
+use super::merged::{Found, Merged, OPAQUE, Parts, is_opaque, names, step};
+use super::{copy, whiteout, xattr};
 use crate::error::{Error, Result};
 use crate::path::errno;
 
@@ -127,7 +127,7 @@ fn tree(parts: &[Rc<OwnedFd>], to: BorrowedFd<'_>, marks: Marks) -> Result<Copie
 fn mark(here: &Level, name: &CStr, marks: Marks) -> Result<(), Errno> {
     let (Marks::Kept(_), Some(part)) = (marks, here.parts.first()) else { return Ok(()) };
     match statat(part, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if is_whiteout(&stat) => {
+        Ok(stat) if whiteout::is_device(&stat) => {
             mknodat(&here.copy, name, FileType::CharacterDevice, Mode::empty(), 0).map_err(errno)
         }
         Ok(_) | Err(Answer::NOENT) => Ok(()),
@@ -220,7 +220,7 @@ mod tests {
         let copied = upper(open("up"), open("kept").as_fd(), false).unwrap();
         assert_eq!((copied.entries, copied.bytes), (2 + u64::from(whiteout), 2));
         let kept = statat(open("kept"), c"etc/gone", AtFlags::SYMLINK_NOFOLLOW);
-        assert_eq!(kept.is_ok_and(|stat| is_whiteout(&stat)), whiteout);
+        assert_eq!(kept.is_ok_and(|stat| whiteout::is_device(&stat)), whiteout);
         std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
     }
 }

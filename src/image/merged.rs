@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, openat, readlinkat, statat};
 use rustix::io::Errno as Answer;
 
+use super::whiteout;
 use crate::path::errno;
 
 /// As the kernel's own limit: path_resolution(7).
@@ -39,11 +40,6 @@ pub enum Found {
     Directory(Parts),
     /// Anything else: the directory it is in, its name there, and what it is.
     Other(Rc<OwnedFd>, CString, Box<Stat>),
-}
-
-/// Whether this is how overlay marks what is removed.
-pub fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Whether a directory hides the ones below it.
@@ -210,7 +206,7 @@ pub fn step(parts: &[Rc<OwnedFd>], name: &CStr) -> Result<Found, Errno> {
             Err(answer) => return Err(errno(answer)),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            if found.is_empty() && !is_whiteout(&stat) {
+            if found.is_empty() && !whiteout::is_one(part, name, &stat) {
                 return Ok(Found::Other(Rc::clone(part), name.to_owned(), Box::new(stat)));
             }
             break;

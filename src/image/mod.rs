@@ -41,6 +41,7 @@ pub mod store;
 mod transfer;
 pub mod tree;
 pub mod unpack;
+mod whiteout;
 mod xattr;
 
 use digest::Digest;

@@ -14,8 +14,8 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, major, minor, read
 use rustix::io::Errno as Answer;
 use tar::{EntryType, Header};
 
-use super::merged::{is_opaque, is_whiteout};
-use super::{copy, xattr};
+use super::merged::is_opaque;
+use super::{copy, whiteout, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
@@ -110,7 +110,7 @@ impl<W: Write> Packer<W> {
         if below.as_ref().is_some_and(|below| is_unchanged(below, &stat)) {
             return Ok(());
         }
-        if self.marks && is_whiteout(&stat) {
+        if self.marks && whiteout::is_device(&stat) {
             return self.whiteout(above, &[b".wh.", name.to_bytes()].concat());
         }
         if name.to_bytes().starts_with(b".wh.") {

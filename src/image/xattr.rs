@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, lsetxattr};
 use rustix::io::Errno as Answer;
 
 use crate::path::{errno, fd_path};
@@ -43,6 +43,12 @@ pub fn set_at(dir: BorrowedFd<'_>, file: &CStr, name: &CStr, value: &[u8]) -> Re
     let path = [fd_path(dir).as_bytes(), b"/", file.to_bytes()].concat();
     let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
     lsetxattr(&path, name, value, XattrFlags::empty()).map_err(errno)
+}
+
+/// Whether `file` in `dir`, whatever it is, has an attribute.
+pub fn has_at(dir: BorrowedFd<'_>, file: &CStr, name: &CStr) -> bool {
+    let path = [fd_path(dir).as_bytes(), b"/", file.to_bytes()].concat();
+    CString::new(path).is_ok_and(|path| lgetxattr(&path, name, &mut [0_u8; 8][..]).is_ok())
 }
 
 /// Name and value of every attribute that is an image's, sorted by name.

@@ -151,7 +151,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         listen_fds: listen_fds(),
         cgroup_driver: setting.cgroup_manager,
         copy_on_write: stage,
-        layers: source.image.as_ref().map(|image| image.layers(&setting.root.join(id.as_str()))),
+        layers: source.image.as_ref().and_then(|image| image.layers(&setting.root.join(id.as_str()))),
     };
     let document = spec::Document::new(&source.path, source.text);
     let plan = plan::plan(&id, &source.config, &source.bundle, &host, &plan_options)
@@ -215,9 +215,8 @@ pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option
     // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
     entry.save(record)?;
     match plan.rootfs.base {
-        Base::Directory(_) => Ok(()),
         Base::CopyOnWrite { .. } => entry.make_stage().map(drop),
-        Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry.path())),
+        Base::Directory(_) | Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry.path())),
     }
 }
 

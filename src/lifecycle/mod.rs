@@ -31,6 +31,7 @@ pub mod receive;
 pub mod restore;
 pub mod resume;
 pub mod run;
+mod run_copy;
 pub mod run_image;
 pub mod run_rootfs;
 mod scratch;

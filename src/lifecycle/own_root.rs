@@ -96,6 +96,7 @@ fn origin(live: &Live) -> Result<Origin> {
     let uses = store_of(store)?.uses()?;
     let used = uses.into_iter().filter_map(|(_, used)| used).find(|used| used.user == own);
     let used = used.ok_or_else(|| cannot("the image store knows nothing of it"))?;
+    used.has_upper()?;
     match used.snapshot {
         Some(name) => Err(cannot(&format!("it was rolled back to snapshot {name:?}, and its files lie upon that"))
             .hint("make an image of it with `ferry image commit`, and run that")),

@@ -98,7 +98,7 @@ fn bring_back_then(
         no_new_keyring: true,
         cgroup_driver: setting.cgroup_manager,
         copy_on_write: create::stage(setting, &id, &source),
-        layers: source.image.as_ref().map(|image| image.layers(&setting.root.join(id.as_str()))),
+        layers: source.image.as_ref().and_then(|image| image.layers(&setting.root.join(id.as_str()))),
         ..plan::Options::default()
     };
     let document = Document::new(&source.path, source.text);

@@ -1,28 +1,34 @@
 //! `run --image`: a command in an image of the store, whose layers the container shares with all others of that image.
+//!
+//! Where the kernel will not stack them, which the container's own process is told when it mounts its root, everything is undone and
+//! done again upon a copy of the image's files: a start from layers asks for nothing beforehand.
 
 use std::path::{Path, PathBuf};
 
 use super::create::Source;
 use super::run_rootfs::Options;
-use super::{Setting, create, image, run, run_rootfs};
+use super::{Setting, create, image, run, run_copy, run_rootfs};
 use crate::error::{Error, Result};
 use crate::host::{self, Host};
 use crate::image::bundle;
 use crate::image::manifest::Descriptor;
+use crate::image::store::copies::NewCopy;
 use crate::image::store::uses::{Use, User};
 use crate::image::store::{Guard, Store, layers, snapshots};
 use crate::namespaces::{id_map, inside};
-use crate::rootfs::Layers;
+use crate::rootfs::{Layers, layers as stack};
 use crate::spec::config::{Config, Root};
 
 /// An image that a container is made from. The store is held until the use is noted.
 pub(super) struct Used {
-    store: Store,
+    pub store: Store,
     /// Where the store is.
     pub path: PathBuf,
-    image: crate::image::Image,
+    pub image: crate::image::Image,
     user_namespace: bool,
     snapshot: Option<Snapshots>,
+    /// The copy that stands for the layers, where they cannot be stacked.
+    pub copy: Option<NewCopy>,
     _guard: Guard,
 }
 
@@ -56,6 +62,22 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
     if options.detach && options.tty {
         return Err(Error::plain("--tty does not go with --detach").hint("give --no-tty"));
     }
+    let options_of_run = run::Options {
+        create: create::Options { id: options.id.clone(), ..create::Options::default() },
+        detach: options.detach,
+        ..run::Options::default()
+    };
+    match run::run_source(setting, &options_of_run, source(setting, image, options)?) {
+        Err(error) if stack::is_refused(&error) => {
+            let source = source(setting, image, options)?;
+            run_copy::run(setting, &options_of_run, source, &error)
+        }
+        answer => answer,
+    }
+}
+
+/// What the container is made from.
+fn source(setting: &Setting, image: &str, options: &Options) -> Result<Source> {
     let host = host::probe();
     let path = image::location(setting, &host)?;
     let missing = || {
@@ -68,15 +90,15 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
     let image = store.image(image)?;
     let user_namespace = unpacked(&store, &image)?;
     let config = config(&store, &image, options, &host)?;
-    let text =
-        serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
-    let used = Used { store, path: path.clone(), image, user_namespace, snapshot: None, _guard: guard };
+    let text = text(&config)?;
+    let used = Used { store, path: path.clone(), image, user_namespace, snapshot: None, copy: None, _guard: guard };
     // The configuration is made from the image: no file is to blame for it but that.
     let file = path.join("config.json");
-    let source =
-        Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used), upper: None };
-    let create = create::Options { id: options.id.clone(), ..create::Options::default() };
-    run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
+    Ok(Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used), upper: None })
+}
+
+pub(super) fn text(config: &Config) -> Result<Vec<u8>> {
+    serde_json::to_vec(config).map_err(|error| Error::said("write", "the configuration", error.to_string()))
 }
 
 /// Whether the image's layers were unpacked in a user namespace.
@@ -128,7 +150,15 @@ impl Used {
     /// Its layers are not unpacked.
     pub fn of_image(store: Store, guard: Guard, image: crate::image::Image) -> Result<Self> {
         let user_namespace = unpacked(&store, &image)?;
-        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot: None, _guard: guard })
+        Ok(Self {
+            path: store.root().to_owned(),
+            store,
+            image,
+            user_namespace,
+            snapshot: None,
+            copy: None,
+            _guard: guard,
+        })
     }
 
     /// What the image says, and over it these flags.
@@ -150,27 +180,32 @@ impl Used {
         let line = snapshots::line(&all, name)?;
         let layers = line.iter().map(|snapshot| store.snapshot_path(&used.user, &snapshot.name)).collect();
         let snapshot = Some(Snapshots { name: name.to_owned(), layers });
-        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot, _guard: guard })
+        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot, copy: None, _guard: guard })
     }
 
-    /// The stack of layers for the container whose directory is `state`.
-    pub fn layers(&self, state: &Path) -> Layers {
+    /// The stack of layers for the container whose directory is `state`; none where it has a copy.
+    pub fn layers(&self, state: &Path) -> Option<Layers> {
+        if self.copy.is_some() {
+            return None;
+        }
         let own = self.store.use_path(&User::Container(state.to_owned()));
         let lower = |id| self.store.path(layers::directory(id)).join("diff");
         let above = self.snapshot.iter().flat_map(|snapshot| snapshot.layers.iter().cloned());
-        Layers {
+        Some(Layers {
             lowers: above.chain(self.image.chain.iter().rev().map(lower)).collect(),
             upper: Some(own.join("upper")),
             work: own.join("work"),
             stage: own,
             userxattr: self.user_namespace,
-        }
+        })
     }
 
-    /// Makes the upper layer of the container whose directory is `state`. Only this value keeps the image for it, until
-    /// [`Used::note`].
+    /// Makes the upper layer of the container whose directory is `state`, or moves its copy there. Only this value keeps the image
+    /// for it, until [`Used::note`].
     pub fn make_upper(&self, state: &Path) -> Result<()> {
-        self.store.make_upper(&User::Container(state.to_owned())).map(drop)
+        let user = User::Container(state.to_owned());
+        self.store.make_upper(&user)?;
+        self.copy.as_ref().map_or(Ok(()), |copy| self.store.place_copy(copy, &user))
     }
 
     /// Notes that the container whose directory is `state` uses the image.
@@ -179,7 +214,7 @@ impl Used {
         let user = User::Container(state.to_owned());
         let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
         let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
-        self.store.note_use(&Use { snapshot, ..used })
+        self.store.note_use(&Use { snapshot, copied: self.copy.is_some(), ..used })
     }
 }
 

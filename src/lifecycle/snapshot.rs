@@ -176,7 +176,9 @@ fn used(setting: &Setting, container: &Live) -> Result<(Store, Use)> {
     let user = User::Container(container.entry.path().to_owned());
     let found = store.uses()?.into_iter().filter_map(|(_, used)| used).find(|used| used.user == user);
     let missing = || Error::plain(format!("the image store knows nothing of container {:?}", container.record.id));
-    Ok((store, found.ok_or_else(missing)?))
+    let found = found.ok_or_else(missing)?;
+    found.has_upper()?;
+    Ok((store, found))
 }
 
 fn find<'a>(all: &'a [Snapshot], name: &str) -> Result<&'a Snapshot> {

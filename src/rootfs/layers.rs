@@ -21,6 +21,17 @@ use super::plan::Layers;
 use crate::error::{Context, Error, Result};
 use crate::path::{Root, errno, fd_path};
 
+/// What fails where the kernel refuses to stack them.
+const DEED: &str = "stack the image's layers on";
+
+/// Whether the kernel would not stack the layers, whatever they hold: it has no overlayfs, this user may not mount one, or the
+/// filesystem cannot be an upper layer.
+pub fn is_refused(error: &Error) -> bool {
+    use Errno::{EACCES, EINVAL, ENODEV, ENOSYS, EOPNOTSUPP, EPERM};
+    let answers = [EACCES, EINVAL, ENODEV, ENOSYS, EOPNOTSUPP, EPERM];
+    error.is_of(DEED) && error.errno().is_some_and(|answer| answers.contains(&answer))
+}
+
 /// Mounts them on their stage. With an upper layer, the mount tree must be cut off from the host already; without one, they can
 /// only be read, and nobody gets rights through them.
 ///
@@ -162,13 +173,13 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
 
 /// What the kernel's answer means. Its own words go to the log of the kernel for most of them.
 fn explained(stack: &Layers, answer: Errno, words: &str) -> Error {
-    let error = Error::kernel("stack the image's layers on", stack.stage.display().to_string(), answer);
+    let error = Error::kernel(DEED, stack.stage.display().to_string(), answer);
     let upper = stack.upper.as_deref().unwrap_or(Path::new("the upper layer"));
     match answer {
         Errno::EINVAL if stack.lowers.len() > 500 => error.hint("an overlay takes 500 layers at most"),
         Errno::EINVAL if unsuitable(upper) => error.hint(format!(
-            "the filesystem of {} cannot be an upper layer (another overlay, NFS and FAT cannot): name a directory on ext4, \
-             XFS, btrfs or tmpfs with --store before the verb",
+            "the filesystem of {} cannot be an upper layer (another overlay, FUSE, NFS, SMB and FAT cannot): name a directory \
+             on ext4, XFS, btrfs or tmpfs with --store before the verb",
             upper.display()
         )),
         Errno::EPERM if stack.userxattr => error.hint("overlayfs in a user namespace needs Linux 5.11"),
@@ -188,6 +199,34 @@ fn unsuitable(path: &Path) -> bool {
     const FAT: i64 = 0x4d44;
     const EXFAT: i64 = 0x2011_bab0;
     const NINE_P: i64 = 0x0102_1997;
+    const FUSE: i64 = 0x6573_5546;
+    const SMB2: i64 = 0xfe53_4d42;
     let Ok(filesystem) = rustix::fs::statfs(path) else { return false };
-    [OVERLAY, NFS, FAT, EXFAT, NINE_P].contains(&filesystem.f_type)
+    [OVERLAY, NFS, FAT, EXFAT, NINE_P, FUSE, SMB2].contains(&filesystem.f_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_kernel_would_not_do_is_a_refusal() {
+        let stack = Layers {
+            lowers: vec!["/".into()],
+            upper: Some("/".into()),
+            work: "/".into(),
+            stage: "/stage".into(),
+            userxattr: true,
+        };
+        for answer in [Errno::ENODEV, Errno::EPERM, Errno::EACCES, Errno::EINVAL] {
+            let error = explained(&stack, answer, "");
+            assert!(is_refused(&error), "{error}");
+            // As the child sends it.
+            assert!(is_refused(&Error::from_wire(error.to_wire())), "{error}");
+        }
+        for error in [explained(&stack, Errno::ELOOP, ""), explained(&stack, Errno::ENOSPC, "")] {
+            assert!(!is_refused(&error), "{error}");
+        }
+        assert!(!is_refused(&Error::kernel("open", "/layer", Errno::EACCES)));
+    }
 }

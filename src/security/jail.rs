@@ -66,6 +66,7 @@ const FILES: &[libc::c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_fcntl,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_getdents64,
     libc::SYS_lseek,
     libc::SYS_newfstatat,

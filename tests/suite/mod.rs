@@ -35,6 +35,7 @@ mod image_bundle;
 mod image_commit;
 mod image_hostile;
 mod image_killed;
+mod image_root;
 mod image_tools;
 mod install;
 mod lifecycle;
@@ -135,6 +136,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_tools", image_tools::SCENARIOS),
     ("image_hostile", image_hostile::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
+    ("image_root", image_root::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
     ("checkpoint_workloads", checkpoint_workloads::SCENARIOS),
     ("explain", explain::SCENARIOS),

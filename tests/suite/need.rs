@@ -27,6 +27,8 @@ pub enum Need {
     Disk,
     /// ferry itself: no other runtime has this.
     Ferry,
+    /// A kernel of this version at least, and what it is needed for.
+    Kernel(u32, u32, &'static str),
     /// A program on this machine.
     Tool(&'static str),
     /// A CRIU that knows this machine's kernel.
@@ -60,6 +62,9 @@ impl Need {
             }
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
+            Self::Kernel(major, minor, what) => {
+                (kernel() < vec![major, minor]).then(|| format!("needs Linux {major}.{minor}: {what}"))
+            }
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
             Self::Criu => no_criu(),
             Self::CriuTcp => (!answers_passcred()).then(|| "needs a CRIU that knows this kernel's sockets".into()),

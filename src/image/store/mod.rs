@@ -6,7 +6,7 @@
 //! blobs/sha256/HEX       documents and layers as they came, by digest
 //! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/
 //! images.json            names -> manifests
-//! containers/KEY/        what is in use: use.json, and a container's upper/ and work/
+//! containers/KEY/        what is in use: use.json, and a container's upper/ and work/, or copy/rootfs/
 //! snapshots/KEY/NAME/    what containers had written at some time
 //! tmp/                   what is being made; no part of the store
 //! ```
@@ -30,6 +30,7 @@ use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
 pub mod check;
+pub mod copies;
 pub mod layers;
 pub mod names;
 pub mod prune;

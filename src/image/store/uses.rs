@@ -26,6 +26,14 @@ pub enum User {
     Mount(PathBuf),
 }
 
+impl User {
+    /// The last name of its path: a container's id.
+    fn name(&self) -> String {
+        let (Self::Container(path) | Self::Mount(path)) = self;
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
 /// One use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,13 +54,31 @@ pub struct Use {
     /// Of a container that was rolled back: the snapshot that its upper layer lies upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// Of a container whose layers could not be stacked: it has a copy of their files in place of an upper layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
 }
 
 impl Use {
     /// A use of the current format.
     pub fn new(user: User, image: String, manifest: Digest, layers: Vec<Digest>) -> Self {
         let namespace = matches!(user, User::Mount(_)).then(|| namespace_of("self")).flatten();
-        Self { format: FORMAT, user, image, manifest, layers, namespace, snapshot: None }
+        Self { format: FORMAT, user, image, manifest, layers, namespace, snapshot: None, copied: false }
+    }
+
+    /// Its upper layer has to be there for what is about to be done.
+    ///
+    /// # Errors
+    /// It has a copy of the image in its place, which does not tell what the container changed.
+    pub fn has_upper(&self) -> Result<()> {
+        if !self.copied {
+            return Ok(());
+        }
+        let name = self.user.name();
+        Err(Error::plain(format!(
+            "container {name:?} runs on a copy of its image, which tells nothing of what the container changed"
+        ))
+        .hint("it was told why when the container was made: the image's layers could not be stacked"))
     }
 
     /// Whether the user is still there.
@@ -87,8 +113,7 @@ pub fn key(user: &User) -> String {
         User::Mount(path) => ("mount", path),
     };
     let whole = format!("{word} {}", path.display());
-    let name: String = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{}-{}", name.chars().take(80).collect::<String>(), Digest::of(whole.as_bytes()).short())
+    format!("{}-{}", user.name().chars().take(80).collect::<String>(), Digest::of(whole.as_bytes()).short())
 }
 
 impl Store {

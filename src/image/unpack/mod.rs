@@ -23,9 +23,9 @@ use rustix::fs::{
 use rustix::io::Errno as Answer;
 use tar::{Entry, EntryType};
 
-use super::merged::{OPAQUE, is_whiteout};
+use super::merged::OPAQUE;
 use super::metered::{Metered, Room};
-use super::{tree, xattr};
+use super::{tree, whiteout, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
 
@@ -222,7 +222,7 @@ impl Layer {
     fn reopen_whiteout(&mut self, path: &[u8]) -> Result<(), Errno> {
         let (above, name) = parted(path);
         let (dir, name) = (self.open_dir(above)?, c_name(name)?);
-        if !is_whiteout(&statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?) {
+        if !whiteout::is_one(&dir, &name, &statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?) {
             return Err(Errno::ENOTDIR);
         }
         unlinkat(&dir, &name, AtFlags::empty()).map_err(errno)?;
@@ -327,9 +327,10 @@ impl Layer {
                 let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     self.parent = None;
+                    let removed = whiteout::is_one(dir, name, &stat);
                     unlinkat(dir, name, AtFlags::empty()).map_err(errno)?;
                     mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)).map_err(errno)?;
-                    if is_whiteout(&stat) {
+                    if removed {
                         self.hide_below(&header.path)?;
                     }
                 }
@@ -372,7 +373,7 @@ impl Layer {
         let target = c_name(target)?;
         let from = match self.open_dir(above) {
             Ok(from) => match statat(&from, &target, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if is_whiteout(&stat) => None,
+                Ok(stat) if whiteout::is_one(&from, &target, &stat) => None,
                 Ok(_) => Some(from),
                 Err(Answer::NOENT) => None,
                 Err(answer) => return Err(errno(answer)),
@@ -462,17 +463,17 @@ impl Layer {
             answer => answer?,
         };
         let name = c_name(removed)?;
-        match mknodat(&dir, &name, FileType::CharacterDevice, Mode::empty(), 0) {
+        match whiteout::make(dir.as_fd(), &name, self.how.user_namespace) {
             Ok(()) => Ok(()),
             // It removes what is below, not what this layer brings itself.
-            Err(Answer::EXIST) => {
+            Err(Errno::EEXIST) => {
                 let stat = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
                 match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => self.hide_below(&removed_path),
                     _ => Ok(()),
                 }
             }
-            Err(answer) => Err(errno(answer)),
+            Err(answer) => Err(answer),
         }
     }
 

@@ -69,10 +69,11 @@ pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> 
 fn find(setting: &Setting, store: &Store, id: &str) -> Result<Use> {
     let user = User::Container(setting.root.join(id));
     let found = store.uses()?.into_iter().filter_map(|(_, used)| used).find(|used| used.user == user);
-    found.filter(Use::is_live).ok_or_else(|| {
+    let found = found.filter(Use::is_live).ok_or_else(|| {
         Error::plain(format!("no container {id:?} runs from an image here"))
             .hint("--root before the verb says where containers are, --store where images are")
-    })
+    })?;
+    found.has_upper().map(|()| found)
 }
 
 fn upper(store: &Store, used: &Use) -> Result<OwnedFd> {
