@@ -69,6 +69,8 @@ pub struct DumpChoice {
     pub leave_running: bool,
     /// The memory only; the container goes on.
     pub pre_dump: bool,
+    /// What is written to in memory is tracked from here on, so that other images can build on these.
+    pub track: bool,
     /// Leave out connections that are still being made.
     pub tcp_skip_in_flight: bool,
     /// Give files without a name one for the time.
@@ -139,7 +141,7 @@ pub fn dump_then(
 ) -> Result<Afterwards> {
     let program = find()?;
     let version = check_version(&program)?;
-    if choice.pre_dump || choice.parent.is_some() {
+    if choice.tracks_memory() {
         check_feature(&program, Feature::MemoryTracking)?;
     }
     if choice.choice.lazy_pages {
@@ -160,6 +162,9 @@ pub fn dump_then(
     if let Some(streams) = streams {
         options.external.extend(streams.external());
         streams.save(&choice.choice.images)?;
+    }
+    if let Some(entry) = subject.entry.filter(|_| choice.tracks_memory()) {
+        entry.forget_tracked()?;
     }
     let frozen_before = subject.cgroup.map(life::is_frozen).transpose()?.unwrap_or(false);
     let deed = if choice.pre_dump { Deed::PreDump } else { Deed::Dump };
@@ -286,7 +291,7 @@ fn plan(subject: &Subject<'_>, choice: &DumpChoice) -> Result<Options> {
         link_remap: choice.link_remap,
         page_server: choice.page_server.clone(),
         parent: choice.parent.as_ref().map(|parent| parent.as_os_str().as_bytes().to_vec()),
-        track_memory: choice.parent.is_some() || choice.pre_dump,
+        track_memory: choice.tracks_memory(),
         root: Some(subject.rootfs.as_os_str().as_bytes().to_vec()),
         external: external::dumped_namespaces(&namespaces, subject.pid)?,
         freeze_cgroup: subject.cgroup.map(|cgroup| cgroup.path.as_os_str().as_bytes().to_vec()),
@@ -367,6 +372,13 @@ fn check_parent(images: &Path, parent: Option<&Path>) -> Result<()> {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(Error::kernel("use --parent-path", whole.display().to_string(), nix::errno::Errno::ENOTDIR)),
         Err(error) => Err(error).or_cannot("use --parent-path", whole.display()),
+    }
+}
+
+impl DumpChoice {
+    /// Whether the kernel is told to track anew what is written to.
+    fn tracks_memory(&self) -> bool {
+        self.track || self.pre_dump || self.parent.is_some()
     }
 }
 

@@ -35,11 +35,13 @@ pub const STAGE: &CStr = c"root";
 const NOTIFY: &CStr = c"notify";
 /// Who holds the lock for long.
 const WORKER: &CStr = c"worker";
+/// The images since which the kernel tracks what the container writes to in memory.
+const TRACKED: &CStr = c"tracked";
 /// The socket in it, from the container's directory on.
 pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
 
 /// What else can be in a container's directory, beside the record, the configuration and the two directories.
-const RARE: [&CStr; 5] = [STATE_NEW, CONFIG_NEW, GATE, c"notify/notify.sock", WORKER];
+const RARE: [&CStr; 6] = [STATE_NEW, CONFIG_NEW, GATE, c"notify/notify.sock", WORKER, TRACKED];
 
 /// A record larger than this is none of ours. Bytes.
 const LARGEST: u64 = 1 << 20;
@@ -233,6 +235,32 @@ impl Entry {
         self.unlink(WORKER)
     }
 
+    /// Notes the number of the images that the next ones can build on: since they were made, the kernel tracks what the container
+    /// writes to. [`Entry::forget_tracked`] takes the note away.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn note_tracked(&self, number: u64) -> Result<()> {
+        self.write(TRACKED, number.to_string().as_bytes())
+    }
+
+    /// The number of the images that the next ones can build on. A note that is none names none.
+    pub fn tracked(&self) -> Option<u64> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.dir, TRACKED, flags, Mode::empty()).ok()?);
+        let mut text = String::new();
+        file.take(LARGEST).read_to_string(&mut text).ok()?;
+        text.parse().ok()
+    }
+
+    /// Tracking begins anew, by whomever: what was written to until now is not told any more.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn forget_tracked(&self) -> Result<()> {
+        self.unlink(TRACKED)
+    }
+
     fn missing(&self) -> Error {
         Error::plain(format!("container {:?} does not exist", self.id.as_str()))
     }
@@ -364,7 +392,7 @@ impl Entry {
     pub fn remove(&self) -> Result<()> {
         self.unlink(STATE)?;
         self.unlink(CONFIG)?;
-        // Most often there was nothing else, and the answer is one call's instead of six.
+        // Most often there was nothing else, and the answer is one call's instead of seven.
         match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
             Err(Answer::NOTEMPTY | Answer::EXIST) => (),
             answer => return self.removed(answer),

@@ -55,10 +55,18 @@ pub(super) struct Deeds<'a> {
 /// # Errors
 /// As [`checkpoint`], or those of the deeds.
 pub(super) fn with(setting: &Setting, id: &str, choice: &DumpChoice, deeds: Deeds<'_>) -> Result<()> {
+    dump_locked(setting, &live::open_locked(setting, id)?, choice, deeds)
+}
+
+/// The same with a container that is open, and locked.
+///
+/// # Errors
+/// As [`with`].
+pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoice, deeds: Deeds<'_>) -> Result<()> {
     let Deeds { keep_root, complete, after } = deeds;
     // An interrupt ends the dump where that can be, and not in the middle of it.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
-    let container = live::open_locked(setting, id)?;
+    let id = container.entry.id.as_str();
     let init = match (container.status, container.record.init) {
         (Status::Running | Status::Paused, Some(init)) => init,
         (status, _) => {
@@ -67,8 +75,8 @@ pub(super) fn with(setting: &Setting, id: &str, choice: &DumpChoice, deeds: Deed
         }
     };
     let images = &choice.choice.images;
-    let kept = match (has_own(&container) && !choice.pre_dump, keep_root) {
-        (true, Some(keep_root)) => Some(keep_root(&container, images)?),
+    let kept = match (has_own(container) && !choice.pre_dump, keep_root) {
+        (true, Some(keep_root)) => Some(keep_root(container, images)?),
         (true, None) => {
             return Err(Error::plain(format!("the root of container {id:?} goes with it, and is not saved")));
         }
@@ -80,9 +88,9 @@ pub(super) fn with(setting: &Setting, id: &str, choice: &DumpChoice, deeds: Deed
     }
     container.entry.note_worker(&Worker::own(None)?)?;
     let all = || kept.as_ref().map_or(Ok(()), |kept| kept()).and_then(|()| complete());
-    let dumped = dump_container(&container, init.pid(), choice, &all);
+    let dumped = dump_container(container, init.pid(), choice, &all);
     let done = match &dumped {
-        Ok(()) => after(&container),
+        Ok(()) => after(container),
         Err(error) => Err(error.clone()),
     };
     let mut undone = container.entry.rest();

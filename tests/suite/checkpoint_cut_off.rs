@@ -41,7 +41,7 @@ fn criu_of(ferry: u32) -> Vec<i32> {
 
 /// Kills ferry, or CRIU below it, at a moment, and waits until both are gone.
 #[allow(clippy::disallowed_methods, reason = "the moment is what the test is about")]
-fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &str) -> Outcome {
+pub(super) fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &str) -> Outcome {
     std::thread::sleep(moment);
     let ferry = Pid::from_raw(i32::try_from(child.id())?);
     // It stands still while one looks whom there is. It may have ended by itself, as may they.

@@ -63,6 +63,7 @@ mod seccomp_agent;
 mod security;
 mod shortages;
 mod snapshot;
+mod snapshot_memory;
 mod stage;
 mod state;
 mod stats;
@@ -138,6 +139,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
+    ("snapshot_memory", snapshot_memory::SCENARIOS),
     ("checkpoint_workloads", checkpoint_workloads::SCENARIOS),
     ("explain", explain::SCENARIOS),
     ("faults", faults::SCENARIOS),

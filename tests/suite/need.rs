@@ -33,6 +33,8 @@ pub enum Need {
     Tool(&'static str),
     /// A CRIU that knows this machine's kernel.
     Criu,
+    /// A kernel that tells which pages of memory were written to.
+    SoftDirty,
     /// A kernel whose TCP sockets answer what every CRIU before 4.2 asks of them.
     CriuTcp,
     /// A runtime (the first word) known to differ here, and how. It is tried all the same: if it fails, that is counted
@@ -67,6 +69,7 @@ impl Need {
             }
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
             Self::Criu => no_criu(),
+            Self::SoftDirty => (!is_soft_dirty().unwrap_or(false)).then(|| "needs CONFIG_MEM_SOFT_DIRTY".into()),
             Self::CriuTcp => (!answers_passcred()).then(|| "needs a CRIU that knows this kernel's sockets".into()),
             Self::Peer(..) => None,
         }
@@ -157,6 +160,17 @@ pub fn disk() -> Option<std::path::PathBuf> {
 fn answers_passcred() -> bool {
     let socket = std::net::TcpListener::bind(("127.0.0.1", 0));
     socket.is_ok_and(|socket| nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PassCred).is_ok())
+}
+
+/// Bit 55 of a page's row. pagemap(5), Documentation/admin-guide/mm/soft-dirty.rst
+fn is_soft_dirty() -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const PAGE: usize = 4096;
+    let memory = vec![1_u8; 2 * PAGE];
+    let page = (memory.as_ptr() as usize).div_ceil(PAGE);
+    let mut row = [0; 8];
+    std::fs::File::open("/proc/self/pagemap")?.read_exact_at(&mut row, 8 * page as u64)?;
+    Ok(u64::from_le_bytes(row) >> 55 & 1 == 1)
 }
 
 fn on_path(name: &str) -> bool {

@@ -10,7 +10,9 @@ use super::{check, commit, diff, export, history, import, inspect, list, mount, 
 use crate::cli::bundle;
 use crate::cli::globals::{self, Asked, Globals};
 use crate::cli::verb::Verb;
-use crate::cli::{FAMILIES, VERBS, archive, argv, checkpoint, migrate, output, parse, receive, restore, usage};
+use crate::cli::{
+    FAMILIES, VERBS, archive, argv, checkpoint, migrate, output, parse, receive, restore, snapshot, usage,
+};
 use crate::error::{Error, Result};
 use crate::log::Log;
 
@@ -34,6 +36,7 @@ const DEEDS: &[(&str, Deed)] = &[
     (prune::VERB.name, prune::run),
     (check::VERB.name, check::run),
     (bundle::CREATE.name, bundle::create),
+    (snapshot::CLONE.name, snapshot::clone),
     (checkpoint::VERB.name, archive::checkpoint),
     (restore::VERB.name, archive::restore),
     (migrate::VERB.name, migrate::run),

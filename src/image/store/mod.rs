@@ -7,7 +7,7 @@
 //! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/
 //! images.json            names -> manifests
 //! containers/KEY/        what is in use: use.json, and a container's upper/ and work/, or copy/rootfs/
-//! snapshots/KEY/NAME/    what containers had written at some time
+//! snapshots/KEY/NAME/    what containers had written at some time, and in memory: .memory/NUMBER/
 //! tmp/                   what is being made; no part of the store
 //! ```
 //!
@@ -32,6 +32,7 @@ use crate::path::errno;
 pub mod check;
 pub mod copies;
 pub mod layers;
+pub mod memories;
 pub mod names;
 pub mod prune;
 pub mod session;

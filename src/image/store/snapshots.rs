@@ -4,6 +4,7 @@
 //! A container that was rolled back to a snapshot writes to a new upper layer above it, and a snapshot of that lies above the first:
 //! what a snapshot shows is its own layer over those of its ancestors over the image. They go with their container.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno as Answer;
 use serde::{Deserialize, Serialize};
 
-use super::session::Session;
+use super::session::{NewLayer, Session};
 use super::uses::{User, key};
 use super::{FORMAT, Store};
 use crate::error::{Context, Error, Result};
@@ -23,7 +24,7 @@ const RECORD: &str = "snapshot.json";
 const DIRECTORY: &str = "snapshots";
 
 /// What is known of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// The store's format.
@@ -41,9 +42,35 @@ pub struct Snapshot {
     pub entries: u64,
     /// Bytes of files in its own layer.
     pub bytes: u64,
+    /// What the processes had in memory, where that was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
 }
 
-fn directory(user: &User) -> String {
+/// What is known of the images of a container's processes. See [`super::memories`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Of their directory.
+    pub number: u64,
+    /// Bytes of memory in them.
+    pub bytes: u64,
+    /// Bytes of memory that are in the images they build on.
+    pub unchanged_bytes: u64,
+    /// How long the processes stood still.
+    pub frozen_milliseconds: f64,
+    /// The flags that going back takes too.
+    #[serde(default)]
+    pub flags: BTreeSet<String>,
+}
+
+/// A container's upper layer, copied, that is not yet a snapshot.
+pub struct CopiedUpper {
+    layer: NewLayer,
+    copied: flatten::Copied,
+}
+
+pub(super) fn directory(user: &User) -> String {
     format!("{DIRECTORY}/{}", key(user))
 }
 
@@ -72,12 +99,38 @@ impl Session<'_> {
         created: String,
         marks: bool,
     ) -> Result<Snapshot> {
-        let store = self.store();
-        let upper = store.use_path(user).join("upper");
+        let copied = self.copy_upper(user, marks)?;
+        self.keep_upper(user, copied, name, parent, created, None)
+    }
+
+    /// Copies the upper layer of `user`. It is nothing yet, and goes with the session.
+    ///
+    /// # Errors
+    /// A file cannot be copied.
+    pub fn copy_upper(&self, user: &User, marks: bool) -> Result<CopiedUpper> {
+        let upper = self.store().use_path(user).join("upper");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let from = openat(rustix::fs::CWD, &upper, flags, Mode::empty()).or_cannot("open", upper.display())?;
         let layer = self.layer()?;
         let copied = flatten::upper(from, layer.diff.as_fd(), marks)?;
+        Ok(CopiedUpper { layer, copied })
+    }
+
+    /// Makes a snapshot of a copy.
+    ///
+    /// # Errors
+    /// The name is taken. Then there is no snapshot.
+    pub fn keep_upper(
+        &self,
+        user: &User,
+        upper: CopiedUpper,
+        name: &str,
+        parent: Option<String>,
+        created: String,
+        memory: Option<Memory>,
+    ) -> Result<Snapshot> {
+        let store = self.store();
+        let CopiedUpper { layer, copied } = upper;
         let snapshot = Snapshot {
             format: FORMAT,
             name: name.to_owned(),
@@ -86,19 +139,9 @@ impl Session<'_> {
             created,
             entries: copied.entries,
             bytes: copied.bytes,
+            memory,
         };
-        for above in [DIRECTORY.to_owned(), directory(user)] {
-            match mkdirat(store.dir(), above.as_str(), Mode::from_raw_mode(0o711)) {
-                Ok(()) | Err(Answer::EXIST) => (),
-                Err(answer) => {
-                    return Err(Error::kernel(
-                        "make directory",
-                        store.path(above).display().to_string(),
-                        errno(answer),
-                    ));
-                }
-            }
-        }
+        store.make_snapshots(user)?;
         let text = serde_json::to_vec(&snapshot).map_err(|why| Error::said("save", RECORD, why.to_string()))?;
         self.place_layer(&layer, RECORD, &text, &place(user, name)).map_err(|error| match error.errno() {
             Some(nix::errno::Errno::ENOTEMPTY | nix::errno::Errno::EEXIST) => taken(name),
@@ -114,6 +157,21 @@ fn taken(name: &str) -> Error {
 }
 
 impl Store {
+    /// Makes the directory of a container's snapshots, where there is none.
+    pub(super) fn make_snapshots(&self, user: &User) -> Result<()> {
+        [DIRECTORY.to_owned(), directory(user)]
+            .iter()
+            .try_for_each(|name| self.make_directory(name, Mode::from_raw_mode(0o711)))
+    }
+
+    /// Makes a directory, where there is none.
+    pub(super) fn make_directory(&self, name: &str, mode: Mode) -> Result<()> {
+        match mkdirat(self.dir(), name, mode) {
+            Ok(()) | Err(Answer::EXIST) => Ok(()),
+            Err(answer) => Err(Error::kernel("make directory", self.path(name).display().to_string(), errno(answer))),
+        }
+    }
+
     /// A container's snapshots, the oldest first.
     ///
     /// # Errors
@@ -124,7 +182,7 @@ impl Store {
             Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => return Ok(found),
             names => names?,
         };
-        for name in names {
+        for name in names.into_iter().filter(|name| !name.to_bytes().starts_with(b".")) {
             let name = format!("{}/{RECORD}", place(user, &name.to_string_lossy()));
             let damaged = |why: String| Error::said("read", self.path(&name).display().to_string(), why);
             let bytes = self.read(&name, 1 << 20)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
@@ -223,6 +281,7 @@ mod tests {
             created: String::new(),
             entries: 0,
             bytes: 0,
+            memory: None,
         }
     }
 

@@ -31,6 +31,11 @@ pub struct Running<'a> {
     pub logs: Option<PathBuf>,
 }
 
+/// What stands for the rounds of this very process where it is noted since which images the kernel tracks: no number of any images.
+fn own_rounds() -> u64 {
+    1 << 63 | u64::from(std::process::id())
+}
+
 /// It, locked.
 struct Locked {
     live: Live,
@@ -47,6 +52,12 @@ impl Running<'_> {
             (status, _) => return Err(Error::plain(format!("container {:?} is {status} now", self.id))),
         };
         Ok(Locked { config: live.entry.config()?, cgroup: live.cgroup("migrate")?, live, pid })
+    }
+
+    /// The images to build on, if the kernel tracks since then: somebody else may have had it begin anew between two rounds.
+    fn tracked<'a>(locked: &Locked, parent: Option<&'a Path>) -> Result<Option<&'a Path>> {
+        let parent = parent.filter(|_| locked.live.entry.tracked() == Some(own_rounds()));
+        locked.live.entry.forget_tracked().map(|()| parent)
     }
 
     fn choice(&self, images: &Path, parent: Option<&Path>) -> DumpChoice {
@@ -79,15 +90,17 @@ impl Container for Running<'_> {
         waiting: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let locked = self.lock()?;
+        let parent = Self::tracked(&locked, parent)?;
         let choice = DumpChoice { pre_dump: true, ..self.choice(images, parent) };
         dump::dump_then(&locked.subject(self.id), &choice, &mut |word| {
             if word == criu::WAITING { waiting() } else { Ok(()) }.map(|()| Afterwards::End)
-        })
-        .map(drop)
+        })?;
+        locked.live.entry.note_tracked(own_rounds())
     }
 
     fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
         let locked = self.lock()?;
+        let parent = Self::tracked(&locked, parent)?;
         let mut since = Instant::now();
         dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word| match word {
             // The last word before it is stopped.

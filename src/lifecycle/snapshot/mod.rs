@@ -1,16 +1,15 @@
-//! `snapshot`: what a container of an image has written, kept to go back to.
+//! `snapshot`: what a container of an image has written, kept to go back to; and where that is asked for, what it had in memory.
 //!
 //! The kernel lets no overlay change its upper layer while it is mounted. So a snapshot is a copy of that layer (which a filesystem
 //! with reflinks shares), made while the container's processes stand still; and going back makes the container anew, with an empty
-//! upper layer above the snapshot's.
+//! upper layer above the snapshot's: see [`rollback`], and [`memory`].
 
 use std::time::SystemTime;
 
 use super::image::{as_root, with_images};
 use super::live::Live;
 use super::pause::PATIENCE;
-use super::run_image::{self, Used};
-use super::{Setting, create, delete, live, run};
+use super::{Setting, live};
 use crate::cgroup::life;
 use crate::container::{Record, Status};
 use crate::error::{Error, Result};
@@ -19,11 +18,19 @@ use crate::image::store::snapshots::{self, Snapshot};
 use crate::image::store::uses::{Use, User};
 use crate::image::store::{Store, layers};
 
-/// Takes a snapshot of the container `id`; without a name it gets the first number that is free. Answers it.
+pub mod clone;
+pub mod memory;
+mod rollback;
+
+pub use rollback::rollback;
+
+/// Takes a snapshot of the container `id`; without a name it gets the first number that is free. With `memory` it has the memory
+/// too. Answers it.
 ///
 /// # Errors
-/// The container runs from no image; a file cannot be copied. Then there is no snapshot.
-pub fn create(setting: &Setting, id: &str, name: Option<&str>) -> Result<Snapshot> {
+/// The container runs from no image; a file cannot be copied; the memory cannot be had. Then there is no snapshot, and the container
+/// goes on.
+pub fn create(setting: &Setting, id: &str, name: Option<&str>, memory: Option<memory::Flags>) -> Result<Snapshot> {
     if let Some(name) = name.filter(|name| !snapshots::is_name(name)) {
         return Err(Error::plain(format!("{name:?} is no name of a snapshot"))
             .hint("it has letters, digits, _ . and -, at most 64, and begins with none of the last two"));
@@ -38,14 +45,17 @@ pub fn create(setting: &Setting, id: &str, name: Option<&str>) -> Result<Snapsho
             Error::plain(format!("there is a snapshot {name:?} of this container already")).hint("choose another name")
         );
     }
+    if let Some(flags) = memory {
+        memory::check(&container)?;
+        return memory::create(setting, &container, (&store, &used, marks(&store, &used)?), &name, flags);
+    }
     let frozen = freeze(setting, &container)?;
     let copied = as_root(setting, |inside| {
         // Whoever unpacks is root here, and files get the modes they had.
         rustix::process::umask(rustix::fs::Mode::empty());
         let store = with_images(inside)?;
         let session = Session::begin(&store)?;
-        let marks = used.layers.last().map(|top| store.layer(top)).transpose()?.flatten();
-        let marks = marks.is_some_and(|layer| layer.user_namespace);
+        let marks = marks(&store, &used)?;
         let created = crate::log::rfc3339(SystemTime::now());
         session.snapshot(&used.user, &name, used.snapshot.clone(), created, marks).map(|_| 0)
     });
@@ -53,6 +63,12 @@ pub fn create(setting: &Setting, id: &str, name: Option<&str>) -> Result<Snapsho
     let thawed = frozen.map_or(Ok(()), |cgroup| life::thaw(&cgroup, PATIENCE));
     copied.and(thawed)?;
     find(&store.snapshots(&used.user)?, &name).cloned()
+}
+
+/// Whether the layers below have the marks of a user namespace.
+fn marks(store: &Store, used: &Use) -> Result<bool> {
+    let top = used.layers.last().map(|top| store.layer(top)).transpose()?.flatten();
+    Ok(top.is_some_and(|layer| layer.user_namespace))
 }
 
 /// The container's snapshots, the oldest first.
@@ -78,6 +94,9 @@ pub struct Shown {
     pub image: String,
     /// The directories whose files it shows, the uppermost first.
     pub directories: Vec<std::path::PathBuf>,
+    /// The directory of CRIU's images, where it has the memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<std::path::PathBuf>,
 }
 
 /// Everything about one.
@@ -91,47 +110,14 @@ pub fn show(setting: &Setting, id: &str, name: &str) -> Result<Shown> {
     let line = snapshots::line(&all, name)?;
     let own = line.iter().map(|snapshot| store.snapshot_path(&used.user, &snapshot.name));
     let images = used.layers.iter().rev().map(|id| store.path(layers::directory(id)).join("diff"));
+    let memory = line[0].memory.as_ref();
     Ok(Shown {
-        snapshot: find(&all, name)?.clone(),
+        images: memory.map(|memory| store.memory_path(&used.user, memory.number)),
+        snapshot: line[0].clone(),
         current: used.snapshot.as_deref() == Some(name),
         image: used.image.clone(),
         directories: own.chain(images).collect(),
     })
-}
-
-/// Ends the container's program, takes away what it wrote since, and begins it anew with the files of the snapshot.
-///
-/// # Errors
-/// There is no such snapshot: then the container is as it was. The program cannot be begun again: then there is no container
-/// any more.
-pub fn rollback(setting: &Setting, id: &str, name: &str) -> Result<()> {
-    let container = live::open_locked(setting, id)?;
-    let setting = &of_container(setting, &container.record)?;
-    let (store, used) = used(setting, &container)?;
-    // Held from here on: nothing of the container's is removed as left over while there is none.
-    let guard = store.share()?;
-    let below = Used::of_snapshot(store, guard, &used, name)?;
-    let Live { entry, record, .. } = container;
-    let path = entry.path().join("config.json");
-    let (config, document) = crate::spec::load(&path)?;
-    create::console(config.process.as_ref().is_some_and(|process| process.terminal), None)?;
-    let (state, bundle) = (entry.path().to_owned(), record.bundle.clone());
-    // Its storage is not the deletion's affair.
-    delete::clean_up(setting, &entry, Some(&Record { store: None, ..record }))?;
-    drop(entry);
-    run_image::end(&below.path, &state)?;
-    let source = create::Source {
-        config,
-        text: document.text,
-        path,
-        bundle,
-        copy_on_write: false,
-        image: Some(below),
-        upper: None,
-    };
-    let create = create::Options { id: id.to_owned(), ..create::Options::default() };
-    let options = run::Options { create, detach: true, ..run::Options::default() };
-    run::run_source(setting, &options, source).map(drop)
 }
 
 /// Removes snapshots.
@@ -157,13 +143,14 @@ pub fn remove(setting: &Setting, id: &str, names: &[String]) -> Result<()> {
     as_root(setting, |inside| {
         let store = with_images(inside)?;
         let _guard = store.share()?;
-        names.iter().try_for_each(|name| store.remove_snapshot(&used.user, name)).map(|()| 0)
+        names.iter().try_for_each(|name| store.remove_snapshot(&used.user, name))?;
+        store.collect_memories(&used.user).map(|()| 0)
     })
     .map(drop)
 }
 
 /// The setting with the store that the container has its files in.
-fn of_container(setting: &Setting, record: &Record) -> Result<Setting> {
+pub(super) fn of_container(setting: &Setting, record: &Record) -> Result<Setting> {
     let store = record.store.clone().ok_or_else(|| {
         Error::plain(format!("container {:?} does not run from an image", record.id))
             .hint("only what `ferry run --image` made has a layer of its own to take snapshots of")
@@ -171,7 +158,7 @@ fn of_container(setting: &Setting, record: &Record) -> Result<Setting> {
     Ok(Setting { store: Some(store), ..setting.clone() })
 }
 
-fn used(setting: &Setting, container: &Live) -> Result<(Store, Use)> {
+pub(super) fn used(setting: &Setting, container: &Live) -> Result<(Store, Use)> {
     let store = with_images(setting)?;
     let user = User::Container(container.entry.path().to_owned());
     let found = store.uses()?.into_iter().filter_map(|(_, used)| used).find(|used| used.user == user);
