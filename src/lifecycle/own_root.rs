@@ -75,7 +75,10 @@ enum Changed {
 }
 
 /// What the root lies upon.
-fn origin(live: &Live) -> Result<Origin> {
+///
+/// # Errors
+/// The root is one that cannot be made again.
+pub(super) fn origin(live: &Live) -> Result<Origin> {
     let id = live.entry.id.as_str();
     let cannot = |why: &str| Error::plain(format!("container {id:?} cannot be checkpointed: {why}"));
     if !host::probe().privileged || live.record.namespaces.contains(&Kind::User) {
@@ -135,8 +138,10 @@ pub(super) enum Configured {
     Bundle(Box<Source>),
     /// The one that was saved, by the operator.
     Saved(PathBuf),
-    /// One from an archive: nothing in it may go beyond what `run` gives.
+    /// One from an archive or another machine: nothing in it may go beyond what `run` gives.
     Anybodys(PathBuf),
+    /// The same, before it is a file; the path is for errors.
+    Told(Vec<u8>, PathBuf),
 }
 
 /// What a container with such a root is restored from: `diff` is what it changed; `rootfs` stands for the directory that its root
@@ -161,12 +166,14 @@ pub(super) fn source(
         Origin::Directory(_) => None,
     };
     let copy_on_write = image.is_none();
-    let (path, is_anybodys) = match configured {
+    let (path, text, is_anybodys) = match configured {
         Configured::Bundle(source) => return Ok(Source { copy_on_write, image, upper, ..*source }),
-        Configured::Saved(path) => (path, false),
-        Configured::Anybodys(path) => (path, true),
+        Configured::Saved(path) => (path, None, false),
+        Configured::Anybodys(path) => (path, None, true),
+        Configured::Told(text, path) => (path, Some(text), true),
     };
-    let mut config: Config = Document::read(&path)?.parse()?;
+    let document = text.map_or_else(|| Document::read(&path), |text| Ok(Document::new(&path, text)));
+    let mut config: Config = document?.parse()?;
     let bundle = match (origin, &image) {
         (Origin::Directory(_), _) if is_anybodys && rootfs.is_none() => {
             return Err(Error::plain(
@@ -259,7 +266,7 @@ fn allowed(theirs: Config, made: impl FnOnce(&Options) -> Result<Config>) -> Res
     match difference(&json(&own)?, &json(&theirs)?, "") {
         None => Ok(own),
         Some(place) => Err(Error::plain(format!(
-            "the archive's configuration is not one that `ferry run` makes of this: {place} differs, and nothing was run"
+            "its configuration is not one that `ferry run` makes of this: {place} differs, and nothing was run"
         ))
         .hint("look at its spec.dump, and give a bundle with --bundle whose config.json says what it may have")),
     }

@@ -2,7 +2,8 @@
 //! machine, the bundle that is there, and the restore.
 //!
 //! The peer decides what runs in the container, and nothing of what surrounds it: root filesystem, mounts, limits and hooks are
-//! those of a bundle that is here already, and its config.json must be the one the container has.
+//! those of a bundle that is here already, and its config.json must be the one the container has. Of a container of an image the
+//! image is here already, by its digest, and the configuration is held to what `run` makes of it, as that of an archive is.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -15,11 +16,14 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::create::{self, Source};
 use super::migrate::{host_name, journals, logs};
+use super::own_root::{self, Configured};
+use super::pause::PATIENCE;
 use super::{Setting, delete, live, restore};
 use crate::cgroup::{self, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::Choice;
 use crate::checkpoint::restore::{Moment, RestoreChoice};
+use crate::checkpoint::root::{self, Image, Origin};
 use crate::checkpoint::streams::Streams;
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
@@ -152,12 +156,22 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// What the image that it runs from is in the way of: its layers must be here, and its configuration is one that `run` makes.
+    fn image(&self, request: &Request, image: &Image) -> Result<()> {
+        let text = request.config.clone().into_bytes();
+        let configured = Configured::Told(text, PathBuf::from("its config.json"));
+        let origin = Origin::Image(image.clone());
+        let source = own_root::source(self.setting, &origin, PathBuf::new(), configured, None)?;
+        self.planned(request, source)
+    }
+
     /// Whether it could be made here.
     fn planned(&self, request: &Request, source: Source) -> Result<()> {
         let id = Id::new(&request.id)?;
         let options = plan::Options {
             no_new_keyring: true,
             cgroup_driver: self.setting.cgroup_manager,
+            layers: source.image.as_ref().map(|image| image.layers(&self.setting.root.join(id.as_str()))),
             ..plan::Options::default()
         };
         let document = Document::new(&source.path, source.text);
@@ -168,7 +182,8 @@ impl<'a> Machine<'a> {
             Base::Directory(directory) => {
                 Err(Error::plain(format!("its root filesystem {} is not here", directory.display())))
             }
-            Base::CopyOnWrite { .. } | Base::Layers(_) => Err(Error::plain("its root filesystem is no directory")),
+            Base::Layers(_) => Ok(()),
+            Base::CopyOnWrite { .. } => Err(Error::plain("its root filesystem is no directory")),
         }
     }
 }
@@ -217,7 +232,10 @@ impl Host for Machine<'_> {
             Ok(_) => (),
             Err(error) => reasons.push(error.to_string()),
         }
-        self.bundle(request, &mut reasons)?;
+        match &request.image {
+            Some(image) => reasons.extend(self.image(request, image).err().map(|error| error.to_string())),
+            None => self.bundle(request, &mut reasons)?,
+        }
         Ok(reasons)
     }
 
@@ -225,7 +243,13 @@ impl Host for Machine<'_> {
         let last = entry.last.clone().ok_or_else(|| Error::plain("it is not known what to restore from"))?;
         self.clear(entry)?;
         let images = images.join(last.round.to_string());
-        let source = create::read(&entry.bundle, None)?;
+        let source = match &entry.image {
+            Some(image) => {
+                let (diff, configured) = (images.join(root::DIFF), Configured::Anybodys(images.join(root::CONFIG)));
+                own_root::source(self.setting, &Origin::Image(image.clone()), diff, configured, None)?
+            }
+            None => create::read(&entry.bundle, None)?,
+        };
         let streams = Streams::load(&images)?;
         let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = entry.choices;
         let work = Some(logs(&self.journals, &entry.id));
@@ -233,7 +257,7 @@ impl Host for Machine<'_> {
         let options = restore::Options {
             create: create::Options {
                 id: entry.id.clone(),
-                bundle: entry.bundle.clone(),
+                bundle: source.bundle.clone(),
                 ..create::Options::default()
             },
             detach: true,
@@ -249,7 +273,7 @@ impl Host for Machine<'_> {
             restore::bring_back(self.setting, &options, source, held)
         };
         restored?;
-        self.runs(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
+        self.first(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
     }
 
     fn runs(&mut self, entry: &Entry) -> Result<Option<i32>> {
@@ -259,11 +283,13 @@ impl Host for Machine<'_> {
         }
         let container = live::open(self.setting, &entry.id)?;
         if let Some(path) = container.record.cgroup.as_ref().filter(|path| path.exists()) {
-            outlive_criu(&cgroup::fs::open(path)?)?;
+            let cgroup = cgroup::fs::open(path)?;
+            outlive_criu(&cgroup)?;
+            if container.status != Status::Paused {
+                outlive_the_dying(&cgroup)?;
+            }
         }
-        let container = live::open(self.setting, &entry.id)?;
-        let runs = matches!(container.status, Status::Running | Status::Paused);
-        Ok(container.record.init.filter(|_| runs).map(|init| init.pid))
+        self.first(entry)
     }
 
     fn discard(&mut self, entry: &Entry) -> Result<()> {
@@ -280,6 +306,13 @@ impl Host for Machine<'_> {
 }
 
 impl Machine<'_> {
+    /// Its first process, as its record has it.
+    fn first(&self, entry: &Entry) -> Result<Option<i32>> {
+        let container = live::open(self.setting, &entry.id)?;
+        let runs = matches!(container.status, Status::Running | Status::Paused);
+        Ok(container.record.init.filter(|_| runs).map(|init| init.pid))
+    }
+
     /// A restore that was killed may have left a container without a process.
     fn clear(&mut self, entry: &Entry) -> Result<()> {
         if !Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
@@ -294,15 +327,36 @@ impl Machine<'_> {
     }
 }
 
-/// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup.
+/// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup; one that is ending itself has left it
+/// and has no command line any more, and traces what it restored until it has ended that.
 fn outlive_criu(cgroup: &cgroup::Cgroup) -> Result<()> {
+    let words = |pid: Pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_criu = |line: &[u8]| line.split(|byte| *byte == 0).any(|word| word == b"swrk");
     for pid in life::procs(cgroup)? {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).any(|word| word == b"swrk") {
+        if is_criu(&words(pid)) {
             wait_for(pid)?;
+        }
+        match tracer(pid).map(|tracer| (tracer, words(tracer))) {
+            Some((tracer, line)) if line.is_empty() || is_criu(&line) => wait_for(tracer)?,
+            _ => (),
         }
     }
     Ok(())
+}
+
+/// Who traces a process. proc_pid_status(5)
+fn tracer(pid: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let number = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (number > 0).then(|| Pid::from_raw(number))
+}
+
+/// A process that was killed is there for a moment longer, and looks like any other. Freezing waits for those: it is done once
+/// every process stands still or is gone.
+fn outlive_the_dying(cgroup: &cgroup::Cgroup) -> Result<()> {
+    let frozen = life::freeze(cgroup, PATIENCE);
+    let thawed = life::thaw(cgroup, PATIENCE);
+    frozen.and(thawed)
 }
 
 fn wait_for(pid: Pid) -> Result<()> {

@@ -116,6 +116,7 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         state: State::Open,
         bundle: request.bundle.clone(),
         choices: request.choices,
+        image: request.image.clone(),
         last: None,
     })?;
     let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Choices, Last, Token};
 use super::ownership::{Role, State};
+use crate::checkpoint::root::Image;
 use crate::error::{Context, Error, Result};
 
 /// The version of the format.
@@ -45,6 +46,9 @@ pub struct Entry {
     pub state: State,
     /// The bundle at the destination.
     pub bundle: PathBuf,
+    /// The image that it runs from, where it has no bundle.
+    #[serde(default)]
+    pub image: Option<Image>,
     /// How it is restored.
     pub choices: Choices,
     /// Destination: what to restore from, once that is known.
@@ -211,6 +215,7 @@ impl Entry {
             state: State::Open,
             bundle: PathBuf::new(),
             choices: Choices::default(),
+            image: None,
             last: None,
         }
     }

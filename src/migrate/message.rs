@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::root::Image;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
@@ -107,6 +108,8 @@ pub struct Request {
     pub machine: Machine,
     /// Bytes of memory that the container uses.
     pub memory: u64,
+    /// The image whose layers its root lies upon; then its configuration is one that `run` makes of it, and it has no bundle.
+    pub image: Option<Image>,
     /// How it is stopped and restored.
     pub choices: Choices,
     /// Nothing is to be held: it is only asked whether it could be.

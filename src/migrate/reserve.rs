@@ -156,6 +156,7 @@ mod tests {
             machine: x86(),
             memory: 64 << 20,
             choices: Choices::default(),
+            image: None,
             dry_run: false,
         }
     }

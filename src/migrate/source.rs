@@ -174,6 +174,7 @@ impl Source<'_> {
             state: State::Open,
             bundle: request.bundle.clone(),
             choices: request.choices,
+            image: request.image.clone(),
             last: None,
         })?;
         let mut packer = Packer::new(self.options.level)?;

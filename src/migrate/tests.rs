@@ -267,6 +267,7 @@ impl World {
             machine: Machine::default(),
             memory: 1 << 20,
             choices: Choices::default(),
+            image: None,
             dry_run: self.dry_run,
         };
         let mut later = Vec::new();

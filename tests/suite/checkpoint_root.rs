@@ -41,7 +41,7 @@ fn begin(case: &mut Case, args: &[&str]) -> Result<Lines, Failed> {
 }
 
 /// A counter in a container of an image with `/dir/low` and `/kept`.
-fn image_counter(case: &mut Case) -> Result<Row, Failed> {
+pub(super) fn image_counter(case: &mut Case) -> Result<Row, Failed> {
     let layer = Layer::new().directory("dir/")?.file("dir/low", 0o644, b"low")?.file("kept", 0o644, b"kept")?;
     import(case, vec![layer.finish()?], &json!({}))?;
     counter(case, &["--image", "test"])
@@ -69,7 +69,7 @@ fn done(case: &mut Case, deed: &[&str]) -> Outcome {
 }
 
 /// Changes of every kind: something new, replaced, removed, renamed, and a directory with a mode.
-fn change(case: &mut Case) -> Outcome {
+pub(super) fn change(case: &mut Case) -> Outcome {
     for deed in [
         &["mkdir", "/dir/new"][..],
         &["write", "/dir/new/file", "new"],
@@ -88,7 +88,7 @@ fn read(case: &mut Case, path: &str) -> Result<Value, Failed> {
     Ok(answer["ok"].clone())
 }
 
-fn is_changed(case: &mut Case) -> Outcome {
+pub(super) fn is_changed(case: &mut Case) -> Outcome {
     for (path, text) in [
         ("/dir/new/file", json!("new")),
         ("/moved", json!("low")),
@@ -129,7 +129,7 @@ fn not_restored(case: &mut Case, args: &[&str]) -> Result<String, Failed> {
     Ok(said)
 }
 
-fn uses(case: &Case) -> Vec<String> {
+pub(super) fn uses(case: &Case) -> Vec<String> {
     names_in(&PathBuf::from(case.path("store/containers")))
 }
 

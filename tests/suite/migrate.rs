@@ -9,13 +9,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use super::case::Case;
+use super::case::{Case, names_in, remove_tree};
 use super::checkpoint::{CRIU, Row};
 use super::need::Need::{CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines, Output};
@@ -41,18 +42,24 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_restore_that_fails_leaves_it_here", CRIU, failing_restore),
     scenario("a_report_is_drawn", &[Ferry], plot),
     scenario("killed_at_any_moment_one_runs", CRIU, killed),
+    scenario("killed_after_the_commit_one_runs", CRIU, killed_after_the_commit),
+    scenario("a_disk_that_is_full_over_there_leaves_one", CRIU, full),
     scenario("cut_anywhere_one_runs", CRIU, cut),
 ];
 
 /// The words for the other end, and where its streams lead.
-fn destination(case: &Case) -> String {
+pub(super) fn destination(case: &Case) -> String {
     format!("exec:exec {} {}", calling(case), ["receive", "--stdio", "--output", &case.path("output")].join(" "))
 }
 
 /// What calls ferry at the other end.
 fn calling(case: &Case) -> String {
-    let ferry = case.stage.runtime.path.display();
-    format!("{ferry} --root {} --store {}", case.state_root().display(), case.path("store"))
+    calling_with(case, &case.path("store"))
+}
+
+/// The same, with a store of its own.
+fn calling_with(case: &Case, store: &str) -> String {
+    format!("{} --root {} --store {store}", case.stage.runtime.path.display(), case.state_root().display())
 }
 
 /// A copy of the bundle, as a machine of its own would have it.
@@ -80,7 +87,7 @@ fn printed(case: &Case, id: &str) -> Result<Lines, Failed> {
 }
 
 /// The lines of a file that somebody writes to, as they come.
-fn followed(case: &Case, file: &str) -> Result<Lines, Failed> {
+pub(super) fn followed(case: &Case, file: &str) -> Result<Lines, Failed> {
     let (lines, pipe) = Lines::pipe(case.patience())?;
     let path = case.path(file);
     let mut tail = std::process::Command::new("tail");
@@ -96,12 +103,12 @@ fn counter(case: &mut Case) -> Result<Row, Failed> {
 }
 
 /// Nothing of a migration is left: journals and images.
-fn settled(case: &Case) -> Outcome {
+pub(super) fn settled(case: &Case) -> Outcome {
     let left: Vec<_> = fs::read_dir(case.path("store/migrations")).into_iter().flatten().flatten().collect();
     if left.is_empty() { Ok(()) } else { Err(format!("left: {left:?}").into()) }
 }
 
-fn gone(case: &mut Case, id: &str) -> Outcome {
+pub(super) fn gone(case: &mut Case, id: &str) -> Outcome {
     let said = case.call(&["state", id])?.failure()?.stderr;
     assert!(said.contains("does not exist"), "{said}");
     Ok(())
@@ -458,10 +465,16 @@ fn is_running(case: &mut Case, id: &str) -> Result<bool, Failed> {
 }
 
 /// After something went wrong: once both ends have been asked to settle it, one runs and has lost nothing, and never did two.
-fn one_goes_on(case: &mut Case, mut row: Row, there: &str, what: &str) -> Outcome {
-    let (here, store, to) = (case.id.clone(), case.path("store"), destination(case));
-    case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?;
-    case.call(&["--store", &store, "migrate", "--recover", there])?.success()?;
+fn one_goes_on(case: &mut Case, row: Row, there: &str, what: &str) -> Outcome {
+    let (store, to) = (case.path("store"), destination(case));
+    one_goes_on_at(case, row, (there, &store, &to), what)
+}
+
+/// The same, with the store of the other end, and the words for it.
+fn one_goes_on_at(case: &mut Case, mut row: Row, (there, store_there, to): (&str, &str, &str), what: &str) -> Outcome {
+    let (here, store) = (case.id.clone(), case.path("store"));
+    case.call(&["--store", &store, "migrate", "--recover", &here, to])?.success()?;
+    case.call(&["--store", store_there, "migrate", "--recover", there])?.success()?;
     let (is_here, is_there) = (is_running(case, &here)?, is_running(case, there)?);
     assert!(is_here != is_there, "{what}: here {is_here}, there {is_there}");
     let said = |why| format!("{what}, here {is_here}: {why:?}");
@@ -477,7 +490,15 @@ fn one_goes_on(case: &mut Case, mut row: Row, there: &str, what: &str) -> Outcom
             row.continued(lines).map_err(said)?;
         }
     }
-    settled(case)?;
+    for store in [&store, store_there] {
+        for name in names_in(&Path::new(store).join("migrations")) {
+            // One that was killed before it heard that the source is done keeps its journal, which says that it has it.
+            let path = Path::new(store).join("migrations").join(&name);
+            let journal: Value = serde_json::from_slice(&fs::read(path.join("journal.json"))?)?;
+            assert!(is_there && name.ends_with(".destination") && journal["state"] == "active", "{what}: {journal}");
+            remove_tree(&path)?;
+        }
+    }
     [&here, there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))
 }
 
@@ -522,6 +543,87 @@ fn killed(case: &mut Case) -> Outcome {
             }
             one_goes_on(case, row, &there, &format!("{whom} at {number}"))?;
         }
+    }
+    Ok(())
+}
+
+/// The destination's ferry and its CRIU are killed together, at the commit or a moment after it.
+#[allow(clippy::disallowed_methods, reason = "the moment is what the test is about")]
+fn killed_after_the_commit(case: &mut Case) -> Outcome {
+    use nix::sys::signal::{Signal, kill};
+    let (store, to) = (case.path("store"), destination(case));
+    for number in 0..moments() {
+        let (here, there) = (case.id.clone(), case.other_id());
+        let row = counter(case)?;
+        let words = words(&["--timeout", "20s", "--progress", "json"], &store, (&here, &there), &to);
+        let (mut child, mut told): (Child, Lines) = case.spawn(&words)?;
+        told.until("stop-and-copy")?;
+        // Restoring goes on until after the commit: those that are there before it are the ones.
+        told.until("commit")?;
+        let victims = [of_this(case, " receive "), restoring(case)].concat();
+        told.until("activate")?;
+        std::thread::sleep(Duration::from_millis(u64::from(number) * if moments() > 3 { 3 } else { 20 }));
+        for pid in victims {
+            kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        output::wait(&mut child, case.patience())?;
+        for pid in of_this(case, " receive ") {
+            case.wait_for(u32::try_from(pid)?)?;
+        }
+        one_goes_on(case, row, &there, &format!("both at {number} after the commit"))?;
+    }
+    Ok(())
+}
+
+/// A disk of so many bytes, for as long as this is there.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn at(path: PathBuf) -> Result<Self, Failed> {
+        fs::create_dir_all(&path)?;
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("store"), &path, Some("tmpfs"), none, Some("mode=755,size=64m"))?;
+        Ok(Self(path))
+    }
+
+    /// Until nothing more fits.
+    fn fill(&self) -> Outcome {
+        let mut file = fs::File::create(self.0.join("full"))?;
+        while file.write_all(&[7; 1 << 16]).is_ok() {}
+        Ok(())
+    }
+
+    fn free(&self) -> Outcome {
+        Ok(fs::remove_file(self.0.join("full"))?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let gone = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+        assert!(gone.is_ok() || std::thread::panicking(), "{gone:?}");
+    }
+}
+
+/// The destination's disk, where it keeps images and its journal, is full from some step on.
+fn full(case: &mut Case) -> Outcome {
+    let disk = Disk::at(case.directory.join("store-there"))?;
+    let (store, store_there) = (case.path("store"), case.path("store-there"));
+    let receive = format!("receive --stdio --timeout 5s --output {}", case.path("output"));
+    let to = format!("exec:exec {} {receive}", calling_with(case, &store_there));
+    for step in ["reserve", "stop-and-copy", "commit", "activate"] {
+        let row = counter(case)?;
+        let (here, there) = (case.id.clone(), case.other_id());
+        let words = words(&["--timeout", "5s", "--progress", "json"], &store, (&here, &there), &to);
+        let (mut child, mut told): (Child, Lines) = case.spawn(&words)?;
+        told.until(step)?;
+        disk.fill()?;
+        output::wait(&mut child, case.patience())?;
+        for pid in of_this(case, " receive ") {
+            case.wait_for(u32::try_from(pid)?)?;
+        }
+        disk.free()?;
+        one_goes_on_at(case, row, (&there, &store_there, &to), &format!("full from {step} on"))?;
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ mod lifecycle;
 mod limits;
 mod lsm;
 mod migrate;
+mod migrate_image;
 mod mount_options;
 mod mounts;
 mod mounts_added;
@@ -132,6 +133,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
+    ("migrate_image", migrate_image::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
     ("image_tools", image_tools::SCENARIOS),

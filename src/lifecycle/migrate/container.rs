@@ -14,7 +14,7 @@ use crate::container::{Id, Status, Store};
 use crate::error::{Error, Result};
 use crate::lifecycle::live::Live;
 use crate::lifecycle::pause::PATIENCE;
-use crate::lifecycle::{Setting, delete, live};
+use crate::lifecycle::{Setting, delete, live, own_root};
 use crate::migrate::message::{Choices, Stream};
 use crate::migrate::source::{Container, Dumped, Held, Still};
 use crate::spec::Config;
@@ -101,6 +101,7 @@ impl Container for Running<'_> {
     fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
         let locked = self.lock()?;
         let parent = Self::tracked(&locked, parent)?;
+        let keep = locked.live.record.store.is_some().then(|| own_root::keep(&locked.live, images)).transpose()?;
         let mut since = Instant::now();
         dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word| match word {
             // The last word before it is stopped.
@@ -108,7 +109,10 @@ impl Container for Running<'_> {
                 since = Instant::now();
                 Ok(Afterwards::End)
             }
-            "post-dump" => held(Dumped::All(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup })),
+            "post-dump" => {
+                keep.as_ref().map_or(Ok(()), |keep| keep())?;
+                held(Dumped::All(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup }))
+            }
             criu::WAITING => held(Dumped::NotYet),
             _ => Ok(Afterwards::End),
         })

@@ -7,8 +7,9 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::live::Live;
-use super::{Setting, image, live, receive};
+use super::{Setting, image, live, own_root, receive};
 use crate::cgroup;
+use crate::checkpoint::root::Origin;
 use crate::checkpoint::rpc::Feature;
 use crate::checkpoint::{criu, dump, obstacles};
 use crate::container::{Id, Status, Store};
@@ -130,6 +131,9 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     let closed = connection.close();
     let mut report = report?;
     report.notes.extend(note.map(str::to_owned));
+    if request.image.is_some() && report.migrated {
+        report.notes.push("what it had changed in its image's files went along while it stood still".to_owned());
+    }
     closed.map(|()| report)
 }
 
@@ -162,9 +166,13 @@ fn check(container: &Live, options: &Options) -> Result<()> {
             return Err(refuse(&format!("it is {status}")).hint("only one whose program runs has anything to carry"));
         }
     }
-    if container.entry.has_stage() || container.record.store.is_some() {
-        return Err(refuse("its root is a layer that only this machine has")
-            .hint("run it from a bundle that the destination has too"));
+    let is_of_image = container.record.store.is_some();
+    if container.entry.has_stage() && !is_of_image {
+        return Err(refuse("what it changed in its root is in the memory of this machine")
+            .hint("run it from an image, or from a bundle that the destination has too"));
+    }
+    if is_of_image && options.bundle.is_some() {
+        return Err(refuse("it has no bundle").hint("the destination looks for its image by the digest"));
     }
     let config = container.entry.config()?;
     if config.process.as_ref().is_some_and(|process| process.terminal) {
@@ -197,6 +205,10 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
     let path = container.entry.path().join("config.json");
     let config = String::from_utf8(Document::read(&path)?.text)
         .map_err(|_| Error::said("send", path.display().to_string(), "it is not UTF-8"))?;
+    let image = match container.record.store.as_ref().map(|_| own_root::origin(container)).transpose()? {
+        Some(Origin::Image(image)) => Some(image),
+        _ => None,
+    };
     let there = options.id_there.clone().unwrap_or_else(|| options.id.clone());
     Id::new(&there)?;
     Ok(Request {
@@ -208,6 +220,7 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         config,
         machine: reserve::machine(criu)?,
         memory: memory(container)?,
+        image,
         choices: options.choices,
         dry_run: options.dry_run,
     })
