@@ -216,7 +216,12 @@ fn read_all(
         }
     };
     std::thread::scope(|scope| {
-        (1..workers).for_each(|_| drop(scope.spawn(work)));
+        for _ in 1..workers {
+            // Where no more threads are to be had, fewer do it.
+            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
         work();
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -8,7 +8,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::compression::{self, Bounded};
 use super::digest::{Algorithm, Digest, Hasher};
@@ -67,10 +67,10 @@ pub(super) fn read_one(
     let directory = layer.diff.try_clone().or_cannot("open", "the layer")?;
     let (packed, outcome) = std::thread::scope(|scope| {
         let source = match (source, files) {
-            (Origin::Stream(stream), Files::Registry(_)) => Origin::Stream(fetched(scope, stream)),
+            (Origin::Stream(stream), Files::Registry(_)) => Origin::Stream(fetched(scope, stream)?),
             (source, _) => source,
         };
-        let reader = scope.spawn(move || {
+        let reader = Builder::new().spawn_scoped(scope, move || {
             let answer = decompress(source, job, kept, options, &filler, progress, stopped);
             if let Err(error) = &answer {
                 filler.fail(io::Error::other(error.to_string()));
@@ -78,15 +78,15 @@ pub(super) fn read_one(
             answer
         });
         let named = &named;
-        let unpacker = scope.spawn(move || {
+        let unpacker = Builder::new().spawn_scoped(scope, move || {
             jail::only_below(directory.as_fd())?;
             let outcome = unpack::unpack(&mut pieces, directory, named, &options.how)?;
             let hasher = pieces.into_hasher().ok_or_else(|| Error::plain("a layer was not hashed"))?;
             Ok((outcome, hasher.finish()))
         });
-        // Each ends by itself when the other one does: its end of the stream is closed.
-        (joined(reader), joined(unpacker))
-    });
+        // Each ends by itself when the other one does, or was never there: its end of the stream is closed.
+        Ok((joined(reader), joined(unpacker)))
+    })?;
     // What cannot be read is why it cannot be unpacked, unless unpacking failed first and closed the channel.
     let ((count, rest), diff_id, (compression, digest, size)) = match (packed, outcome) {
         (Ok(packed), Ok((outcome, diff_id))) => (outcome, diff_id, packed),
@@ -102,7 +102,8 @@ pub(super) fn read_one(
     Ok(LayerRead { blob: session.blob(blob_name, digest, size), compression, diff_id, layer, count, rest })
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+fn joined<T>(thread: io::Result<ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
+    let thread = thread.or_cannot("start", "a thread")?;
     thread.join().unwrap_or_else(|_| Err(Error::plain("a thread ended without an answer")))
 }
 
@@ -134,14 +135,15 @@ fn opened<'a>(files: &'a Files, job: &Job) -> Result<Box<dyn Read + Send + 'a>> 
 fn fetched<'scope, 'a: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     mut stream: Box<dyn Read + Send + 'a>,
-) -> Box<dyn Read + Send + 'scope> {
+) -> Result<Box<dyn Read + Send + 'scope>> {
     let (filler, pieces) = pieces::stream(None);
-    scope.spawn(move || {
+    let thread = Builder::new().spawn_scoped(scope, move || {
         if let Err(why) = filler.copy(&mut stream) {
             filler.fail(why);
         }
     });
-    Box::new(pieces)
+    thread.or_cannot("start", "a thread")?;
+    Ok(Box::new(pieces))
 }
 
 /// Reads, verifies, keeps and decompresses, into pieces for the other thread.

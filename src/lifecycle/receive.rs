@@ -171,7 +171,7 @@ impl<'a> Machine<'a> {
         let options = plan::Options {
             no_new_keyring: true,
             cgroup_driver: self.setting.cgroup_manager,
-            layers: source.image.as_ref().map(|image| image.layers(&self.setting.root.join(id.as_str()))),
+            layers: source.image.as_ref().and_then(|image| image.layers(&self.setting.root.join(id.as_str()))),
             ..plan::Options::default()
         };
         let document = Document::new(&source.path, source.text);

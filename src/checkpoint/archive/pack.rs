@@ -133,8 +133,9 @@ fn parts(contents: &Contents<'_>, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Re
         parts.insert(name.to_owned(), Part { size: text.len() as u64, digest: Digest::of(text) });
     }
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores()).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..cores()).map(|_| thread::Builder::new().spawn_scoped(scope, work)).collect();
         for worker in workers {
+            let worker = worker.or_cannot("start", "a thread that computes digests")?;
             let done = worker.join().map_err(|_| Error::plain("a thread that computes digests has failed"))??;
             parts.extend(done);
         }

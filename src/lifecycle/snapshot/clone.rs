@@ -99,8 +99,10 @@ fn name(setting: &Setting, id: &str, hostname: &str) -> Result<()> {
         setns(&namespace, CloneFlags::CLONE_NEWUTS).or_cannot("enter", &path)?;
         sethostname(hostname).or_cannot("name the host", hostname)
     };
-    std::thread::scope(|scope| scope.spawn(visit).join())
-        .unwrap_or_else(|_| Err(Error::plain("a thread that names the host has failed")))
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, visit).or_cannot("start", "a thread")?;
+        thread.join().unwrap_or_else(|_| Err(Error::plain("a thread that names the host has failed")))
+    })
 }
 
 #[cfg(test)]
