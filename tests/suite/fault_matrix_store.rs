@@ -106,8 +106,10 @@ fn one(case: &mut Case, words: &[&str], point: &Point, counts: &mut Counts) -> O
     };
     let told = end.stderr.trim();
     match (point.fault, end.code) {
-        // What reserves memory has nobody to say that it failed, and the words of an error are written, too.
-        (Fault::Answer(_), 101..) if is_the_languages(&point.call.0) || point.call.0 == "write" => counts.errors += 1,
+        // What reserves memory has nobody to say that it failed.
+        (Fault::Answer(_), 101..) if is_the_languages(&point.call.0) => counts.errors += 1,
+        // And the words of an error are written, too.
+        (Fault::Answer(_), 1..) if point.call.0 == "write" => counts.errors += 1,
         _ if told.contains("panicked") || end.code == 101 => counts.crashes.push(format!("{point}: {told}")),
         (Fault::Kill, _) => counts.killed += 1,
         (Fault::Answer(answer), 0) => {
