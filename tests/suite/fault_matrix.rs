@@ -195,14 +195,33 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     (verb.after)(case)?;
     let clean = walls(case)?;
     clean_up(case, verb, &mut Vec::new())?;
+    let counts = each(
+        case,
+        &places,
+        |point| early.contains(&(false, point.call.clone())),
+        |case, point, counts| {
+            (verb.before)(case)?;
+            one(case, verb, &words, point, &clean, counts)
+        },
+    )?;
+    let name = verb.words.0.iter().find(|word| !word.starts_with("--") && **word != "STORE");
+    tell(case, name.unwrap_or(&""), &counts)
+}
+
+/// Every fault at every place, or as many as there is time for; answers, but for kills, where `left_out` says so are not given.
+pub(super) fn each(
+    case: &mut Case,
+    places: &[(bool, Call)],
+    left_out: impl Fn(&Point) -> bool,
+    mut deed: impl FnMut(&mut Case, &Point, &mut Counts) -> Outcome,
+) -> Result<Counts, Failed> {
     let points: Vec<Point> = FAULTS
         .iter()
         .flat_map(|fault| {
             places.iter().map(|(cloned, call)| Point { cloned: *cloned, call: call.clone(), fault: *fault })
         })
         // close(2) frees the descriptor whatever it answers, where strace would leave it open.
-        .filter(|point| point.fault == Fault::Kill || point.call.0 != "close")
-        .filter(|point| point.fault == Fault::Kill || !early.contains(&(false, point.call.clone())))
+        .filter(|point| point.fault == Fault::Kill || !(point.call.0 == "close" || left_out(point)))
         .collect();
     let mut counts = Counts::default();
     let until = Instant::now() + Duration::from_secs(3);
@@ -210,13 +229,10 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
         if !is_long() && (counts.injected >= 50 || (Instant::now() > until && counts.injected >= 6)) {
             break;
         }
-        (verb.before)(case)?;
-        one(case, verb, &words, &point, &clean, &mut counts)
-            .map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
+        deed(case, &point, &mut counts).map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
         case.forget_transcript();
     }
-    let name = verb.words.0.iter().find(|word| !word.starts_with("--") && **word != "STORE");
-    tell(case, name.unwrap_or(&""), &counts)
+    Ok(counts)
 }
 
 /// The places up to where the language's own runtime is ready and the runtime under test begins: when it has a stack for
@@ -231,7 +247,7 @@ fn before_main(places: &[(bool, Call)]) -> Vec<(bool, Call)> {
 }
 
 /// All in a long run; else those that a stride prime to their number meets first, which are spread over all.
-pub(super) fn order(points: Vec<Point>) -> Vec<Point> {
+fn order(points: Vec<Point>) -> Vec<Point> {
     if is_long() {
         return points;
     }

@@ -5,17 +5,15 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::case::{Case, names_in};
-use super::fault_matrix::{Counts, is_the_languages, order, tell};
+use super::fault_matrix::{Counts, each, is_the_languages, tell};
 use super::fault_points::{Fault, Point, find, inject};
 use super::image::{self, image};
 use super::need::Need::{Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
-use super::stage::is_long;
 use crate::image_fixtures::{self as fixtures, Layer};
 
 /// This file's scenarios. An ordinary user maps subordinate ids through newuidmap, which has no rights of its own under strace.
@@ -77,24 +75,12 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     };
     let words: Vec<&str> = ["--store", &store, "image"].into_iter().chain(verb.words.iter().map(place)).collect();
     let places = find(case, &words, "", OUT)?;
-    let points = super::fault_points::FAULTS
-        .iter()
-        .flat_map(|fault| {
-            places.iter().map(|(cloned, call)| Point { cloned: *cloned, call: call.clone(), fault: *fault })
-        })
-        // close(2) frees the descriptor whatever it answers, where strace would leave it open; and no kernel forgets to wake a thread.
-        .filter(|point| point.fault == Fault::Kill || !["close", "futex"].contains(&point.call.0.as_str()))
-        .collect();
-    let mut counts = Counts::default();
-    let until = Instant::now() + Duration::from_secs(3);
-    for point in order(points) {
-        if !is_long() && (counts.injected >= 50 || (Instant::now() > until && counts.injected >= 6)) {
-            break;
-        }
+    let is_a_wake = |point: &Point| point.call.0 == "futex";
+    // No kernel forgets to wake a thread.
+    let counts = each(case, &places, is_a_wake, |case, point, counts| {
         (verb.before)(case)?;
-        one(case, &words, &point, &mut counts).map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
-        case.forget_transcript();
-    }
+        one(case, &words, point, counts)
+    })?;
     tell(case, &format!("image {}", verb.words[0]), &counts)
 }
 
