@@ -1,11 +1,19 @@
 //! What this kernel and this user may do: facts the plan is made from, each probed once and none before it is needed.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
 use nix::unistd::{getegid, geteuid};
+use rustix::fs::{Access, access};
 
 use crate::sys::capability;
 
 /// CAP_SYS_ADMIN: linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
+
+/// Where programs of the administrator's are, which an engine's PATH may leave out: CRIU and what it runs (ip, iptables),
+/// mkfs.erofs.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Facts about the caller that every plan needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +64,32 @@ fn outer_in(map: &str, own: u32) -> Option<u32> {
     })
 }
 
+/// Where programs of the host's are looked for: in the caller's PATH, and after it in the system's.
+pub fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(SYSTEM_PATH);
+    path
+}
+
+/// A program of the host's.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let is_program = |file: &Path| file.is_file() && access(file, Access::EXEC_OK).is_ok();
+    std::env::split_paths(&search_path()).map(|dir| dir.join(name)).find(|file| is_program(file))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_own_programs_are_found_behind_the_callers() {
+        assert!(std::env::split_paths(&search_path()).any(|dir| dir == Path::new("/usr/sbin")));
+        assert!(program("sh").is_some_and(|path| path.is_absolute()));
+        assert_eq!(program("no-such-program"), None);
+    }
 
     #[test]
     fn the_hosts_user_namespace_maps_all_ids() {

@@ -12,7 +12,7 @@
 //! more than an answer. criu/criu/cr-service.c
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -33,6 +33,7 @@ use super::ending;
 use super::rpc::{Deed, Feature, Request, Response};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
+use crate::host;
 use crate::launch::birth::clone_into;
 use crate::launch::protocol::{Channel, Message};
 use crate::sys::clone::{Cloned, Parent, exit_now};
@@ -41,9 +42,6 @@ use crate::sys::fd;
 /// The oldest CRIU that tells by notification when its page server is ready, joins pid namespaces and knows the freezer
 /// of cgroup v2.
 pub const OLDEST: u32 = 31500;
-
-/// Where programs of the administrator's are, which an engine's PATH may leave out: CRIU itself, and what it runs (ip, iptables).
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The first descriptor of CRIU's that is neither a standard stream nor its socket.
 pub const FIRST_INHERITED: i32 = 4;
@@ -105,29 +103,10 @@ const BEAT: Duration = Duration::from_secs(1);
 /// # Errors
 /// It is not there.
 pub fn find() -> Result<PathBuf> {
-    on_path("criu").ok_or_else(|| {
+    host::program("criu").ok_or_else(|| {
         Error::said("find", "criu", "checkpoint and restore are done by it, and it is not installed")
             .hint("install the package criu, 3.15 or newer; `ferry doctor` says whether it will do")
     })
-}
-
-/// A program that CRIU would find.
-pub fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&search_path()).map(|dir| dir.join(name)).find(|file| is_program(file))
-}
-
-fn is_program(file: &Path) -> bool {
-    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
-}
-
-/// The caller's, and after it the system's.
-fn search_path() -> OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    if !path.is_empty() {
-        path.push(":");
-    }
-    path.push(SYSTEM_PATH);
-    path
 }
 
 /// Checks that CRIU is there and not too old; answers its version, as 31500 for 3.15.
@@ -476,7 +455,7 @@ fn no_streams() -> Result<()> {
 
 fn environment() -> Vec<CString> {
     let others = std::env::vars_os().filter(|(name, _)| name != "PATH");
-    let all = others.chain([("PATH".into(), search_path())]);
+    let all = others.chain([("PATH".into(), host::search_path())]);
     all.filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", &value.into_vec()].concat()).ok()).collect()
 }
 
@@ -506,11 +485,5 @@ mod tests {
         assert!(matches!(ended, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{ended:?}");
         assert_eq!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_000u16)), Ok(1));
         assert!(leader.wait().is_err(), "nothing of it is left");
-    }
-
-    #[test]
-    fn the_systems_own_programs_are_found_behind_the_callers() {
-        let path = search_path();
-        assert!(std::env::split_paths(&path).any(|dir| dir == Path::new("/usr/sbin")));
     }
 }

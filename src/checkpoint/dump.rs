@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use super::criu::{Criu, Start, check_feature, check_version, find, on_path};
+use super::criu::{Criu, Start, check_feature, check_version, find};
 use super::rpc::{CgroupsMode, Deed, Feature, NetworkLock, Options, Request};
 use super::streams::Streams;
 use super::{cause, external, obstacles};
@@ -21,6 +21,7 @@ use crate::cgroup::{Cgroup, life};
 use crate::container::store::Entry;
 use crate::container::worker::Worker;
 use crate::error::{Context, Error, Result};
+use crate::host;
 use crate::namespaces::{self, Kind};
 use crate::path::{Root, fd_path};
 use crate::procfs;
@@ -334,7 +335,7 @@ pub fn options(choice: &Choice, config: &Config) -> Options {
 fn network_lock(keeps_connections: bool, version: u32) -> Option<NetworkLock> {
     match keeps_connections {
         false if version >= KNOWS_SKIP => Some(NetworkLock::Skip),
-        _ => on_path("iptables-restore").is_none().then_some(NetworkLock::Nftables),
+        _ => host::program("iptables-restore").is_none().then_some(NetworkLock::Nftables),
     }
 }
 

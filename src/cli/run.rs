@@ -57,6 +57,11 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         Flag {
+            long: "erofs",
+            help: "With --image: take the layers from their EROFS images, which `image import --erofs` makes",
+            ..Flag::SWITCH
+        },
+        Flag {
             long: "name",
             value: Value::Text("ID"),
             help: "With --rootfs or --image: the container's id (default: a random one)",
@@ -148,7 +153,10 @@ pub const VERB: Verb = Verb {
              an image that `ferry image import` brought into the store, with what it says of its command, user, environment \
              and working directory. Its layers are shared by all containers of it; what the container writes goes to a \
              layer of its own, and away with it. Where the kernel will not stack layers (it has no overlayfs, or the store's \
-             filesystem cannot be an upper layer), the container gets a copy of the image's files, with a warning.",
+             filesystem cannot be an upper layer), the container gets a copy of the image's files, with a warning.\n\nWith --erofs the layers come from \
+             their EROFS images: few large files of the host in place of many small ones, each mounted once for all \
+             containers and unmounted with the last. Only root can; where the kernel cannot, the layers' directories stand \
+             in for them, with a warning.",
         ),
         (
             "EXIT STATUS",
@@ -218,6 +226,9 @@ fn form(matches: &ArgMatches, caller: &Caller) -> Result<Form> {
         };
         return Err(usage(Error::plain(format!("--{} {sentence}", flag.long)), Some(&VERB)));
     }
+    if rootfs.is_some() && given::switch(matches, "erofs") {
+        return Err(usage(Error::plain("--erofs needs --image"), Some(&VERB)));
+    }
     match (rootfs, image) {
         (Some(_), Some(_)) => Err(usage(Error::plain("--rootfs and --image contradict each other"), Some(&VERB))),
         (Some(rootfs), None) => Ok(Form::Rootfs(run_rootfs::options(matches, rootfs, caller)?)),
@@ -281,6 +292,12 @@ mod tests {
             };
             assert!(refused(&line).starts_with(&format!("--{} {said}", flag.long)), "{line}: {}", refused(&line));
         }
+    }
+
+    #[test]
+    fn layers_are_an_images() {
+        assert_eq!(refused("--rootfs /r --erofs -- sh"), "--erofs needs --image");
+        assert!(matches!(parse("--image a --erofs"), Ok(Form::Image(_, options)) if options.erofs));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn flags(matches: &ArgMatches, rootfs: PathBuf, args: Vec<String>, caller: &
         read_only: given::switch(matches, "read-only"),
         tty: terminal(matches, detach, caller)?,
         detach,
+        erofs: given::switch(matches, "erofs"),
     })
 }
 
@@ -158,6 +159,7 @@ mod tests {
             read_only: true,
             tty: true,
             detach: false,
+            erofs: false,
         };
         assert_eq!(rootfs(line, false), expected);
     }

@@ -61,6 +61,25 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The sha256 digest of a stream, and how many bytes it had.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of_stream(mut stream: impl Read) -> io::Result<(Self, u64)> {
+        let (mut hasher, mut size, mut buffer) = (Hasher::new(Algorithm::Sha256), 0, vec![0; 1 << 17]);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok((hasher.finish(), size)),
+                Ok(count) => {
+                    hasher.update(&buffer[..count]);
+                    size += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Whether these are the bytes it names.
     pub fn is_of(&self, bytes: &[u8]) -> bool {
         let mut hasher = Hasher::new(self.algorithm);

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::compression;
 use super::digest::{Digest, Verified};
 use super::manifest::{self, Compression, Descriptor, ImageConfig, Kind, MOST_LAYERS, Manifest};
 use super::merged::Parts;
@@ -26,6 +25,7 @@ use super::store::names::Named;
 use super::store::session::{NewLayer, Session};
 use super::transfer::{Job, LayerRead, read_one};
 use super::unpack::{Count, How, complete};
+use super::{compression, erofs};
 use crate::error::{Context, Error, Result};
 
 /// How to import.
@@ -37,6 +37,8 @@ pub struct Options {
     pub max_size: u64,
     /// For an image that is made here: what it is for.
     pub platform: manifest::Platform,
+    /// Makes its layers EROFS images as well.
+    pub erofs: Option<erofs::Maker>,
 }
 
 /// An image in the store.
@@ -143,6 +145,9 @@ pub fn import(
     blobs.push(session.bytes(&config_bytes)?);
     blobs.push(session.bytes(&manifest_bytes)?);
     session.commit(new_layers, blobs).map_err(store::full)?;
+    if let Some(maker) = &options.erofs {
+        maker.make(session, &chain)?;
+    }
     Ok(Imported { manifest, count })
 }
 

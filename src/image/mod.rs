@@ -10,6 +10,7 @@
 //! commit      a container's upper layer                               -> one more layer on its image
 //! export      an image of the store                                   -> an archive for every tool
 //! flatten     the layers of an image                                  -> one directory for every runtime
+//! erofs       a layer of the store                                    -> one file that the kernel mounts
 //! ```
 //!
 //! What a container starts with needs only `store`, `merged` and `bundle`: everything that decompresses or parses archives is
@@ -25,6 +26,7 @@ pub mod commit;
 pub mod compression;
 pub mod copy;
 pub mod digest;
+pub mod erofs;
 pub mod export;
 pub mod flatten;
 pub mod import;

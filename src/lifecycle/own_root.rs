@@ -229,7 +229,7 @@ fn fill(archive: &Path, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
     let file = File::open(archive).or_cannot("open", archive.display())?;
     let lowers: Parts = lowers.iter().map(|lower| opened(lower).map(Rc::new)).collect::<Result<_>>()?;
     let upper = Rc::new(directory.try_clone().or_cannot("open", "the upper layer")?);
-    let how = image::options(None, None).how;
+    let how = image::options(None, None, None).how;
     let (_, rest) = unpack(BufReader::with_capacity(1 << 17, file), directory, DIFF, &how)?;
     let completed = complete::complete(rest, &upper, &lowers);
     rustix::process::umask(mask);

@@ -29,6 +29,8 @@ pub(super) struct Used {
     snapshot: Option<Snapshots>,
     /// The copy that stands for the layers, where they cannot be stacked.
     pub copy: Option<NewCopy>,
+    /// Whether the layers are EROFS images, which are mounted.
+    erofs: bool,
     _guard: Guard,
 }
 
@@ -67,13 +69,21 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
         detach: options.detach,
         ..run::Options::default()
     };
-    match run::run_source(setting, &options_of_run, source(setting, image, options)?) {
+    let ran = run::run_source(setting, &options_of_run, source(setting, image, options)?);
+    let ran = ran.map_err(|error| if options.erofs { error.and_then(release(setting, image)) } else { error });
+    match ran {
         Err(error) if stack::is_refused(&error) => {
-            let source = source(setting, image, options)?;
+            let source = source(setting, image, &Options { erofs: false, ..options.clone() })?;
             run_copy::run(setting, &options_of_run, source, &error)
         }
         answer => answer,
     }
+}
+
+/// Unmounts what was mounted for a container that there is not.
+fn release(setting: &Setting, image: &str) -> Result<()> {
+    let Some(store) = image::existing(setting)? else { return Ok(()) };
+    store.release_erofs(&store.image(image)?.chain)
 }
 
 /// What the container is made from.
@@ -91,10 +101,35 @@ fn source(setting: &Setting, image: &str, options: &Options) -> Result<Source> {
     let user_namespace = unpacked(&store, &image)?;
     let config = config(&store, &image, options, &host)?;
     let text = text(&config)?;
-    let used = Used { store, path: path.clone(), image, user_namespace, snapshot: None, copy: None, _guard: guard };
+    let erofs = options.erofs && mounted(setting, &store, &image, &host)?;
+    let used =
+        Used { store, path: path.clone(), image, user_namespace, snapshot: None, copy: None, erofs, _guard: guard };
     // The configuration is made from the image: no file is to blame for it but that.
     let file = path.join("config.json");
     Ok(Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used), upper: None })
+}
+
+/// Whether the image's layers could be mounted as EROFS images. Where the kernel would not, they are taken as directories, which hold
+/// the same, and a warning says so.
+fn mounted(setting: &Setting, store: &Store, image: &crate::image::Image, host: &Host) -> Result<bool> {
+    if !host.privileged {
+        return Err(Error::plain("only root can use EROFS images: the kernel lets nobody else mount them")
+            .hint("run without --erofs: the image's layers are directories then"));
+    }
+    for chain_id in &image.chain {
+        if store.erofs(chain_id)?.is_none() {
+            let name = image.name.as_deref().unwrap_or("the image");
+            return Err(Error::plain(format!("{name} has no EROFS images: layer {} lacks one", chain_id.short()))
+                .hint("import or pull it with --erofs: layers that are there are not unpacked again"));
+        }
+    }
+    match store.mount_erofs(&image.chain) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            setting.log.warning(format!("{error}: the layers' directories stand in for their EROFS images"));
+            Ok(false)
+        }
+    }
 }
 
 pub(super) fn text(config: &Config) -> Result<Vec<u8>> {
@@ -157,6 +192,7 @@ impl Used {
             user_namespace,
             snapshot: None,
             copy: None,
+            erofs: false,
             _guard: guard,
         })
     }
@@ -180,7 +216,12 @@ impl Used {
         let line = snapshots::line(&all, name)?;
         let layers = line.iter().map(|snapshot| store.snapshot_path(&used.user, &snapshot.name)).collect();
         let snapshot = Some(Snapshots { name: name.to_owned(), layers });
-        Ok(Self { path: store.root().to_owned(), store, image, user_namespace, snapshot, copy: None, _guard: guard })
+        let path = store.root().to_owned();
+        if used.erofs {
+            store.mount_erofs(&image.chain)?;
+        }
+        let erofs = used.erofs;
+        Ok(Self { path, store, image, user_namespace, snapshot, copy: None, erofs, _guard: guard })
     }
 
     /// The stack of layers for the container whose directory is `state`; none where it has a copy.
@@ -189,7 +230,10 @@ impl Used {
             return None;
         }
         let own = self.store.use_path(&User::Container(state.to_owned()));
-        let lower = |id| self.store.path(layers::directory(id)).join("diff");
+        let lower = |id| match self.erofs {
+            true => self.store.erofs_mount(id),
+            false => self.store.path(layers::directory(id)).join("diff"),
+        };
         let above = self.snapshot.iter().flat_map(|snapshot| snapshot.layers.iter().cloned());
         Some(Layers {
             lowers: above.chain(self.image.chain.iter().rev().map(lower)).collect(),
@@ -197,6 +241,7 @@ impl Used {
             work: own.join("work"),
             stage: own,
             userxattr: self.user_namespace,
+            xino: self.erofs,
         })
     }
 
@@ -214,7 +259,7 @@ impl Used {
         let user = User::Container(state.to_owned());
         let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
         let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
-        self.store.note_use(&Use { snapshot, copied: self.copy.is_some(), ..used })
+        self.store.note_use(&Use { snapshot, copied: self.copy.is_some(), erofs: self.erofs, ..used })
     }
 }
 

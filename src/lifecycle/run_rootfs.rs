@@ -42,6 +42,8 @@ pub struct Options {
     pub tty: bool,
     /// Does not wait.
     pub detach: bool,
+    /// Of an image: its layers are EROFS images.
+    pub erofs: bool,
 }
 
 /// The period over which CPU time is counted out, in microseconds; the kernel's own default.

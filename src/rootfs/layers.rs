@@ -106,6 +106,10 @@ fn detached(stack: &Layers) -> Result<OwnedFd, Refused> {
     if stack.userxattr {
         fsconfig_set_flag(&context, "userxattr").map_err(told)?;
     }
+    // A file keeps its number when it is copied up, and all are of one device, as in layers of one filesystem.
+    if stack.xino {
+        fsconfig_set_string(&context, "xino", "auto").map_err(told)?;
+    }
     fsconfig_create(&context).map_err(told)?;
     let attributes = match stack.upper {
         Some(_) => MountAttrFlags::empty(),
@@ -156,6 +160,9 @@ fn by_links(stack: &Layers) -> Result<(), Errno> {
         (true, _) => options.push_str(",userxattr"),
         (false, Some(_)) => options.push_str(",redirect_dir=off,metacopy=off"),
         (false, None) => (),
+    }
+    if stack.xino {
+        options.push_str(",xino=auto");
     }
     let volatile = if stack.upper.is_some() { ",volatile" } else { "" };
     let kind = Some("overlay");
@@ -217,6 +224,7 @@ mod tests {
             work: "/".into(),
             stage: "/stage".into(),
             userxattr: true,
+            xino: false,
         };
         for answer in [Errno::ENODEV, Errno::EPERM, Errno::EACCES, Errno::EINVAL] {
             let error = explained(&stack, answer, "");

@@ -6,6 +6,7 @@
 pub mod by_path;
 pub mod copy;
 pub mod devices;
+pub mod erofs;
 pub mod idmapped;
 pub mod label;
 pub mod layers;

@@ -78,6 +78,8 @@ pub struct Layers {
     pub stage: PathBuf,
     /// Whether the layers' marks are those of a user namespace.
     pub userxattr: bool,
+    /// Whether the lowers are filesystems of their own: then inode numbers have to be told apart.
+    pub xino: bool,
 }
 
 /// One mount, its options parsed.

@@ -9,6 +9,7 @@ pub mod clone;
 pub mod entry;
 pub mod fd;
 pub mod keyring;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod sched;

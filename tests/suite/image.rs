@@ -128,7 +128,7 @@ fn forms(case: &mut Case) -> Outcome {
 
 /// Whiteouts, opaque directories, hard links to a layer below, directories that an upper layer only passes through, a path
 /// through what is a link below.
-fn stacked(case: &mut Case) -> Outcome {
+pub(super) fn stack() -> Result<Vec<Vec<u8>>, Failed> {
     let lower = Layer::new()
         .directory("keep/")?
         .entry(tar::EntryType::Directory, "odd/", 0o750, "", b"")?
@@ -156,8 +156,16 @@ fn stacked(case: &mut Case) -> Outcome {
         .directory("was/")?
         .file("was/new", 0o644, b"new")?
         .finish()?;
-    import(case, vec![lower, upper], &json!({}))?;
-    let read = |case: &mut Case, path: &str| run(case, "test", &["/probe", "read", path])?.success()?.json();
+    Ok(vec![lower, upper])
+}
+
+/// Looks at it from inside, in a container that is run with these flags.
+pub(super) fn look_at_stack(case: &mut Case, flags: &[&str]) -> Outcome {
+    let probe = |case: &mut Case, args: &[&str]| {
+        let run = [&["run", "--image", "test"], flags, &["--", "/probe"], args].concat();
+        ferry(case, &run)?.success()?.json()
+    };
+    let read = |case: &mut Case, path: &str| probe(case, &["read", path]);
     for (path, text) in [
         ("/keep/stays", "stays"),
         ("/hidden/above", "above"),
@@ -174,10 +182,16 @@ fn stacked(case: &mut Case) -> Outcome {
     for path in ["/keep/gone", "/hidden/below", "/was/old"] {
         assert_eq!(read(case, path)?["error"], libc::ENOENT, "{path}");
     }
-    let odd = run(case, "test", &["/probe", "stat", "/odd"])?.success()?.json()?;
+    let odd = probe(case, &["stat", "/odd"])?;
     assert_eq!(odd["ok"]["mode"], "0750", "{odd}");
-    let lib = run(case, "test", &["/probe", "stat", "/lib"])?.success()?.json()?;
+    let lib = probe(case, &["stat", "/lib"])?;
     assert_eq!(lib["ok"]["target"], "usr/lib", "{lib}");
+    Ok(())
+}
+
+fn stacked(case: &mut Case) -> Outcome {
+    import(case, stack()?, &json!({}))?;
+    look_at_stack(case, &[])?;
     clear(case)
 }
 
@@ -482,7 +496,8 @@ fn check(case: &mut Case) -> Outcome {
     clear(case)
 }
 
-fn odd_layer() -> Result<Vec<u8>, Failed> {
+/// Owners, nanoseconds, attributes, set-user-id bits and device nodes.
+pub(super) fn odd_layer() -> Result<Vec<u8>, Failed> {
     let layer = Layer::new().records(&[
         ("uid", b"1000"),
         ("gid", b"1001"),

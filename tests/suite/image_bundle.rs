@@ -189,7 +189,7 @@ fn mounts_nothing(case: &mut Case) -> Outcome {
 }
 
 /// KiB of the program's own file that the process has mapped alone, and together with others.
-fn mapped(pid: u32) -> Result<(u64, u64), libtest_mimic::Failed> {
+pub(super) fn mapped(pid: u32) -> Result<(u64, u64), libtest_mimic::Failed> {
     let (mut alone, mut together, mut counts) = (0, 0, false);
     for line in fs::read_to_string(format!("/proc/{pid}/smaps"))?.lines() {
         let mut words = line.split_whitespace();

@@ -33,6 +33,7 @@ mod hostile_entries;
 mod image;
 mod image_bundle;
 mod image_commit;
+mod image_erofs;
 mod image_hostile;
 mod image_killed;
 mod image_root;
@@ -137,6 +138,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
     ("image_tools", image_tools::SCENARIOS),
+    ("image_erofs", image_erofs::SCENARIOS),
     ("image_hostile", image_hostile::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),

@@ -29,6 +29,8 @@ pub enum Need {
     Ferry,
     /// A kernel of this version at least, and what it is needed for.
     Kernel(u32, u32, &'static str),
+    /// A kernel that mounts EROFS images.
+    Erofs,
     /// A program on this machine.
     Tool(&'static str),
     /// A CRIU that knows this machine's kernel.
@@ -67,6 +69,7 @@ impl Need {
             Self::Kernel(major, minor, what) => {
                 (kernel() < vec![major, minor]).then(|| format!("needs Linux {major}.{minor}: {what}"))
             }
+            Self::Erofs => no_erofs(),
             Self::Tool(name) => (!on_path(name)).then(|| format!("needs the program {name}")),
             Self::Criu => no_criu(),
             Self::SoftDirty => (!is_soft_dirty().unwrap_or(false)).then(|| "needs CONFIG_MEM_SOFT_DIRTY".into()),
@@ -109,6 +112,16 @@ fn no_systemd(root: bool) -> Option<String> {
     let runs = std::path::Path::new("/run/systemd/system").exists();
     let has_bus = root || std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
     (!runs || !has_bus).then(|| "needs systemd, and a bus to it".into())
+}
+
+fn no_erofs() -> Option<String> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    // A module is loaded by the first mount.
+    let modules = nix::sys::utsname::uname()
+        .ok()
+        .map(|name| format!("/lib/modules/{}/kernel/fs/erofs", name.release().to_string_lossy()));
+    let is_module = modules.is_some_and(|path| std::path::Path::new(&path).exists());
+    (!is_module && !known.split_whitespace().any(|word| word == "erofs")).then(|| "needs a kernel with EROFS".into())
 }
 
 /// Since Linux 6.16 the vDSO is made of more pages than an older CRIU looks for.

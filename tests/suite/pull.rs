@@ -31,6 +31,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_not_there_is_named", &[Need::Ferry], what_is_not_there_is_named),
     scenario("a_fault_of_the_registry_is_told", &[Need::Ferry], a_fault_of_the_registry_is_told),
     scenario("the_way_is_chosen", &[Need::Ferry], the_way_is_chosen),
+    scenario(
+        "layers_become_erofs_images",
+        &[Need::Ferry, Need::Root, Need::Tool("mkfs.erofs")],
+        layers_become_erofs_images,
+    ),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -267,6 +272,21 @@ fn a_fault_of_the_registry_is_told(case: &mut Case) -> Outcome {
     refused(case, &name, &["503", "as the test wants it"])?;
     registry.change(|content| content.status = Some(429));
     refused(case, &name, &["429", "wait"])
+}
+
+fn layers_become_erofs_images(case: &mut Case) -> Outcome {
+    let (registry, _, _) = registry(b"hello")?;
+    let name = format!("{}/app:1", registry.host());
+    let images = |case: &Case| {
+        let layers = case.path("store/layers");
+        let files = fs::read_dir(layers)?.flatten().map(|layer| layer.path().join("erofs/image"));
+        Ok::<_, Failed>(files.filter(|image| image.is_file()).count())
+    };
+    image(case, &["pull", "--progress", "none", &name])?.success()?;
+    assert_eq!(images(case)?, 0);
+    image(case, &["pull", "--erofs", "--progress", "none", &name])?.success()?;
+    assert_eq!(images(case)?, 1);
+    image(case, &["check"])?.success().map(drop)
 }
 
 fn the_way_is_chosen(case: &mut Case) -> Outcome {

@@ -10,6 +10,7 @@ use crate::cli::globals::Globals;
 use crate::cli::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use crate::cli::{given, output, size};
 use crate::error::{Context, Error, Result};
+use crate::image::erofs::Maker;
 use crate::image::manifest::{self, Platform};
 use crate::image::source::FORMS;
 use crate::lifecycle::image::import::Options;
@@ -28,6 +29,13 @@ pub const MAX_SIZE: Flag = Flag {
     long: "max-size",
     value: Value::Text("SIZE"),
     help: "Refuse a layer that unpacks to more, such as 10g (default 64g)",
+    ..Flag::SWITCH
+};
+
+/// `--erofs`.
+pub const EROFS: Flag = Flag {
+    long: "erofs",
+    help: "Make each layer an EROFS image as well, for `run --image --erofs`; as root, with mkfs.erofs",
     ..Flag::SWITCH
 };
 
@@ -53,6 +61,7 @@ pub const VERB: Verb = Verb {
         },
         PLATFORM,
         MAX_SIZE,
+        EROFS,
         PROGRESS,
     ],
     details: &[
@@ -63,6 +72,7 @@ pub const VERB: Verb = Verb {
              standard input. All layers are verified and unpacked at once, and the image becomes visible when it is whole: \
              after a failure the store is as it was.\n\nOf a source with several images, SOURCE:NAME takes the one of that name \
              or tag; all of them are taken otherwise. Of an image for several machines the one for this machine is taken. \
+             With --erofs, layers that are there already get their EROFS images too. \
              As an ordinary user, files keep their owners as far as /etc/subuid and /etc/subgid reach, and device nodes are \
              left out.",
         ),
@@ -113,6 +123,7 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         form: form.transpose()?,
         platform: platform(matches)?,
         max_size: max_size(matches)?,
+        erofs: erofs(matches)?,
     })
 }
 
@@ -123,6 +134,14 @@ fn options(matches: &ArgMatches) -> Result<Options> {
 pub fn platform(matches: &ArgMatches) -> Result<Option<Platform>> {
     let read = |text| manifest::platform(text).map_err(|why| given::invalid("platform", text, &why));
     given::text(matches, "platform").map(read).transpose()
+}
+
+/// What makes EROFS images, where [`EROFS`] is given.
+///
+/// # Errors
+/// They cannot be made here.
+pub fn erofs(matches: &ArgMatches) -> Result<Option<Maker>> {
+    given::switch(matches, "erofs").then(Maker::find).transpose()
 }
 
 /// The value of [`MAX_SIZE`], in bytes.

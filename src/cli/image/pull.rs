@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 
 use super::delegate;
-use super::import::{MAX_SIZE, PLATFORM, max_size, platform};
+use super::import::{EROFS, MAX_SIZE, PLATFORM, erofs, max_size, platform};
 use super::progress::{PROGRESS, Shown};
 use crate::cli::globals::Globals;
 use crate::cli::verb::{Arguments, CommandLine, Flag, Value, Verb};
@@ -39,6 +39,7 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         MAX_SIZE,
+        EROFS,
         PROGRESS,
     ],
     details: &[
@@ -97,6 +98,7 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         name: name.parse()?,
         platform: platform(matches)?,
         max_size: max_size(matches)?,
+        erofs: erofs(matches)?,
         wishes: Wishes { mirrors: given::strings(matches, "mirror"), insecure: given::switch(matches, "insecure") },
         auth_file: given::absolute(matches, "authfile")?,
     })

@@ -1,6 +1,7 @@
 //! Is the store whole? Everything that names and uses lead to is read and compared with its digest; what can be made anew from
 //! what is there is made anew.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::names::Names;
@@ -8,6 +9,7 @@ use super::session::Session;
 use super::{Store, prune};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
+use crate::image::erofs::Maker;
 use crate::image::import::{self, Options};
 use crate::image::manifest::Descriptor;
 use crate::image::progress::Silent;
@@ -87,6 +89,7 @@ fn image(
         }
     }
     let mut broken: Vec<Digest> = Vec::new();
+    let mut lost: BTreeSet<Digest> = BTreeSet::new();
     for chain_id in &image.chain {
         findings.layers += 1;
         if let Err(error) = unpacked(store, chain_id) {
@@ -95,20 +98,54 @@ fn image(
                 findings.damages.push(format!("{name}: {error}"));
             }
         }
+        if let Err(error) = erofs(store, chain_id) {
+            lost.insert(chain_id.clone());
+            if repair.is_none() {
+                findings.damages.push(format!("{name}: {error}"));
+            }
+        }
     }
     match repair {
         Some(options) if whole && !broken.is_empty() => {
             let _alone = store.exclude()?;
             for chain_id in &broken {
+                if store.erofs(chain_id).is_ok_and(|found| found.is_some()) {
+                    lost.insert(chain_id.clone());
+                }
+                store.remove_erofs(chain_id)?;
                 store.remove(&super::layers::directory(chain_id))?;
             }
             drop(_alone);
             rebuild(store, &image, options)?;
             findings.repaired.extend(broken.iter().map(|id| format!("{name}: layer {} was unpacked anew", id.short())));
-            Ok(())
         }
-        _ => Ok(()),
+        _ => (),
     }
+    if repair.is_some() && !lost.is_empty() {
+        remake(store, &lost)?;
+        let told = lost.iter().map(|id| format!("{name}: the EROFS image of layer {} was made anew", id.short()));
+        findings.repaired.extend(told);
+    }
+    Ok(())
+}
+
+/// Whether a layer's EROFS image is what it has to be, where there is one.
+fn erofs(store: &Store, chain_id: &Digest) -> Result<()> {
+    match store.erofs(chain_id)? {
+        Some(record) => store.verify_erofs(chain_id, &record),
+        None => Ok(()),
+    }
+}
+
+/// Makes the EROFS images of these layers anew.
+fn remake(store: &Store, layers: &BTreeSet<Digest>) -> Result<()> {
+    let maker = Maker::find()?;
+    {
+        let _alone = store.exclude()?;
+        layers.iter().try_for_each(|chain_id| store.remove_erofs(chain_id))?;
+    }
+    let layers: Vec<Digest> = layers.iter().cloned().collect();
+    maker.make(&Session::begin(store)?, &layers).map(drop)
 }
 
 /// Whether a layer's directory is there with as many entries as it was made with.

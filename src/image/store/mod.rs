@@ -4,7 +4,7 @@
 //! format                 the version of this layout
 //! lock                   shared by whoever adds or uses, exclusive for whoever removes
 //! blobs/sha256/HEX       documents and layers as they came, by digest
-//! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/
+//! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/, and erofs/ where that was asked for
 //! images.json            names -> manifests
 //! containers/KEY/        what is in use: use.json, and a container's upper/ and work/, or copy/rootfs/
 //! snapshots/KEY/NAME/    what containers had written at some time, and in memory: .memory/NUMBER/
@@ -31,6 +31,7 @@ use crate::path::errno;
 
 pub mod check;
 pub mod copies;
+pub mod erofs;
 pub mod layers;
 pub mod memories;
 pub mod names;

@@ -58,6 +58,7 @@ pub fn prune(store: &Store, all: bool) -> Result<Removed> {
         })?;
     }
     let live = live(store)?;
+    store.release_erofs_of(&used, live.layers.iter())?;
     // Layers first: a blob without its layer is only a waste, a layer whose blob is gone could not be repaired.
     for name in store.names_in("layers")? {
         let name = name.to_string_lossy().into_owned();
@@ -65,8 +66,11 @@ pub fn prune(store: &Store, all: bool) -> Result<Removed> {
         if chain_id.as_ref().is_ok_and(|chain_id| live.layers.contains(chain_id)) {
             continue;
         }
+        if let Ok(chain_id) = chain_id {
+            store.remove_erofs(&chain_id)?;
+            removed.layers.push(chain_id);
+        }
         store.remove(&format!("layers/{name}"))?;
-        removed.layers.extend(chain_id);
     }
     for algorithm in ["sha256", "sha512"] {
         for name in store.names_in(&format!("blobs/{algorithm}"))? {

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat, syncfs};
 use rustix::io::Errno as Answer;
 
+use super::erofs::{self, Erofs, MOUNT};
 use super::layers::{self, Layer};
 use super::{Guard, Store};
 use crate::error::{Context, Error, Result};
@@ -112,6 +113,19 @@ impl<'a> Session<'a> {
         Ok(self.blob(name, Digest::of(bytes), bytes.len() as u64))
     }
 
+    /// A directory for a layer's EROFS image, with one to mount it on.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn erofs(&self) -> Result<String> {
+        let name = self.next("erofs");
+        for (directory, mode) in [(name.clone(), 0o711), (format!("{name}/{MOUNT}"), 0o755)] {
+            mkdirat(&self.dir, &directory, Mode::from_raw_mode(mode))
+                .or_cannot("make directory", self.path(&directory))?;
+        }
+        Ok(name)
+    }
+
     /// An empty layer.
     ///
     /// # Errors
@@ -137,11 +151,7 @@ impl<'a> Session<'a> {
         }
         for (new, layer) in &layers {
             let text = serde_json::to_vec(layer).map_err(|why| Error::said("save", "the layer", why.to_string()))?;
-            let name = format!("{new}/{}", layers::RECORD);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file =
-                openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
-            File::from(file).write_all(&text).or_cannot("write", self.path(&name))?;
+            self.record(new, layers::RECORD, &text)?;
         }
         syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
         for (new, layer) in &layers {
@@ -161,15 +171,41 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Puts EROFS images beside the layers they are of, each made in a directory of [`Session::erofs`]. What is there already
+    /// stays.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn place_erofs(&self, images: Vec<(String, Digest, Erofs)>) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        for (new, _, image) in &images {
+            let text = serde_json::to_vec(image).map_err(|why| Error::said("save", "the image", why.to_string()))?;
+            self.record(new, erofs::RECORD, &text)?;
+        }
+        syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
+        for (new, chain_id, _) in &images {
+            self.put(new, &erofs::directory(chain_id))?;
+            self.store.sync_directory(layers::directory(chain_id).as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is known of something beside it.
+    fn record(&self, new: &str, record: &str, text: &[u8]) -> Result<()> {
+        let name = format!("{new}/{record}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
+        File::from(file).write_all(text).or_cannot("write", self.path(&name))
+    }
+
     /// Puts a layer's directory in its place by itself, with a record beside its files.
     ///
     /// # Errors
     /// What the kernel answers; ENOTEMPTY where something is.
     pub fn place_layer(&self, layer: &NewLayer, record: &str, text: &[u8], to: &str) -> Result<()> {
-        let name = format!("{}/{record}", layer.name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o644)).or_cannot("write", self.path(&name))?;
-        File::from(file).write_all(text).or_cannot("write", self.path(&name))?;
+        self.record(&layer.name, record, text)?;
         syncfs(self.dir.as_fd()).or_cannot("sync", self.store.path(&self.name).display())?;
         renameat(&self.dir, layer.name.as_str(), &self.store.dir, to)
             .or_cannot("save", self.store.path(to).display())?;

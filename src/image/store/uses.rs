@@ -57,13 +57,16 @@ pub struct Use {
     /// Of a container whose layers could not be stacked: it has a copy of their files in place of an upper layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub copied: bool,
+    /// Whether its lower layers are EROFS images.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erofs: bool,
 }
 
 impl Use {
     /// A use of the current format.
     pub fn new(user: User, image: String, manifest: Digest, layers: Vec<Digest>) -> Self {
         let namespace = matches!(user, User::Mount(_)).then(|| namespace_of("self")).flatten();
-        Self { format: FORMAT, user, image, manifest, layers, namespace, snapshot: None, copied: false }
+        Self { format: FORMAT, user, image, manifest, layers, namespace, snapshot: None, copied: false, erofs: false }
     }
 
     /// Its upper layer has to be there for what is about to be done.
@@ -166,7 +169,10 @@ impl Store {
     /// # Errors
     /// EACCES or EPERM where files belong to ids of a user namespace that the caller is not in.
     pub fn end_use(&self, user: &User) -> Result<()> {
-        self.remove(&format!("containers/{}", key(user)))
+        let name = key(user);
+        let used = self.noted(&name)?.filter(|used| used.erofs);
+        self.remove(&format!("containers/{name}"))?;
+        used.map_or(Ok(()), |used| self.release_erofs(&used.layers))
     }
 
     /// Whether there is a use of this user's, or what is left of one.
@@ -190,10 +196,16 @@ impl Store {
         let mut uses = Vec::new();
         for name in self.names_in("containers")? {
             let name = name.to_string_lossy().into_owned();
-            let bytes = self.read(format!("containers/{name}/{RECORD}"), 1 << 20)?;
-            let found = bytes.and_then(|bytes| serde_json::from_slice::<Use>(&bytes).ok());
-            uses.push((name, found.filter(|found| found.format == FORMAT)));
+            let found = self.noted(&name)?;
+            uses.push((name, found));
         }
         Ok(uses)
+    }
+
+    /// The use that is noted in this directory, if it can be read.
+    fn noted(&self, name: &str) -> Result<Option<Use>> {
+        let bytes = self.read(format!("containers/{name}/{RECORD}"), 1 << 20)?;
+        let found = bytes.and_then(|bytes| serde_json::from_slice::<Use>(&bytes).ok());
+        Ok(found.filter(|found| found.format == FORMAT))
     }
 }

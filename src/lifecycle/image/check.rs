@@ -11,6 +11,6 @@ use crate::image::store::check::{self, Findings};
 pub fn check(setting: &Setting, repair: bool) -> Result<Findings> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let Some(store) = super::existing(setting)? else { return Ok(Findings::default()) };
-    let options = super::options(None, None);
+    let options = super::options(None, None, None);
     check::check(&store, repair.then_some(&options))
 }

@@ -54,7 +54,7 @@ pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> 
         None => Some(SystemTime::now()),
     };
     let created = created.ok_or_else(|| Error::plain("that time is too far away"))?;
-    let options = super::options(None, None);
+    let options = super::options(None, None, None);
     let mut uppers = vec![upper(&store, &used)?];
     if let Some(name) = &used.snapshot {
         for snapshot in snapshots::line(&store.snapshots(&used.user)?, name)? {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Setting;
 use crate::error::{Error, Result};
+use crate::image::erofs::Maker;
 use crate::image::import;
 use crate::image::manifest::Platform;
 use crate::image::progress::{Event, Progress};
@@ -25,6 +26,8 @@ pub struct Options {
     pub platform: Option<Platform>,
     /// The most bytes a layer may unpack to.
     pub max_size: Option<u64>,
+    /// Makes its layers EROFS images as well.
+    pub erofs: Option<Maker>,
 }
 
 /// `image import`.
@@ -37,7 +40,7 @@ pub fn import(setting: &Setting, options: &Options, progress: &dyn Progress) -> 
     let given = options.name.as_deref().map(str::parse::<Reference>).transpose()?;
     let store = super::open(setting)?;
     let session = Session::begin(&store)?;
-    let import_options = super::options(options.max_size, options.platform.clone());
+    let import_options = super::options(options.max_size, options.platform.clone(), options.erofs.clone());
     let source = source::open(&options.source, options.form, &session)?;
     bring(setting, &session, &source, given.as_ref(), &import_options, progress)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Setting;
 use crate::error::{Error, Result};
 use crate::host::{self, Host};
+use crate::image::erofs::Maker;
 use crate::image::import::Options;
 use crate::image::manifest::{self, Platform};
 use crate::image::store::{self, Store};
@@ -79,11 +80,11 @@ pub fn as_root(setting: &Setting, deed: impl FnOnce(&Setting) -> Result<u8>) -> 
 }
 
 /// How layers are unpacked here.
-pub fn options(max_size: Option<u64>, platform: Option<Platform>) -> Options {
+pub fn options(max_size: Option<u64>, platform: Option<Platform>, erofs: Option<Maker>) -> Options {
     let user_namespace = host::in_user_namespace();
     let max_size = max_size.unwrap_or(MAX_SIZE);
     let how = How { user_namespace, one_id: user_namespace && ids() == 1, max_size };
-    Options { how, max_size, platform: platform.unwrap_or_else(manifest::host_platform) }
+    Options { how, max_size, platform: platform.unwrap_or_else(manifest::host_platform), erofs }
 }
 
 /// How many user ids there are here.

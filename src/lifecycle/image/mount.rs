@@ -54,7 +54,7 @@ pub fn mount(setting: &Setting, wanted: &str, point: &Path) -> Result<()> {
         lowers.push(own.join("upper"));
     }
     let User::Mount(stage) = &used.user else { return Ok(()) };
-    let layers = Layers { lowers, upper: None, work: own.join("work"), stage: stage.clone(), userxattr };
+    let layers = Layers { lowers, upper: None, work: own.join("work"), stage: stage.clone(), userxattr, xino: false };
     match stack::mount(&layers) {
         Ok(_) => Ok(()),
         Err(error) => Err(match store.end_use(&used.user) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::{Setting, import};
 use crate::error::Result;
+use crate::image::erofs::Maker;
 use crate::image::manifest::Platform;
 use crate::image::progress::Progress;
 use crate::image::reference::Reference;
@@ -23,6 +24,8 @@ pub struct Options {
     pub platform: Option<Platform>,
     /// The most bytes a layer may unpack to.
     pub max_size: Option<u64>,
+    /// Makes its layers EROFS images as well.
+    pub erofs: Option<Maker>,
     /// Where to ask, and how.
     pub wishes: Wishes,
     /// Who the caller is to registries, in place of the usual files.
@@ -46,6 +49,6 @@ pub fn pull(setting: &Setting, found: Registry, options: &Options, progress: &dy
     rustix::process::umask(rustix::fs::Mode::empty());
     let store = super::open(setting)?;
     let session = Session::begin(&store)?;
-    let import_options = super::options(options.max_size, options.platform.clone());
+    let import_options = super::options(options.max_size, options.platform.clone(), options.erofs.clone());
     import::bring(setting, &session, &source::registry(found), Some(&options.name), &import_options, progress)
 }
