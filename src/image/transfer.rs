@@ -8,7 +8,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope};
 
 use super::compression::{self, Bounded};
 use super::digest::{Algorithm, Digest, Hasher};
@@ -85,7 +85,7 @@ pub(super) fn read_one(
             Ok((outcome, hasher.finish()))
         });
         // Each ends by itself when the other one does, or was never there: its end of the stream is closed.
-        Ok((joined(reader), joined(unpacker)))
+        Ok((jail::joined(reader), jail::joined(unpacker)))
     })?;
     // What cannot be read is why it cannot be unpacked, unless unpacking failed first and closed the channel.
     let ((count, rest), diff_id, (compression, digest, size)) = match (packed, outcome) {
@@ -100,11 +100,6 @@ pub(super) fn read_one(
     }
     progress.event(Event::Layer { index: job.index, digest: digest.clone(), bytes: count.bytes });
     Ok(LayerRead { blob: session.blob(blob_name, digest, size), compression, diff_id, layer, count, rest })
-}
-
-fn joined<T>(thread: io::Result<ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
-    let thread = thread.or_cannot("start", "a thread")?;
-    thread.join().unwrap_or_else(|_| Err(Error::plain("a thread ended without an answer")))
 }
 
 fn algorithm(job: &Job) -> Algorithm {

@@ -274,8 +274,8 @@ pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>
     scratch::sweep();
     let scratch = directory(if keep { Some(&options.choice.choice.images) } else { None })?;
     let mut options = options.clone();
-    let manifest = match opened(from, import.identities).and_then(|stream| unpack::unpack(stream, &scratch.path, &own))
-    {
+    let unpacked = open(from).and_then(|stream| unpack::unpack(stream, import.identities, &scratch.path, &own));
+    let manifest = match unpacked {
         Ok(manifest) => manifest,
         Err(error) => return Err(error.and_then(scratch.remove())),
     };
@@ -359,12 +359,7 @@ fn same_flags(manifest: &Manifest, choice: &Choice) -> Result<()> {
 /// # Errors
 /// The archive is not whole.
 pub fn inspect(from: &Path, identities: &Identities) -> Result<Inspected> {
-    inspect::inspect(opened(from, identities)?)
-}
-
-/// An archive, decrypted where it is encrypted.
-fn opened(from: &Path, identities: &Identities) -> Result<Box<dyn Read + Send>> {
-    identities.decrypt(open(from)?)
+    inspect::inspect(open(from)?, identities)
 }
 
 fn open(from: &Path) -> Result<Box<dyn Read + Send>> {

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -34,6 +34,7 @@ use crate::image::unpack::{complete, unpack};
 use crate::launch::sources::Place;
 use crate::namespaces::Kind;
 use crate::rootfs::{mount, pivot};
+use crate::security::jail::{self, Work};
 use crate::spec::{Config, Document};
 
 /// What is written down of the root of a container, into the directory of images, once its processes stand still.
@@ -230,7 +231,9 @@ fn fill(archive: &Path, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
     let lowers: Parts = lowers.iter().map(|lower| opened(lower).map(Rc::new)).collect::<Result<_>>()?;
     let upper = Rc::new(directory.try_clone().or_cannot("open", "the upper layer")?);
     let how = image::options(None, None, None).how;
-    let (_, rest) = unpack(BufReader::with_capacity(1 << 17, file), directory, DIFF, &how)?;
+    let archive = BufReader::with_capacity(1 << 17, file);
+    let unpacked = jail::confined(Work::Unpacks(upper.as_fd()), || unpack(archive, directory, DIFF, &how));
+    let (_, rest) = unpacked?;
     let completed = complete::complete(rest, &upper, &lowers);
     rustix::process::umask(mask);
     completed

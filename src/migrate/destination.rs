@@ -4,6 +4,7 @@
 //! Whatever fails before the journal says `prepared` leaves nothing. From there on only the source knows what is to become of
 //! it, and what is here stays until it has said so.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdi
 use super::ownership::{AtDestination, Role, State, at_destination};
 use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
+use crate::security::jail::{self, Work};
 
 /// What images may take beside a multiple of the memory. Bytes.
 const BESIDE: u64 = 256 << 20;
@@ -155,25 +157,13 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    /// All rounds, and what to restore from.
+    /// All rounds, and what to restore from; by a thread that reaches nothing but the images.
     fn receive(&mut self, most: u64) -> Result<()> {
-        let mut intake = Intake::new(most)?;
-        let (mut round, mut still) = (0, false);
-        loop {
-            match self.link.hear()? {
-                Message::Round(number) if number == round + 1 && !still => {
-                    round = number;
-                    let directory = self.journal.round(round)?;
-                    still = intake.take(self.link, &directory, round)?;
-                    self.link.send(&Message::RoundTaken(round))?;
-                }
-                Message::Finish(last) if last.round == round && still => {
-                    self.journal.entry.last = Some(Last { ..*last });
-                    return Ok(());
-                }
-                other => return Err(other.out_of_turn()),
-            }
-        }
+        let Self { link, journal, .. } = self;
+        let images = journal.open_images()?;
+        let last = jail::confined(Work::Receives(images.as_fd()), || rounds(link, journal, most))?;
+        journal.entry.last = Some(last);
+        Ok(())
     }
 
     /// Restores it, holds it until the source has decided, and lets it go on if it may.
@@ -234,6 +224,24 @@ impl Taking<'_> {
             }
         };
         if told.is_ok() { Ok(error) } else { Err(error.and_then(told)) }
+    }
+}
+
+/// Takes rounds until there is nothing more to come.
+fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<Last> {
+    let mut intake = Intake::new(most)?;
+    let (mut round, mut still) = (0, false);
+    loop {
+        match link.hear()? {
+            Message::Round(number) if number == round + 1 && !still => {
+                round = number;
+                let directory = journal.round(round)?;
+                still = intake.take(link, &directory, round)?;
+                link.send(&Message::RoundTaken(round))?;
+            }
+            Message::Finish(last) if last.round == round && still => return Ok(*last),
+            other => return Err(other.out_of_turn()),
+        }
     }
 }
 

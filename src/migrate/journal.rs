@@ -239,6 +239,14 @@ impl Journal {
         self.path.join("images")
     }
 
+    /// The same, opened.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn open_images(&self) -> Result<OwnedFd> {
+        open_dir(&self.images())
+    }
+
     /// Says how far it is. It is on disk when this returns.
     ///
     /// # Errors

@@ -22,7 +22,8 @@
 //! ```
 //!
 //! It is linked into `ferry-image` alone, which has zstd and the digests already: the program that starts containers stays
-//! without, and the package has two programs and not three. There are no threads: CRIU is cloned off from here.
+//! without, and the package has two programs and not three. The destination takes the rounds in a thread that can do nothing else
+//! ([`crate::security::jail`]), and is alone again before CRIU is cloned off from it.
 
 mod addresses;
 mod delta;

@@ -1,21 +1,25 @@
 //! ferry's own jail: what a thread may still do that takes a stranger's bytes apart.
 //!
-//! An image's layers are decompressed and unpacked by code that is as right as it can be made, zstd in C among it, and with the
-//! rights of whoever calls ferry, often root's. What a layer's author gains by a mistake in that code shall be little. So each of
-//! the two threads of a layer gives up what its work does not take before it sees the first byte:
+//! An image's layers, checkpoints' archives and what a migration sends are decompressed and unpacked by code that is as right as it
+//! can be made, zstd in C among it, and with the rights of whoever calls ferry, often root's. What their author gains by a mistake in
+//! that code shall be little. So each thread that does such work gives up what it does not take before it sees the first byte:
 //!
 //! | thread | system calls | file system |
 //! |---|---|---|
-//! | verifies, decompresses | memory, reading, writing | nothing may be made, changed or executed by path |
-//! | unpacks | those, and what makes files | nothing may be opened or made but in the layer's own directory |
+//! | verifies and decompresses a layer; looks into an archive | memory, reading, writing | nothing may be made, changed or executed by path |
+//! | unpacks a layer or an archive | those, and what makes files | nothing may be opened or made but in the one directory |
+//! | takes the rounds of a migration | those, waiting for a descriptor, and for the disk | the same |
 //!
-//! The first wall stays what it was: paths are walked by descriptor and never out of the layer (`openat2`). This is the second.
-//! seccomp(2) and landlock(7) hold for a thread and what it starts, and cannot be taken off again; a thread is made for each layer.
+//! The first wall stays what it was: paths are walked by descriptor and never out of the directory (`openat2`). This is the second.
+//! seccomp(2) and landlock(7) hold for a thread and what it starts, and cannot be taken off again; a thread is made for each layer,
+//! archive or migration, and is gone before anything else is done with what it made.
 //!
 //! `ferry` never comes here: it is linked into `ferry-image` alone.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -25,7 +29,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// The oldest Landlock that lets a file be linked from one directory to another, which every second layer does. Linux 5.19.
 const OLDEST: ABI = ABI::V2;
@@ -112,6 +116,16 @@ const MAKING: &[libc::c_long] = &[
     libc::SYS_utimensat,
 ];
 
+/// Waiting for the other end of a connection, and for the disk.
+const WAITING: &[libc::c_long] = &[
+    libc::SYS_fsync,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_sync_file_range,
+    libc::SYS_syncfs,
+];
+
 /// Of these, those that ask for memory with code in it are refused: there is no code but what is there already.
 const MAPPING: [libc::c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 
@@ -135,6 +149,45 @@ pub fn read_only() -> Result<()> {
 pub fn only_below(directory: BorrowedFd<'_>) -> Result<()> {
     landlock(AccessFs::from_all(NEWEST), Some(directory))?;
     filter(&[ALWAYS, FILES, MAKING])
+}
+
+/// Work that takes a stranger's bytes apart.
+#[derive(Debug, Clone, Copy)]
+pub enum Work<'a> {
+    /// Reads from what is open already.
+    Reads,
+    /// Reads that, and makes files below the directory.
+    Unpacks(BorrowedFd<'a>),
+    /// The same, from the other end of a connection, which is answered; what was made is to be on disk.
+    Receives(BorrowedFd<'a>),
+}
+
+/// Does work in a thread that can do nothing else, and answers what it answers.
+///
+/// # Errors
+/// The work's own; there is no thread to be had, or it cannot be confined.
+pub fn confined<T: Send>(work: Work<'_>, deed: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let deed = move || {
+        match work {
+            Work::Reads => read_only()?,
+            Work::Unpacks(directory) => only_below(directory)?,
+            Work::Receives(directory) => {
+                landlock(AccessFs::from_all(NEWEST), Some(directory))?;
+                filter(&[ALWAYS, FILES, MAKING, WAITING])?;
+            }
+        }
+        deed()
+    };
+    std::thread::scope(|scope| joined(Builder::new().spawn_scoped(scope, deed)))
+}
+
+/// What a thread answered in the end.
+///
+/// # Errors
+/// Its own; it could not be started.
+pub fn joined<T>(thread: io::Result<ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
+    let thread = thread.or_cannot("start", "a thread")?;
+    thread.join().unwrap_or_else(|_| Err(Error::plain("a thread ended without an answer")))
 }
 
 /// Forbids `access` but below `except`, as far as the kernel has it.

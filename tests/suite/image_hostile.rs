@@ -11,7 +11,7 @@ use serde_json::json;
 use super::case::{Case, names_in, remove_tree};
 use super::hostile_archives::{self, Dice, Fate};
 use super::image::{base, clear, ferry, image};
-use super::need::Need::{Ferry, Root, Tool};
+use super::need::Need::{Ferry, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::stage;
 use crate::image_fixtures::{self as fixtures, Layer};
@@ -19,7 +19,6 @@ use crate::image_fixtures::{self as fixtures, Layer};
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("generated_archives_leave_nothing", &[Ferry, Tool("unshare")], generated),
-    scenario("layers_are_taken_apart_in_a_jail", &[Ferry, Root, Tool("strace")], jailed),
     scenario("a_full_disk_loses_nothing", &[Ferry, Tool("unshare"), Tool("mount")], full_disk),
 ];
 
@@ -147,35 +146,5 @@ fn full_disk(case: &mut Case) -> Outcome {
     shell.env("STORE", store).env("FERRY", &case.stage.runtime.path);
     let end = case.finish(&mut shell)?;
     assert!(end.code == 0 && end.stdout.contains("nothing lost"), "{} {}", end.stdout, end.stderr);
-    Ok(())
-}
-
-/// Who makes a layer's files, and who decompresses it, has given up before whatever that takes no part of.
-fn jailed(case: &mut Case) -> Outcome {
-    let layer = Layer::new().file("of-the-layer", 0o644, b"content")?.finish()?;
-    fixtures::layout(case.path("jail").as_ref(), "jail:1", &[layer], &json!({"Cmd": ["/probe"]}))?;
-    let (store, source, traces) = (case.path("store"), case.path("jail"), case.host_directory("traces")?);
-    let ferry = case.command(&["--store", &store, "image", "import", &source]);
-    let mut strace = Command::new("strace");
-    // A file for each thread.
-    strace.args(["-ff", "-qq", "-e", "trace=openat,openat2,write,prctl,seccomp,/^landlock", "-o"]);
-    strace.arg(traces.join("of")).arg(ferry.get_program()).args(ferry.get_args());
-    strace.envs(ferry.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    case.finish(&mut strace)?.success()?;
-    let threads: Vec<String> =
-        names_in(&traces).iter().map(|name| fs::read_to_string(traces.join(name))).collect::<Result<_, _>>()?;
-    let landlock = "landlock_create_ruleset(NULL";
-    let has_landlock = threads
-        .iter()
-        .flat_map(|calls| calls.lines())
-        .any(|call| call.starts_with(landlock) && !call.contains(" = -1"));
-    // The blob is packed: only who unpacks knows the name, and only who reads writes the blob.
-    for (deed, whose) in [("\"of-the-layer\"", "unpacks"), ("\"\\37\\213", "keeps")] {
-        let done = threads.iter().find_map(|calls| Some((calls, calls.lines().position(|call| call.contains(deed))?)));
-        let (calls, done) = done.ok_or_else(|| format!("nobody {whose} the layer: {threads:?}"))?;
-        let gave_up = |what: &str| calls.lines().take(done).any(|call| call.contains(what) && call.ends_with(" = 0"));
-        assert!(gave_up("SECCOMP"), "who {whose} has no filter: {calls}");
-        assert_eq!(gave_up("landlock_restrict_self"), has_landlock, "who {whose}: {calls}");
-    }
     Ok(())
 }

@@ -39,6 +39,7 @@ mod image_killed;
 mod image_root;
 mod image_tools;
 mod install;
+mod jails;
 mod lifecycle;
 mod limits;
 mod lsm;
@@ -140,6 +141,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_tools", image_tools::SCENARIOS),
     ("image_erofs", image_erofs::SCENARIOS),
     ("image_hostile", image_hostile::SCENARIOS),
+    ("jails", jails::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
+use super::encryption::Identities;
 use super::manifest::Manifest;
 use super::{IMAGES, unpack};
 use crate::checkpoint::images::{Kind, all, messages, one};
 use crate::error::{Context, Error, Result};
+use crate::security::jail::{self, Work};
 
 /// An image of interest that is larger than this is none. Bytes.
 const LARGEST: u64 = 64 << 20;
@@ -59,9 +61,13 @@ pub struct Mount {
 ///
 /// # Errors
 /// As [`unpack::read`].
-pub fn inspect(stream: impl Read + Send) -> Result<Inspected> {
+pub fn inspect(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> {
+    jail::confined(Work::Reads, || look(stream, identities))
+}
+
+fn look(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> {
     let mut images: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let manifest = unpack::read(stream, |_| Ok(()), &mut |name, part, data| {
+    let manifest = unpack::read(stream, identities, |_| Ok(()), &mut |name, part, data| {
         let file = name.strip_prefix(IMAGES).map_or("", |rest| rest.trim_start_matches('/'));
         let wanted = ["pstree", "core-", "pagemap-", "mountpoints-", "files"];
         if !wanted.iter().any(|start| file.starts_with(start)) || part.size > LARGEST {

@@ -4,18 +4,20 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, fstatvfs, mkdirat, openat};
 use tar::EntryType;
 
+use super::encryption::Identities;
 use super::manifest::{Host, LONGEST, Manifest, Part};
 use super::{IMAGES, MANIFEST};
 use crate::error::{Context, Error, Result};
 use crate::image::compression;
 use crate::image::digest::Verified;
 use crate::image::metered::{Metered, Room};
+use crate::security::jail::{self, Work};
 
 /// Behind the last part there are a few empty blocks. Bytes.
 const TRAILER: u64 = 1 << 20;
@@ -23,18 +25,20 @@ const TRAILER: u64 = 1 << 20;
 /// What is done with a part, whose bytes must be read to their end.
 type Take<'a> = dyn FnMut(&str, &Part, &mut dyn Read) -> Result<()> + 'a;
 
-/// Reads an archive: hands the manifest to `accept`, then every part to `take`.
+/// Reads an archive, decrypted where it is encrypted: hands the manifest to `accept`, then every part to `take`. Whoever calls
+/// has confined itself first.
 ///
 /// # Errors
-/// The archive is broken or not what its manifest says, or one of the two refuses.
+/// The archive is broken or not what its manifest says, no key fits, or one of the two refuses.
 pub fn read(
     stream: impl Read + Send,
+    identities: &Identities,
     accept: impl FnOnce(&Manifest) -> Result<()>,
     take: &mut Take<'_>,
 ) -> Result<Manifest> {
     let broken = |why: io::Error| Error::said("read", "the archive", why.to_string());
     let room = Room::new();
-    let plain = compression::unpack(stream).map_err(broken)?;
+    let plain = compression::unpack(identities.decrypt(stream)?).map_err(broken)?;
     let mut archive = tar::Archive::new(Metered::new(plain, &room));
     let mut entries = archive.entries().map_err(broken)?;
     let mut accept = Some(accept);
@@ -101,12 +105,23 @@ fn first(name: &str, entry: &mut (impl Read + ?Sized)) -> Result<Manifest> {
 ///
 /// # Errors
 /// As [`read`]; `own` cannot run it, or there is no room.
-pub fn unpack(stream: impl Read + Send, directory: &Path, own: &Host) -> Result<Manifest> {
+pub fn unpack(stream: impl Read + Send, identities: &Identities, directory: &Path, own: &Host) -> Result<Manifest> {
     let top = opened(directory)?;
-    mkdirat(&top, IMAGES, Mode::RWXU).or_cannot("make directory", directory.join(IMAGES).display())?;
+    jail::confined(Work::Unpacks(top.as_fd()), || unpack_into(&top, stream, identities, directory, own))
+}
+
+/// `directory` is what the opened one is called in errors.
+fn unpack_into(
+    top: &OwnedFd,
+    stream: impl Read + Send,
+    identities: &Identities,
+    directory: &Path,
+    own: &Host,
+) -> Result<Manifest> {
+    mkdirat(top, IMAGES, Mode::RWXU).or_cannot("make directory", directory.join(IMAGES).display())?;
     let accept = |manifest: &Manifest| {
         own.can_run(&manifest.host)?;
-        let space = fstatvfs(&top).or_cannot("look at", directory.display())?;
+        let space = fstatvfs(top).or_cannot("look at", directory.display())?;
         let (size, room) = (manifest.size()?, space.f_bavail.saturating_mul(space.f_frsize));
         if size > room {
             let why = format!("it takes {size} bytes, and {} has room for {room}", directory.display());
@@ -116,11 +131,11 @@ pub fn unpack(stream: impl Read + Send, directory: &Path, own: &Host) -> Result<
         }
         Ok(())
     };
-    read(stream, accept, &mut |name, _, data| {
+    read(stream, identities, accept, &mut |name, _, data| {
         // Names are held to the form of parts by the manifest's check: nothing of them leads out.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // As CRIU makes them: in a user namespace it reads them as another user, whom the directory keeps out otherwise.
-        let file = openat(&top, name, flags, Mode::from_raw_mode(0o644)).or_cannot("make", name)?;
+        let file = openat(top, name, flags, Mode::from_raw_mode(0o644)).or_cannot("make", name)?;
         io::copy(data, &mut File::from(file)).map(drop).or_cannot("unpack", name)
     })
 }
