@@ -114,7 +114,8 @@ const ROLLBACK: Verb = Verb {
         (
             "EXIT STATUS",
             "0 once the program runs; 1 otherwise. When there is no such snapshot, or CRIU is missing, the container is as it was; \
-             when it cannot be brought back it is a container that has ended, with all of its snapshots.",
+             when it cannot be brought back, or ferry is killed in the middle, it is a container that has ended, with all of its \
+             snapshots, and can be rolled back again.",
         ),
         ("EXAMPLES", "    ferry snapshot rollback web before-upgrade"),
     ],

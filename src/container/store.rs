@@ -60,6 +60,7 @@ pub struct Entry {
     dir: OwnedFd,
     path: PathBuf,
     root: PathBuf,
+    before: Option<Record>,
 }
 
 impl Store {
@@ -167,7 +168,7 @@ impl Store {
         let path = self.root.join(id.as_str());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?;
-        Ok(Entry { id: id.clone(), dir, path, root: self.root.clone() })
+        Ok(Entry { id: id.clone(), dir, path, root: self.root.clone(), before: None })
     }
 }
 
@@ -261,6 +262,32 @@ impl Entry {
         self.unlink(TRACKED)
     }
 
+    /// Has the container, which has ended, be made anew in the directory it has: with the configuration `text`, and with nothing
+    /// else of the former one but its record, `before`. Whenever this is cut off, there is a container that has ended.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn renew(mut self, before: Record, text: &[u8]) -> Result<Self> {
+        self.replace_config(text)?;
+        self.remove_beside()?;
+        self.before = Some(before);
+        Ok(self)
+    }
+
+    /// The record that a container has which is made anew.
+    pub fn before(&self) -> Option<&Record> {
+        self.before.as_ref()
+    }
+
+    /// Makes it what it was before it was to be made anew: a container that has ended.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn end_again(&self, before: &Record) -> Result<()> {
+        self.save(before)?;
+        self.remove_beside()
+    }
+
     fn missing(&self) -> Error {
         Error::plain(format!("container {:?} does not exist", self.id.as_str()))
     }
@@ -321,7 +348,8 @@ impl Entry {
     /// # Errors
     /// What the kernel answers.
     pub fn keep_config(&self, text: &[u8]) -> Result<()> {
-        self.write(CONFIG, text)
+        // One that is made anew has it, and shall not be without it for a moment.
+        if self.before.is_some() { Ok(()) } else { self.write(CONFIG, text) }
     }
 
     /// The copy of the configuration.
@@ -397,6 +425,12 @@ impl Entry {
             Err(Answer::NOTEMPTY | Answer::EXIST) => (),
             answer => return self.removed(answer),
         }
+        self.remove_beside()?;
+        self.removed(unlinkat(CWD, &self.path, AtFlags::REMOVEDIR))
+    }
+
+    /// Removes what there can be beside the record and the configuration.
+    fn remove_beside(&self) -> Result<()> {
         for name in RARE {
             self.unlink(name)?;
         }
@@ -408,7 +442,7 @@ impl Entry {
                 }
             }
         }
-        self.removed(unlinkat(CWD, &self.path, AtFlags::REMOVEDIR))
+        Ok(())
     }
 
     fn removed(&self, answer: Result<(), Answer>) -> Result<()> {

@@ -67,6 +67,8 @@ pub(super) struct Source {
     pub image: Option<run_image::Used>,
     /// Of a restore: what the upper layer of a root of its own held.
     pub upper: Option<Upper>,
+    /// Of a container that is made anew: the directory that it has.
+    pub again: Option<Entry>,
 }
 
 /// A container that is being made: its child prepares itself, and nobody has let it go.
@@ -117,7 +119,16 @@ pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Source> {
             .hint("a bundle is a directory with a config.json: name it with --bundle, or write one with `ferry spec`"),
         _ => error,
     })?;
-    Ok(Source { config: loaded, text: document.text, path, bundle, copy_on_write: false, image: None, upper: None })
+    Ok(Source {
+        config: loaded,
+        text: document.text,
+        path,
+        bundle,
+        copy_on_write: false,
+        image: None,
+        upper: None,
+        again: None,
+    })
 }
 
 /// A terminal that nobody holds would end with ferry.
@@ -159,8 +170,9 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
 
-    let entry = store.claim(&id)?;
+    let entry = source.again.map_or_else(|| store.claim(&id), Ok)?;
     let mut record = record(&plan, &source.config, options, &host);
+    record.init = entry.before().and_then(|before| before.init);
     record.store = source.image.as_ref().map(|image| image.path.clone());
     let mut listener = None;
     let begun = prepare(&entry, &record, &plan, source.image.as_ref())
@@ -186,7 +198,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     let console_socket = options.console_socket.clone();
     let begun = Begun { entry, plan, record, child, notify: listener, streams, host, cgroup, gated, console_socket };
     // While the child prepares itself; nothing of the image is removed as long as this process has hold of it.
-    match source.image.map_or(Ok(()), |image| image.note(begun.entry.path())) {
+    match source.image.map_or(Ok(()), |image| image.note(&begun.entry)) {
         Ok(()) => Ok(begun),
         Err(error) => Err(begun.undo(setting, error)),
     }
@@ -216,7 +228,7 @@ pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option
     entry.save(record)?;
     match plan.rootfs.base {
         Base::CopyOnWrite { .. } => entry.make_stage().map(drop),
-        Base::Directory(_) | Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry.path())),
+        Base::Directory(_) | Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry)),
     }
 }
 
@@ -372,6 +384,9 @@ pub(super) fn undo_resctrl(record: &Record, error: Error) -> Error {
 }
 
 pub(super) fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error {
+    if let Some(before) = entry.before() {
+        return error.and_then(entry.end_again(before));
+    }
     let error = match &record.store {
         Some(store) => error.and_then(run_image::end(store, entry.path())),
         None => error,

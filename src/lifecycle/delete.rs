@@ -87,33 +87,52 @@ fn lock(entry: &Entry, force: bool) -> Result<()> {
 /// Ends what runs, removes the cgroup, then the container's directory: as long as anything is left, the record says what.
 /// The poststop hooks come last, and whatever they do, the container is gone.
 pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>) -> Result<()> {
-    let config = match record {
-        // Without its poststop hooks rather than not at all.
-        Some(record) if record.reads_config => entry.config().unwrap_or_else(|error| {
-            setting.log.warning(error);
-            Config::default()
-        }),
-        _ => Config::default(),
-    };
+    let config = record.map_or_else(Config::default, |record| config(setting, entry, record));
     if let Some(record) = record {
-        if let Some(init) = record.init {
-            end(&init)?;
-        }
-        if let Some(path) = &record.cgroup {
-            remove_cgroup(path)?;
-        }
-        if let Some(groups) = &record.resctrl {
-            cgroup::resctrl::remove(groups)?;
-        }
-        if let Some(unit) = &record.unit {
-            cgroup::systemd::Manager::connect()?.stop(unit)?;
-        }
+        take_down(record)?;
     }
     if let Some(store) = record.and_then(|record| record.store.as_deref()) {
         super::run_image::end_all(store, entry.path())?;
     }
     entry.remove()?;
-    if let (Some(record), false) = (record, config.hooks.poststop.is_empty()) {
+    if let Some(record) = record {
+        tell(setting, record, &config);
+    }
+    Ok(())
+}
+
+/// What it is told of at its end: its configuration, where that has hooks.
+pub(super) fn config(setting: &Setting, entry: &Entry, record: &Record) -> Config {
+    if !record.reads_config {
+        return Config::default();
+    }
+    // Without its poststop hooks rather than not at all.
+    entry.config().unwrap_or_else(|error| {
+        setting.log.warning(error);
+        Config::default()
+    })
+}
+
+/// Ends what runs, and removes everything outside of the container's directory that was made for it.
+pub(super) fn take_down(record: &Record) -> Result<()> {
+    if let Some(init) = record.init {
+        end(&init)?;
+    }
+    if let Some(path) = &record.cgroup {
+        remove_cgroup(path)?;
+    }
+    if let Some(groups) = &record.resctrl {
+        cgroup::resctrl::remove(groups)?;
+    }
+    if let Some(unit) = &record.unit {
+        cgroup::systemd::Manager::connect()?.stop(unit)?;
+    }
+    Ok(())
+}
+
+/// Runs the poststop hooks of a container that is down.
+pub(super) fn tell(setting: &Setting, record: &Record, config: &Config) {
+    if !config.hooks.poststop.is_empty() {
         let state = State::new(record, Status::Stopped, config.annotations.clone(), String::new());
         let state = serde_json::to_vec(&state).unwrap_or_default();
         let streams = hooks::Streams::open(&config.hooks, &config.annotations).unwrap_or_else(|error| {
@@ -122,7 +141,6 @@ pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>
         });
         hooks::run_each("poststop", &config.hooks.poststop, &state, &streams, &setting.log);
     }
-    Ok(())
 }
 
 /// Kills the container's process, if it is still that one, and waits until it has ended.

@@ -199,7 +199,7 @@ pub(super) fn source(
     }
     let text =
         serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
-    Ok(Source { config, text, path, bundle, copy_on_write, image, upper })
+    Ok(Source { config, text, path, bundle, copy_on_write, image, upper, again: None })
 }
 
 /// The image, where it is in the store.

@@ -106,8 +106,9 @@ fn bring_back_then(
         .map_err(|error| document.locate(error))?;
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
-    let entry = Store::new(&setting.root).claim(&id)?;
+    let entry = source.again.map_or_else(|| Store::new(&setting.root).claim(&id), Ok)?;
     let mut record = create::record(&plan, &source.config, &options.create, &host);
+    record.init = entry.before().and_then(|before| before.init);
     record.store = source.image.as_ref().map(|image| image.path.clone());
     let mut restoring = Restoring {
         setting,
@@ -158,7 +159,7 @@ impl Restoring<'_> {
     fn steps(&mut self, config: &crate::spec::Config, text: &[u8]) -> Result<(Pid, OwnedFd)> {
         create::prepare(self.entry, &self.record, self.plan, self.image.as_ref())?;
         // Once its use is noted nothing of the image is removed.
-        self.image.take().map_or(Ok(()), |image| image.note(self.entry.path()))?;
+        self.image.take().map_or(Ok(()), |image| image.note(self.entry))?;
         self.entry.keep_config(text)?;
         let stage = match &self.plan.rootfs.base {
             Base::Directory(_) => self.entry.make_stage()?,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::create::Source;
 use super::run_rootfs::Options;
 use super::{Setting, create, image, run, run_copy, run_rootfs};
+use crate::container::store::Entry;
 use crate::error::{Error, Result};
 use crate::host::{self, Host};
 use crate::image::bundle;
@@ -106,7 +107,16 @@ fn source(setting: &Setting, image: &str, options: &Options) -> Result<Source> {
         Used { store, path: path.clone(), image, user_namespace, snapshot: None, copy: None, erofs, _guard: guard };
     // The configuration is made from the image: no file is to blame for it but that.
     let file = path.join("config.json");
-    Ok(Source { config, text, path: file, bundle: path, copy_on_write: false, image: Some(used), upper: None })
+    Ok(Source {
+        config,
+        text,
+        path: file,
+        bundle: path,
+        copy_on_write: false,
+        image: Some(used),
+        upper: None,
+        again: None,
+    })
 }
 
 /// Whether the image's layers could be mounted as EROFS images. Where the kernel would not, they are taken as directories, which hold
@@ -245,21 +255,29 @@ impl Used {
         })
     }
 
-    /// Makes the upper layer of the container whose directory is `state`, or moves its copy there. Only this value keeps the image
-    /// for it, until [`Used::note`].
-    pub fn make_upper(&self, state: &Path) -> Result<()> {
-        let user = User::Container(state.to_owned());
+    /// Makes the upper layer of the container, or moves its copy there. Only this value keeps the image for it, until
+    /// [`Used::note`].
+    pub fn make_upper(&self, entry: &Entry) -> Result<()> {
+        let user = User::Container(entry.path().to_owned());
+        // One that is made anew has it, and the note of it.
+        if entry.before().is_some() {
+            return Ok(());
+        }
         self.store.make_upper(&user)?;
         self.copy.as_ref().map_or(Ok(()), |copy| self.store.place_copy(copy, &user))
     }
 
-    /// Notes that the container whose directory is `state` uses the image.
-    pub fn note(&self, state: &Path) -> Result<()> {
+    /// Notes that the container uses the image.
+    pub fn note(&self, entry: &Entry) -> Result<()> {
         let name = self.image.name.clone().unwrap_or_else(|| self.image.descriptor.digest.to_string());
-        let user = User::Container(state.to_owned());
+        let user = User::Container(entry.path().to_owned());
         let used = Use::new(user, name, self.image.descriptor.digest.clone(), self.image.chain.clone());
         let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.name.clone());
-        self.store.note_use(&Use { snapshot, copied: self.copy.is_some(), erofs: self.erofs, ..used })
+        let used = Use { snapshot, copied: self.copy.is_some(), erofs: self.erofs, ..used };
+        match entry.before() {
+            Some(_) => self.store.note_use_again(&used),
+            None => self.store.note_use(&used),
+        }
     }
 }
 
@@ -267,6 +285,12 @@ impl Used {
 pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
     let user = User::Container(state.to_owned());
     with_rights(store, |store| store.has_use(&user), |store| store.end_use(&user))
+}
+
+/// Empties the upper layer that it has there.
+pub(super) fn empty(store: &Path, state: &Path) -> Result<()> {
+    let user = User::Container(state.to_owned());
+    with_rights(store, |store| store.has_use(&user), |store| store.empty_upper(&user))
 }
 
 /// Removes what it has there, and its snapshots.

@@ -61,8 +61,16 @@ pub fn run(setting: &Setting, options: &Options) -> Result<u8> {
     let text =
         serde_json::to_vec(&config).map_err(|error| Error::said("write", "the configuration", error.to_string()))?;
     let path = options.rootfs.join("config.json");
-    let source =
-        Source { config, text, path, bundle: options.rootfs.clone(), copy_on_write: true, image: None, upper: None };
+    let source = Source {
+        config,
+        text,
+        path,
+        bundle: options.rootfs.clone(),
+        copy_on_write: true,
+        image: None,
+        upper: None,
+        again: None,
+    };
     let create = create::Options { id: options.id.clone(), ..create::Options::default() };
     run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes, names_in};
 use super::checkpoint::{CRIU, Row};
+use super::checkpoint_cut_off::moments;
 use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -446,10 +447,10 @@ fn swept(case: &mut Case, scratch: &str) -> Result<Vec<String>, Failed> {
 fn killed_export(case: &mut Case) -> Outcome {
     let (scratch, archive) = (scratch(case)?, case.path("archive"));
     let mut saved = Vec::new();
-    for number in 0..8 {
+    for number in 0..moments().max(8) {
         let mut row = counter(case)?;
         let id = case.id.clone();
-        killed(case, &["checkpoint", "--export", &archive, &id], &scratch, number * 30)?;
+        killed(case, &["checkpoint", "--export", &archive, &id], &scratch, u64::from(number) * 30)?;
         // What CRIU has begun, it ends by itself.
         let known: Vec<String> = swept(case, &scratch)?.into_iter().filter(|name| !saved.contains(name)).collect();
         drop(row);
@@ -482,8 +483,13 @@ fn killed_import(case: &mut Case) -> Outcome {
     let mut row = counter(case)?;
     let (archive, scratch) = (exported(case, &[])?, scratch(case)?);
     let bundle = case.write_config()?;
-    for number in 0..8 {
-        killed(case, &["restore", "--detach", "--import", &archive, "--bundle", &bundle], &scratch, number * 25)?;
+    for number in 0..moments().max(8) {
+        killed(
+            case,
+            &["restore", "--detach", "--import", &archive, "--bundle", &bundle],
+            &scratch,
+            u64::from(number) * 25,
+        )?;
         swept(case, &scratch)?;
     }
     let (lines, pipe) = Lines::pipe(case.patience())?;

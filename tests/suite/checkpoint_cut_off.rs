@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// At so many moments something is killed.
-fn moments() -> u32 {
+pub(super) fn moments() -> u32 {
     if std::env::var_os("FERRY_LONG").is_some() { 30 } else { 5 }
 }
 

@@ -66,6 +66,7 @@ mod seccomp_agent;
 mod security;
 mod shortages;
 mod snapshot;
+mod snapshot_cut_off;
 mod snapshot_memory;
 mod stage;
 mod state;
@@ -145,6 +146,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
+    ("snapshot_cut_off", snapshot_cut_off::SCENARIOS),
     ("snapshot_memory", snapshot_memory::SCENARIOS),
     ("checkpoint_workloads", checkpoint_workloads::SCENARIOS),
     ("explain", explain::SCENARIOS),

@@ -3,15 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
 use super::checkpoint::{CRIU, Row, rounds};
-use super::checkpoint_cut_off::kill_at;
 use super::image::{clear, image, import};
 use super::need::Need::{self, Ferry, OrdinaryUser, SoftDirty};
 use super::output::{Lines, Output};
@@ -27,41 +24,40 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("memory_that_snapshots_share_stays", TRACKED, shared),
     scenario("a_rollback_that_fails_loses_no_snapshot", CRIU, failing),
     scenario("memory_that_cannot_be_had_is_refused", &[Ferry, OrdinaryUser], rootless),
-    scenario("a_killed_snapshot_leaves_nothing", CRIU, killed),
     scenario("a_clone_goes_its_own_way", CRIU, cloned),
     scenario("what_cannot_be_cloned_is_named", &[Ferry], not_cloned),
 ];
 
-fn snapshot(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+pub(super) fn snapshot(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
     case.call(&[&["snapshot"], args].concat())
 }
 
 /// A snapshot with memory; what it came to.
-fn taken(case: &mut Case, name: &str) -> Result<Value, Failed> {
+pub(super) fn taken(case: &mut Case, name: &str) -> Result<Value, Failed> {
     let id = case.id.clone();
     snapshot(case, &["create", "--memory", "--format", "json", &id, name])?.success()?.json()
 }
 
 /// A program in a container of an image, whose memory is checked by itself all the time.
-fn started(case: &mut Case, program: &[&str]) -> Result<Lines, Failed> {
+pub(super) fn started(case: &mut Case, program: &[&str]) -> Result<Lines, Failed> {
     import(case, vec![Layer::new().file("kept", 0o644, b"kept")?.finish()?], &json!({}))?;
     let (id, store) = (case.id.clone(), case.path("store"));
     case.begin(&[&["--store", &store, "run", "-d", "--image", "test", &id, "--"], program].concat())
 }
 
-fn write(case: &mut Case, path: &str, text: &str) -> Outcome {
+pub(super) fn write(case: &mut Case, path: &str, text: &str) -> Outcome {
     let answer = case.exec(&[], &["/probe", "write", path, text])?.success()?.json()?;
     assert!(answer["error"].is_null(), "{answer}");
     Ok(())
 }
 
-fn read(case: &mut Case, path: &str) -> Result<Value, Failed> {
+pub(super) fn read(case: &mut Case, path: &str) -> Result<Value, Failed> {
     Ok(case.exec(&[], &["/probe", "read", path])?.success()?.json()?["ok"].clone())
 }
 
 /// Goes back, and answers the first number that comes then, after which more come in a row. `row` gets them, and must stay: a
 /// program whose output nobody reads ends.
-fn rolled_back(case: &mut Case, row: &mut Row, name: &str, flags: &[&str]) -> Result<u64, Failed> {
+pub(super) fn rolled_back(case: &mut Case, row: &mut Row, name: &str, flags: &[&str]) -> Result<u64, Failed> {
     let id = case.id.clone();
     let mut lines = case.begin(&[&["snapshot", "rollback"], flags, &[&id, name]].concat())?;
     let first = lines.until("")?.parse()?;
@@ -72,7 +68,7 @@ fn rolled_back(case: &mut Case, row: &mut Row, name: &str, flags: &[&str]) -> Re
 }
 
 /// How the directories of memory are called that there are.
-fn memories(case: &Case) -> Result<Vec<String>, Failed> {
+pub(super) fn memories(case: &Case) -> Result<Vec<String>, Failed> {
     let snapshots = PathBuf::from(case.path("store/snapshots"));
     let [container] = &names_in(&snapshots)[..] else { return Ok(Vec::new()) };
     let mut names = names_in(&snapshots.join(container).join(".memory"));
@@ -80,7 +76,7 @@ fn memories(case: &Case) -> Result<Vec<String>, Failed> {
     Ok(names)
 }
 
-fn deleted(case: &mut Case) -> Outcome {
+pub(super) fn deleted(case: &mut Case) -> Outcome {
     let id = case.id.clone();
     case.call(&["delete", "--force", &id])?.success()?;
     assert_eq!(names_in(Path::new(&case.path("store/snapshots"))), Vec::<String>::new());
@@ -233,27 +229,6 @@ fn rootless(case: &mut Case) -> Outcome {
     assert!(refused.stderr.contains("in a user namespace"), "{}", refused.stderr);
     row.go_on(3)?;
     snapshot(case, &["create", &id, "files"])?.success()?;
-    deleted(case)
-}
-
-fn killed(case: &mut Case) -> Outcome {
-    let mut row = Row::of(started(case, &["/probe", "scribble", "8", "16"])?);
-    row.go_on(5)?;
-    let id = case.id.clone();
-    for step in 0..6_u64 {
-        let mut command = case.command(&["snapshot", "create", "--memory", &id, "cut"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        kill_at(case, &mut child, Duration::from_millis(step * 40), "ferry")?;
-        // It may have been done already.
-        let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
-        if listed.as_array().is_some_and(|all| !all.is_empty()) {
-            snapshot(case, &["remove", &id, "cut"])?.success()?;
-        }
-        row.go_on(10)?;
-    }
-    taken(case, "whole")?;
-    assert_eq!(memories(case)?.len(), 1);
-    rolled_back(case, &mut row, "whole", &[])?;
     deleted(case)
 }
 

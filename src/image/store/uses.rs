@@ -15,6 +15,10 @@ use crate::image::digest::Digest;
 use crate::path::errno;
 
 const RECORD: &str = "use.json";
+const RECORD_NEW: &str = "use.json.new";
+
+/// A container's upper layer, and overlay's directory beside it.
+const LAYERS: [&str; 2] = ["upper", "work"];
 
 /// Who uses layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,10 +151,25 @@ impl Store {
             }
             answer => answer.or_cannot("make directory", path.display())?,
         }
-        for directory in ["upper", "work"] {
-            make(&format!("{name}/{directory}"), 0o755).or_cannot("make directory", path.join(directory).display())?;
-        }
+        self.make_layers(&name)?;
         Ok(path)
+    }
+
+    fn make_layers(&self, name: &str) -> Result<()> {
+        LAYERS.iter().map(|layer| format!("{name}/{layer}")).try_for_each(|layer| {
+            mkdirat(&self.dir, &layer, Mode::from_raw_mode(0o755))
+                .or_cannot("make directory", self.path(&layer).display())
+        })
+    }
+
+    /// Empties the upper layer of a use that stays noted: each directory goes and comes as a whole, whoever may be cut off.
+    ///
+    /// # Errors
+    /// As [`Store::end_use`].
+    pub fn empty_upper(&self, user: &User) -> Result<()> {
+        let name = format!("containers/{}", key(user));
+        LAYERS.iter().try_for_each(|layer| self.remove(&format!("{name}/{layer}")))?;
+        self.make_layers(&name)
     }
 
     /// Notes a use whose directories are there.
@@ -162,6 +181,18 @@ impl Store {
         let bytes = serde_json::to_vec(used).map_err(|why| Error::said("save", RECORD, why.to_string()))?;
         // Not synced: after a crash of the host there is no container, and a record that is torn is nobody's.
         std::fs::write(&record, bytes).or_cannot("write", record.display())
+    }
+
+    /// Notes a use in place of one that is noted.
+    ///
+    /// # Errors
+    /// It cannot be written; then the former note stands.
+    pub fn note_use_again(&self, used: &Use) -> Result<()> {
+        let record = self.use_path(&used.user).join(RECORD);
+        let beside = record.with_file_name(RECORD_NEW);
+        let bytes = serde_json::to_vec(used).map_err(|why| Error::said("save", RECORD, why.to_string()))?;
+        std::fs::write(&beside, bytes).or_cannot("write", beside.display())?;
+        std::fs::rename(&beside, &record).or_cannot("write", record.display())
     }
 
     /// Ends a use: its directory goes, the upper layer with it.

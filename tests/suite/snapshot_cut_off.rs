@@ -1,0 +1,116 @@
+//! Snapshots, rollbacks and clones that are cut off: ferry or CRIU is killed in the middle. There is a container afterwards, with
+//! all of its snapshots: it goes on, or can be rolled back again; and nothing of what was not finished stays.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Failed;
+use serde_json::json;
+
+use super::case::{Case, marked_processes};
+use super::checkpoint::{CRIU, Row};
+use super::checkpoint_cut_off::{kill_at, moments};
+use super::image::image;
+use super::output::Lines;
+use super::scenario::{Outcome, Scenario, scenario};
+use super::snapshot_memory::{deleted, memories, read, rolled_back, snapshot, started, taken, write};
+
+/// This file's scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("a_killed_snapshot_leaves_nothing", CRIU, killed_create),
+    scenario("a_killed_rollback_loses_no_container", CRIU, killed_rollback),
+    scenario("a_killed_clone_leaves_nothing", CRIU, killed_clone),
+];
+
+/// Starts a verb and kills it, or its CRIU, at the moment of this number of those that `whole`, all of its time, is divided into.
+/// The lines are what its container prints.
+fn cut_off(case: &mut Case, args: &[&str], whole: Duration, number: u32, whom: &str) -> Result<Lines, Failed> {
+    let (lines, pipe) = Lines::pipe(case.patience())?;
+    let mut command = case.command(&[&["snapshot"], args].concat());
+    let mut child = command.stdout(pipe).stderr(Stdio::null()).spawn()?;
+    drop(command);
+    kill_at(case, &mut child, whole * number / moments(), whom)?;
+    Ok(lines)
+}
+
+fn killed_create(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "scribble", "8", "16"])?);
+    row.go_on(5)?;
+    let id = case.id.clone();
+    let begun = Instant::now();
+    taken(case, "first")?;
+    let whole = begun.elapsed();
+    for number in 0..moments() {
+        cut_off(case, &["create", "--memory", &id, "cut"], whole, number, "ferry")?;
+        // It may have been done already.
+        let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
+        if listed.as_array().is_some_and(|all| all.len() > 1) {
+            snapshot(case, &["remove", &id, "cut"])?.success()?;
+        }
+        row.go_on(10)?;
+    }
+    taken(case, "whole")?;
+    snapshot(case, &["remove", &id, "first"])?.success()?;
+    rolled_back(case, &mut row, "whole", &[])?;
+    snapshot(case, &["create", "--memory", &id, "last"])?.success()?;
+    assert!(memories(case)?.len() <= 3, "{:?}", memories(case)?);
+    deleted(case)
+}
+
+fn killed_rollback(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
+    row.go_on(5)?;
+    let id = case.id.clone();
+    write(case, "/file", "one")?;
+    taken(case, "one")?;
+    write(case, "/file", "two")?;
+    taken(case, "two")?;
+    let begun = Instant::now();
+    let first = rolled_back(case, &mut row, "one", &[])?;
+    let whole = begun.elapsed();
+    for (flags, whom, from) in
+        [(&[][..], "ferry", first), (&[][..], "criu", first), (&["--files-only"][..], "ferry", 0)]
+    {
+        for number in 0..moments() {
+            let at = |why: Failed| Failed::from(format!("{whom} at {number} {flags:?}: {why:?}"));
+            cut_off(case, &[&["rollback"], flags, &[&id, "one"]].concat(), whole, number, whom)?;
+            let state = case.state().map_err(at)?;
+            assert!(state["status"] == "running" || state["status"] == "stopped", "{whom} at {number}: {state}");
+            image(case, &["prune", "--all"])?.success()?;
+            let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
+            assert_eq!(listed.as_array().map(Vec::len), Some(2), "{whom} at {number}: {listed}");
+            assert_eq!(rolled_back(case, &mut row, "one", flags).map_err(at)?, from, "{whom} at {number}");
+            assert_eq!(read(case, "/file")?, json!("one"));
+            write(case, "/file", "upon one")?;
+        }
+    }
+    // In the middle of it, it can be deleted as any other.
+    cut_off(case, &["rollback", &id, "two"], whole, moments() / 2, "ferry")?;
+    deleted(case)
+}
+
+fn killed_clone(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
+    row.go_on(5)?;
+    let (id, new) = (case.id.clone(), case.other_id());
+    let own = marked_processes(&case.directory);
+    let store = case.path("store");
+    let begun = Instant::now();
+    let mut copy = Row::of(case.begin(&["--store", &store, "snapshot", "clone", &id, &new])?);
+    let whole = begun.elapsed();
+    copy.resume()?;
+    case.call(&["delete", "--force", &new])?.success()?;
+    for number in 0..moments() {
+        cut_off(case, &["clone", &id, &new], whole, number, "ferry")?;
+        case.call(&["delete", "--force", &new])?.success()?;
+        row.go_on(10).map_err(|why| format!("at {number}: {why:?}"))?;
+        // What CRIU was running at that moment ends by itself.
+        let others = marked_processes(&case.directory).into_iter().filter(|pid| !own.contains(pid));
+        others.into_iter().try_for_each(|pid| case.wait_for(pid))?;
+    }
+    copy = Row::of(case.begin(&["--store", &store, "snapshot", "clone", &id, &new])?);
+    copy.resume()?;
+    copy.go_on(10)?;
+    case.call(&["delete", "--force", &new])?.success()?;
+    deleted(case)
+}
