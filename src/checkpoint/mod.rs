@@ -11,6 +11,7 @@
 //!     ending         its end in the middle, which leaves the container running
 //!   cause            its log -> why it failed
 //! stage              the root of a restore, where CRIU takes it from
+//! progress           what either tells while it works
 //! root               where the root is an overlay of the container's own: what it lies upon, and what was changed
 //! archive::…         images <-> one file                  lifecycle::archive
 //!   audit            what was restored from it, against config.json, before any of it runs
@@ -31,6 +32,7 @@ pub mod external;
 mod held;
 pub(crate) mod images;
 pub mod obstacles;
+pub mod progress;
 pub mod restore;
 pub mod root;
 pub mod rpc;

@@ -31,7 +31,9 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         };
     }
     let Some(to) = given::path(matches, "export") else {
-        return checkpoint::save(matches, &|id, choice| archive::save(&globals.setting, id, choice));
+        return checkpoint::save(matches, &|id, choice, progress| {
+            archive::save(&globals.setting, id, choice, progress)
+        });
     };
     if matches.contains_id(IDENTITY.long) {
         return Err(Error::plain("--identity is for inspect"));
@@ -40,8 +42,10 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let choice = checkpoint::options(matches)?;
     let recipients = Recipients::read(&given::strings(matches, RECIPIENT.long))?;
     let keep = given::path(matches, "image-path").is_some();
-    let export = archive::Export { to: &to, keep, recipients: &recipients };
-    archive::export(&globals.setting, &given::id(matches)?, &choice, &export).map(|()| 0)
+    checkpoint::shown(matches, |progress| {
+        let export = archive::Export { to: &to, keep, recipients: &recipients, progress };
+        archive::export(&globals.setting, &given::id(matches)?, &choice, &export).map(|()| 0)
+    })
 }
 
 /// `restore` from an archive, or with a root of its own.
@@ -53,13 +57,18 @@ pub fn restore(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let has_bundle = given::path(matches, "bundle").is_some();
     let rootfs = given::absolute(matches, "rootfs")?;
     let Some(from) = given::path(matches, "import") else {
-        return archive::revive(&globals.setting, &options, has_bundle, rootfs.as_deref());
+        return restore::shown(matches, |progress| {
+            archive::revive(&globals.setting, &options, has_bundle, rootfs.as_deref(), progress)
+        });
     };
     let keep = given::path(matches, "image-path").is_some();
     let identities = identities(matches)?;
     let from = path(Path::new(from))?;
-    let import = archive::Import { from: &from, identities: &identities, keep, has_bundle, rootfs: rootfs.as_deref() };
-    archive::import(&globals.setting, &options, &import)
+    restore::shown(matches, |progress| {
+        let (identities, rootfs) = (&identities, rootfs.as_deref());
+        let import = archive::Import { from: &from, identities, keep, has_bundle, rootfs, progress };
+        archive::import(&globals.setting, &options, &import)
+    })
 }
 
 fn identities(matches: &ArgMatches) -> Result<Identities> {

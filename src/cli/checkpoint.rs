@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
+use self::progress::{PROGRESS, Shown};
 use super::globals::Globals;
 use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{given, output, size};
 use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::progress::Progress;
 use crate::checkpoint::rpc::{CGROUPS_MODES, NETWORK_LOCKS};
 use crate::checkpoint::saved::{self, Saved};
 use crate::error::{Error, Result};
 use crate::lifecycle;
+
+pub mod progress;
 
 /// `--recipient`, of an export.
 pub const RECIPIENT: Flag = Flag {
@@ -151,6 +155,7 @@ pub const VERB: Verb = Verb {
         EMPTY_NS,
         AUTO_DEDUP,
         NETWORK_LOCK,
+        PROGRESS,
     ],
     details: &[
         (
@@ -170,7 +175,9 @@ pub const VERB: Verb = Verb {
              often, an archive can be read by those alone who have one of the keys, by way of --identity. The format is that of \
              age, which encrypts and decrypts archives as well as ferry; it does not tell who made one.\n\nWhen a checkpoint fails or is interrupted, \
              the container goes on as before.\n\nOf pre-dumps in a row, each with the one before it as --parent-path, --format tells how \
-             fast the container writes to its memory, and how long it would stand still for the dump after them.",
+             fast the container writes to its memory, and how long it would stand still for the dump after them.\n\nOn a terminal a line tells how far \
+             it is. With --progress json each line on standard error is an event: a step (freeze, dump, saved, digest, pack), the bytes done in \
+             it, and done.",
         ),
         ("EXIT STATUS", "0 when everything is saved, 1 otherwise."),
         (
@@ -196,21 +203,36 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let setting = &globals.setting;
     // What is not understood is said before a container is looked for.
     options(matches)?;
+    Shown::new(given::text(matches, PROGRESS.long))?;
     if !given::switch(matches, "pre-dump") && lifecycle::checkpoint::has_own_root(setting, &given::id(matches)?)? {
         return delegate::run(globals, matches);
     }
-    save(matches, &|id, choice| lifecycle::checkpoint::checkpoint(setting, id, choice))
+    save(matches, &|id, choice, progress| lifecycle::checkpoint::checkpoint(setting, id, choice, progress))
+}
+
+/// What saves a container.
+pub type Deed<'a> = dyn Fn(&str, &DumpChoice, &dyn Progress) -> Result<()> + 'a;
+
+/// Does something while its progress is shown.
+///
+/// # Errors
+/// A value that is none; as `deed`.
+pub fn shown<T>(matches: &ArgMatches, deed: impl FnOnce(&dyn Progress) -> Result<T>) -> Result<T> {
+    let shown = Shown::new(given::text(matches, PROGRESS.long))?;
+    let done = deed(&shown);
+    shown.finish(done.is_ok());
+    done
 }
 
 /// Saves a container by `deed`, and says how much was saved.
 ///
 /// # Errors
 /// A value that is none; as `deed`.
-pub fn save(matches: &ArgMatches, deed: &dyn Fn(&str, &DumpChoice) -> Result<()>) -> Result<u8> {
+pub fn save(matches: &ArgMatches, deed: &Deed<'_>) -> Result<u8> {
     let choice = options(matches)?;
     // Before anything is done.
     let is_json = given::text(matches, "format").map(|format| output::is_json(Some(format), "text")).transpose()?;
-    deed(&given::id(matches)?, &choice)?;
+    shown(matches, |progress| deed(&given::id(matches)?, &choice, progress))?;
     match is_json {
         Some(true) => output::print_line(&saved::read(&choice)?)?,
         Some(false) => output::print(&text(&saved::read(&choice)?))?,

@@ -43,6 +43,7 @@ mod mount;
 mod mounts;
 mod output;
 mod pause;
+mod progress;
 mod ps;
 mod receive;
 mod restore;

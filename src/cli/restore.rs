@@ -2,6 +2,7 @@
 
 use clap::ArgMatches;
 
+use super::checkpoint::progress::{PROGRESS, Shown};
 use super::checkpoint::{
     AUTO_DEDUP, EMPTY_NS, EXT_UNIX_SK, FILE_LOCKS, IDENTITY, IMAGE_PATH, LAZY_PAGES, MANAGE_CGROUPS_MODE, NETWORK_LOCK,
     SHELL_JOB, STATUS_FD, TCP_CLOSE, TCP_ESTABLISHED, WORK_PATH, choice,
@@ -11,6 +12,7 @@ use super::given;
 use super::globals::Globals;
 use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
+use crate::checkpoint::progress::Progress;
 use crate::checkpoint::restore::RestoreChoice;
 use crate::checkpoint::root::Origin;
 use crate::error::{Error, Result};
@@ -66,6 +68,7 @@ pub const VERB: Verb = Verb {
         EMPTY_NS,
         AUTO_DEDUP,
         NETWORK_LOCK,
+        PROGRESS,
         Flag {
             long: "lsm-profile",
             value: Value::Text("TYPE:NAME"),
@@ -96,7 +99,9 @@ pub const VERB: Verb = Verb {
              CRIU. It may be anybody's: what comes out of it is held to the bundle's config.json before any of it runs \
              (capabilities, system call filter, ids, namespaces, mounts, cgroup, limits), and ends if it has more. Its images \
              are unpacked into $TMPDIR or /var/tmp and removed once it runs, or kept in --image-path. One that is encrypted needs \
-             --identity, and comes to nothing if it is not whole.",
+             --identity, and comes to nothing if it is not whole.\n\nOn a terminal a line tells how far it is, until the container has the terminal. With \
+             --progress json each line on standard error is an event until then: a step (unpack, restore, resume), and the bytes done in it; a file that was the container's \
+             standard error takes none of them, since it has to be as long as it was.",
         ),
         (
             "EXIT STATUS",
@@ -130,7 +135,20 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         )
         .hint("--bundle names the bundle, and its config.json the root"));
     }
-    lifecycle::restore::restore(&globals.setting, &options)
+    shown(matches, |progress| lifecycle::restore::restore(&globals.setting, &options, progress))
+}
+
+/// Restores while the progress is shown, which is over when the container runs.
+///
+/// # Errors
+/// A value that is none; as `deed`.
+pub fn shown(matches: &ArgMatches, deed: impl FnOnce(&dyn Progress) -> Result<u8>) -> Result<u8> {
+    let shown = Shown::new(given::text(matches, PROGRESS.long))?;
+    let done = deed(&shown);
+    if done.is_err() {
+        shown.finish(false);
+    }
+    done
 }
 
 /// What the flags choose. Only an archive has an id of its own.

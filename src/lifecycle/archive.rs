@@ -27,6 +27,7 @@ use crate::checkpoint::archive::manifest::{FORMAT, Host, Manifest};
 use crate::checkpoint::archive::{IMAGES, SPEC, pack, unpack};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::progress::{Counted, Event, Progress, Step};
 use crate::checkpoint::root::{self, Origin};
 use crate::error::{Context, Error, Result};
 use crate::log::rfc3339;
@@ -40,6 +41,8 @@ pub struct Export<'a> {
     pub keep: bool,
     /// Who can read it.
     pub recipients: &'a Recipients,
+    /// Hears of it all.
+    pub progress: &'a dyn Progress,
 }
 
 /// What `restore --import` is told.
@@ -55,6 +58,8 @@ pub struct Import<'a> {
     pub has_bundle: bool,
     /// Stands for the directory that the root lay upon.
     pub rootfs: Option<&'a Path>,
+    /// Hears of it all.
+    pub progress: &'a dyn Progress,
 }
 
 /// Where an archive is: `-` is a standard stream.
@@ -75,8 +80,8 @@ const BOTH_ENDS: [(&str, Given); 4] = [
 ///
 /// # Errors
 /// As [`checkpoint::checkpoint`].
-pub fn save(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
-    let deeds = Deeds { keep_root: Some(own_root::keep), complete: &|| Ok(()), after: &mut |_| Ok(()) };
+pub fn save(setting: &Setting, id: &str, choice: &DumpChoice, progress: &dyn Progress) -> Result<()> {
+    let deeds = Deeds { keep_root: Some(own_root::keep), complete: &|| Ok(()), after: &mut |_| Ok(()), progress };
     checkpoint::with(setting, id, choice, deeds)
 }
 
@@ -108,9 +113,10 @@ fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, export: &Ex
     let mut after = |live: &Live| {
         dumped = true;
         let images = scratch.borrow().as_ref().map_or_else(|| choice.choice.images.clone(), |own| own.path.clone());
-        write(live, &choice.choice, &images, own.clone(), export.recipients, out)
+        write(live, &choice.choice, &images, own.clone(), export, out)
     };
-    let deeds = Deeds { keep_root: Some(own_root::keep), complete: &complete, after: &mut after };
+    let deeds =
+        Deeds { keep_root: Some(own_root::keep), complete: &complete, after: &mut after, progress: export.progress };
     let done = checkpoint::with(setting, id, &choice, deeds);
     let scratch = scratch.into_inner();
     match (done, scratch) {
@@ -147,7 +153,7 @@ fn whole(choice: &DumpChoice) -> Result<()> {
     }
 }
 
-fn write(live: &Live, choice: &Choice, images: &Path, host: Host, recipients: &Recipients, out: &Out) -> Result<()> {
+fn write(live: &Live, choice: &Choice, images: &Path, host: Host, export: &Export<'_>, out: &Out) -> Result<()> {
     let id = live.entry.id.as_str();
     let flags = BOTH_ENDS.iter().filter(|(_, given)| given(choice)).map(|(flag, _)| (*flag).to_owned());
     let manifest = Manifest {
@@ -172,7 +178,7 @@ fn write(live: &Live, choice: &Choice, images: &Path, host: Host, recipients: &R
     let contents = pack::Contents { images, spec: &spec, config: &config };
     let watch = Watch::new()?;
     let go_on = || watch.go_on();
-    pack::pack(manifest, &contents, recipients, out, &go_on)
+    pack::pack(manifest, &contents, export.recipients, out, pack::Watch { go_on: &go_on, progress: export.progress })
 }
 
 /// Interrupts, seen by whichever thread looks first, and from then on by all.
@@ -250,14 +256,20 @@ impl Write for &Out {
 ///
 /// # Errors
 /// As [`restore::restore`]; what the root lies upon is not there.
-pub fn revive(setting: &Setting, options: &restore::Options, has_bundle: bool, rootfs: Option<&Path>) -> Result<u8> {
+pub fn revive(
+    setting: &Setting,
+    options: &restore::Options,
+    has_bundle: bool,
+    rootfs: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<u8> {
     let images = &options.choice.choice.images;
     let configured = match has_bundle {
         true => Configured::Bundle(Box::new(create::read(&options.create.bundle, options.create.config.as_deref())?)),
         false => Configured::Saved(images.join(root::CONFIG)),
     };
     let source = own_root::source(setting, &Origin::read(images)?, images.join(root::DIFF), configured, rootfs)?;
-    restore::restore_source(setting, options, source, &mut || Ok(()))
+    restore::restore_source(setting, options, source, progress, &mut || Ok(()))
 }
 
 /// `restore --import`. The images go into the options' directory where one was given (`keep`), and into one that goes
@@ -274,7 +286,11 @@ pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>
     scratch::sweep();
     let scratch = directory(if keep { Some(&options.choice.choice.images) } else { None })?;
     let mut options = options.clone();
-    let unpacked = open(from).and_then(|stream| unpack::unpack(stream, import.identities, &scratch.path, &own));
+    let size = std::fs::metadata(from).ok().filter(std::fs::Metadata::is_file).map(|found| found.len());
+    import.progress.event(Event::Step(Step::Unpack, size));
+    let unpacked = open(from)
+        .map(|stream| Counted::new(stream, import.progress))
+        .and_then(|stream| unpack::unpack(stream, import.identities, &scratch.path, &own));
     let manifest = match unpacked {
         Ok(manifest) => manifest,
         Err(error) => return Err(error.and_then(scratch.remove())),
@@ -303,7 +319,7 @@ pub fn import(setting: &Setting, options: &restore::Options, import: &Import<'_>
         // Restored: neither is needed any more, for as long as the container runs.
         [scratch.take(), logs.take()].into_iter().flatten().try_for_each(Scratch::remove)
     };
-    let done = restore::restore_source(setting, &options, source, &mut restored);
+    let done = restore::restore_source(setting, &options, source, import.progress, &mut restored);
     let removed = scratch.map_or(Ok(()), Scratch::remove);
     if done.is_err()
         && let Some(logs) = logs

@@ -10,6 +10,7 @@ use super::live::{self, Live};
 use super::{Setting, delete};
 use crate::cgroup;
 use crate::checkpoint::dump::{self, Afterwards, DumpChoice, Subject};
+use crate::checkpoint::progress::{self, Progress};
 use crate::checkpoint::root;
 use crate::container::Status;
 use crate::container::worker::Worker;
@@ -24,8 +25,8 @@ pub(super) type KeptRoot = Box<dyn Fn() -> Result<()>>;
 ///
 /// # Errors
 /// It does not run, or cannot be dumped; then it goes on as before.
-pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice) -> Result<()> {
-    with(setting, id, choice, Deeds { keep_root: None, complete: &|| Ok(()), after: &mut |_| Ok(()) })
+pub fn checkpoint(setting: &Setting, id: &str, choice: &DumpChoice, progress: &dyn Progress) -> Result<()> {
+    with(setting, id, choice, Deeds { keep_root: None, complete: &|| Ok(()), after: &mut |_| Ok(()), progress })
 }
 
 /// Whether a container's root is an overlay of its own, which must be saved with it.
@@ -48,6 +49,8 @@ pub(super) struct Deeds<'a> {
     pub complete: &'a dyn Fn() -> Result<()>,
     /// The container has ended or goes on, and what is left of it is still there.
     pub after: &'a mut dyn FnMut(&Live) -> Result<()>,
+    /// Hears of it all.
+    pub progress: &'a dyn Progress,
 }
 
 /// Dumps a container, with what is to be done beside that.
@@ -63,7 +66,7 @@ pub(super) fn with(setting: &Setting, id: &str, choice: &DumpChoice, deeds: Deed
 /// # Errors
 /// As [`with`].
 pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoice, deeds: Deeds<'_>) -> Result<()> {
-    let Deeds { keep_root, complete, after } = deeds;
+    let Deeds { keep_root, complete, after, progress } = deeds;
     // An interrupt ends the dump where that can be, and not in the middle of it.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
     let id = container.entry.id.as_str();
@@ -88,7 +91,7 @@ pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoi
     }
     container.entry.note_worker(&Worker::own(None)?)?;
     let all = || kept.as_ref().map_or(Ok(()), |kept| kept()).and_then(|()| complete());
-    let dumped = dump_container(container, init.pid(), choice, &all);
+    let dumped = dump_container(container, init.pid(), choice, progress, &all);
     let done = match &dumped {
         Ok(()) => after(container),
         Err(error) => Err(error.clone()),
@@ -113,7 +116,13 @@ fn forget_root(images: &Path) -> Result<()> {
     }
 }
 
-fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, complete: &dyn Fn() -> Result<()>) -> Result<()> {
+fn dump_container(
+    container: &Live,
+    pid: Pid,
+    choice: &DumpChoice,
+    progress: &dyn Progress,
+    complete: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let config = container.entry.config()?;
     let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
     let subject = Subject {
@@ -126,6 +135,7 @@ fn dump_container(container: &Live, pid: Pid, choice: &DumpChoice, complete: &dy
         entry: Some(&container.entry),
     };
     let mut heard = |script: &str| {
+        progress::heard(progress, script, &choice.choice.images);
         if script == dump::STANDS_STILL {
             complete()?;
         }

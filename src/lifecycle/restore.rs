@@ -15,6 +15,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::create::{self, Source};
 use super::{Setting, delete, run_image};
 use crate::cgroup::{self, Cgroup};
+use crate::checkpoint::progress::{Event, Progress, Step};
 use crate::checkpoint::restore::{Keeper, Moment, Restore, RestoreChoice, made_time_namespace};
 use crate::checkpoint::stage::Upper;
 use crate::container::record::Init;
@@ -47,9 +48,9 @@ pub struct Options {
 ///
 /// # Errors
 /// What could not be restored; nothing is left of it then, but the images.
-pub fn restore(setting: &Setting, options: &Options) -> Result<u8> {
+pub fn restore(setting: &Setting, options: &Options, progress: &dyn Progress) -> Result<u8> {
     let source = create::read(&options.create.bundle, options.create.config.as_deref())?;
-    restore_source(setting, options, source, &mut || Ok(()))
+    restore_source(setting, options, source, progress, &mut || Ok(()))
 }
 
 /// `restore`, with something to be done once the container runs and the images are of no use any more.
@@ -60,9 +61,17 @@ pub(super) fn restore_source(
     setting: &Setting,
     options: &Options,
     source: Source,
+    progress: &dyn Progress,
     then: &mut dyn FnMut() -> Result<()>,
 ) -> Result<u8> {
-    let brought = bring_back_then(setting, options, source, &mut |_| Ok(()), then);
+    progress.event(Event::Step(Step::Restore, None));
+    let mut held = |moment| {
+        if moment == Moment::Held {
+            progress.event(Event::Step(Step::Resume, None));
+        }
+        Ok(())
+    };
+    let brought = bring_back_then(setting, options, source, &mut held, then);
     brought.map_err(|error| error.exit(EXIT_FAILURE))
 }
 

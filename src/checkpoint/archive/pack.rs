@@ -13,6 +13,7 @@ use tar::{EntryType, Header};
 use super::encryption::Recipients;
 use super::manifest::{Manifest, Part, is_part};
 use super::{CONFIG, IMAGES, MANIFEST, SPEC};
+use crate::checkpoint::progress::{Event, Progress, Step};
 use crate::checkpoint::root;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
@@ -33,19 +34,28 @@ pub struct Contents<'a> {
     pub config: &'a [u8],
 }
 
-/// Writes an archive, encrypted to `recipients` where there are some. `manifest` has no parts yet; `go_on` is asked now and then,
-/// and ends everything by an error.
+/// Who has a word in it while it is made.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// Is asked now and then, and ends everything by an error.
+    pub go_on: &'a (dyn Fn() -> Result<()> + Sync),
+    /// Hears of it all.
+    pub progress: &'a dyn Progress,
+}
+
+/// Writes an archive, encrypted to `recipients` where there are some. `manifest` has no parts yet.
 ///
 /// # Errors
-/// The images cannot be read, `out` not written, or `go_on`'s own.
+/// The images cannot be read, `out` not written, or those of `watch`.
 pub fn pack(
     mut manifest: Manifest,
     contents: &Contents<'_>,
     recipients: &Recipients,
     out: impl Write,
-    go_on: &(dyn Fn() -> Result<()> + Sync),
+    watch: Watch<'_>,
 ) -> Result<()> {
-    manifest.parts = parts(contents, go_on)?;
+    manifest.parts = parts(contents, watch)?;
+    watch.progress.event(Event::Step(Step::Pack, Some(manifest.size()?)));
     let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
     let cannot = "write";
     let out = recipients.encrypt(out)?;
@@ -60,8 +70,8 @@ pub fn pack(
     for (name, part) in &manifest.parts {
         let Some(file) = file_of(name) else { continue };
         let file = open(&contents.images.join(file))?;
-        let data = Watched { file, go_on };
-        append(&mut builder, name, part.size, data)?;
+        append(&mut builder, name, part.size, Watched { file, watch })?;
+        watch.progress.event(Event::File);
     }
     let encoder = builder.into_inner().or_cannot(cannot, "the archive")?;
     let out = encoder.finish().or_cannot(cannot, "the archive")?;
@@ -97,7 +107,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// The parts, with their sizes and digests.
-fn parts(contents: &Contents<'_>, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<BTreeMap<String, Part>> {
+fn parts(contents: &Contents<'_>, watch: Watch<'_>) -> Result<BTreeMap<String, Part>> {
     let mut files = Vec::new();
     let directory = contents.images;
     for entry in std::fs::read_dir(directory).or_cannot("read", directory.display())? {
@@ -119,12 +129,13 @@ fn parts(contents: &Contents<'_>, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Re
     }
     // The largest first, so that none is left for the end alone.
     files.sort_by(|one, other| other.cmp(one));
+    watch.progress.event(Event::Step(Step::Digest, Some(files.iter().map(|(size, ..)| size).sum())));
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(String, Part)>> {
         let mut done = Vec::new();
         while let Some((_, name, path)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let file = Watched { file: open(path)?, go_on };
-            done.push((name.clone(), part(file, path)?));
+            done.push((name.clone(), part(Watched { file: open(path)?, watch }, path)?));
+            watch.progress.event(Event::File);
         }
         Ok(done)
     };
@@ -162,12 +173,14 @@ fn part(mut file: impl Read, path: &Path) -> Result<Part> {
 /// A file that is read for as long as one may go on.
 struct Watched<'a> {
     file: File,
-    go_on: &'a (dyn Fn() -> Result<()> + Sync),
+    watch: Watch<'a>,
 }
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (self.go_on)().map_err(|error| io::Error::other(error.to_string()))?;
-        self.file.read(buffer)
+        (self.watch.go_on)().map_err(|error| io::Error::other(error.to_string()))?;
+        let count = self.file.read(buffer)?;
+        self.watch.progress.event(Event::More(count as u64));
+        Ok(count)
     }
 }

@@ -1,12 +1,12 @@
 //! How an import is shown: one line that is written over on a terminal, a line of JSON an event for programs, nothing elsewhere.
 
-use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::cli::output;
+use crate::cli::progress::{How, line};
 use crate::cli::verb::{Flag, Value};
 use crate::error::{Error, Result};
 use crate::image::progress::{Event, Progress};
@@ -21,12 +21,6 @@ pub const PROGRESS: Flag = Flag {
 
 /// Between two changes of what is shown.
 const PACE: Duration = Duration::from_millis(100);
-
-enum How {
-    Bar,
-    Json,
-    Quiet,
-}
 
 /// Who shows it.
 pub struct Shown {
@@ -50,17 +44,7 @@ impl Shown {
     /// # Errors
     /// It is none of the words.
     pub fn new(given: Option<&str>) -> Result<Self> {
-        let how = match given {
-            None | Some("auto") if stderr().is_terminal() => How::Bar,
-            None | Some("auto" | "none") => How::Quiet,
-            Some("json") => How::Json,
-            Some(word) => {
-                return Err(Error::plain(format!(
-                    "invalid value {word:?} for --progress: it is one of auto, json, none"
-                )));
-            }
-        };
-        Ok(Self { how, state: Mutex::default() })
+        Ok(Self { how: How::of(given)?, state: Mutex::default() })
     }
 
     /// Clears the bar away.
@@ -68,19 +52,14 @@ impl Shown {
     /// # Errors
     /// Standard output did not take a line.
     pub fn finish(self) -> Result<()> {
-        if matches!(self.how, How::Bar) {
-            bar("\r\x1b[K");
+        if self.how == How::Line {
+            line("");
         }
         match self.state.into_inner().unwrap_or_else(PoisonError::into_inner).refused {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
-}
-
-/// A bar is for looking at: one that cannot be written is no failure.
-fn bar(text: &str) {
-    stderr().lock().write_all(text.as_bytes()).ok();
 }
 
 impl Progress for Shown {
@@ -101,7 +80,7 @@ impl Progress for Shown {
         state.shown = Some(Instant::now());
         match self.how {
             How::Quiet => {}
-            How::Bar => bar(&line(&state)),
+            How::Line => line(&bar(&state)),
             How::Json => {
                 let printed = output::print_line(&told(&event, &state));
                 state.refused = state.refused.take().or(printed.err());
@@ -110,13 +89,13 @@ impl Progress for Shown {
     }
 }
 
-fn line(state: &State) -> String {
+fn bar(state: &State) -> String {
     const WIDTH: u64 = 30;
     let filled = state.done.saturating_mul(WIDTH).checked_div(state.total).unwrap_or(WIDTH).min(WIDTH) as usize;
     let rest = WIDTH as usize - filled;
     let (done, total) = (state.done >> 20, state.total >> 20);
     format!(
-        "\r\x1b[K[{}{}] {done}/{total} MiB, {}/{} layers",
+        "[{}{}] {done}/{total} MiB, {}/{} layers",
         "#".repeat(filled),
         "-".repeat(rest),
         state.unpacked,

@@ -1,22 +1,14 @@
 //! How a migration is shown: one line that is written over on a terminal, a line of JSON an event for programs, nothing
 //! elsewhere.
 
-use std::io::{IsTerminal, Write, stderr};
-
 use serde_json::json;
 
 use crate::cli::output;
+use crate::cli::progress::{How, line};
 use crate::error::{Error, Result};
 use crate::migrate::progress::{Event, Progress};
 use crate::migrate::report::{size, time};
 use crate::migrate::rounds;
-
-#[derive(Debug, PartialEq, Eq)]
-enum How {
-    Line,
-    Json,
-    Quiet,
-}
 
 /// Who shows it.
 #[derive(Debug)]
@@ -31,17 +23,7 @@ impl Shown {
     /// # Errors
     /// It is none of the words.
     pub fn new(given: Option<&str>) -> Result<Self> {
-        let how = match given {
-            None | Some("auto") if stderr().is_terminal() => How::Line,
-            None | Some("auto" | "none") => How::Quiet,
-            Some("json") => How::Json,
-            Some(word) => {
-                return Err(Error::plain(format!(
-                    "invalid value {word:?} for --progress: it is one of auto, json, none"
-                )));
-            }
-        };
-        Ok(Self { how, refused: None })
+        Ok(Self { how: How::of(given)?, refused: None })
     }
 
     /// Clears the line away.
@@ -54,11 +36,6 @@ impl Shown {
         }
         self.refused.take().map_or(Ok(()), Err)
     }
-}
-
-/// A line is for looking at: one that cannot be written is no failure.
-fn line(text: &str) {
-    stderr().lock().write_all(format!("\r\x1b[K{text}").as_bytes()).ok();
 }
 
 impl Progress for Shown {

@@ -13,6 +13,7 @@ use nix::unistd::{Pid, sethostname};
 
 use super::memory::Flags;
 use crate::checkpoint::dump::DumpChoice;
+use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::{Moment, RestoreChoice};
 use crate::checkpoint::root::{CONFIG, DIFF, Origin};
 use crate::container::{Id, Store};
@@ -52,7 +53,7 @@ fn from(setting: &Setting, id: &str, images: &Path, flags: Flags) -> Result<()> 
         tcp_skip_in_flight: true,
         ..DumpChoice::default()
     };
-    archive::save(setting, id, &choice)
+    archive::save(setting, id, &choice, &Silent)
 }
 
 fn to(setting: &Setting, new: &str, hostname: &str, images: &Path, flags: Flags) -> Result<()> {

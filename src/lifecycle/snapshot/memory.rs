@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::RestoreChoice;
 use crate::checkpoint::rpc::Feature;
 use crate::checkpoint::{criu, root, saved};
@@ -129,7 +130,12 @@ fn dump(
     // Files get the modes they had.
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     // The root is kept by the copy.
-    let deeds = Deeds { keep_root: Some(|_, _| Ok(Box::new(|| Ok(())))), complete: &complete, after: &mut |_| Ok(()) };
+    let deeds = Deeds {
+        keep_root: Some(|_, _| Ok(Box::new(|| Ok(())))),
+        complete: &complete,
+        after: &mut |_| Ok(()),
+        progress: &Silent,
+    };
     let dumped = dump_locked(setting, container, choice, deeds);
     rustix::process::umask(mask);
     dumped?;

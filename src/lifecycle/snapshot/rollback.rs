@@ -6,6 +6,7 @@
 //! back again.
 
 use super::{memory, of_container, used};
+use crate::checkpoint::progress::Silent;
 use crate::checkpoint::root::CONFIG;
 use crate::error::{Error, Result};
 use crate::image::store::snapshots;
@@ -59,7 +60,7 @@ pub fn rollback(setting: &Setting, id: &str, name: &str, files_only: bool) -> Re
     let begun = match choice {
         Some(choice) => {
             let options = restore::Options { create, detach: true, choice, ..restore::Options::default() };
-            restore::restore_source(setting, &options, source, &mut || Ok(()))
+            restore::restore_source(setting, &options, source, &Silent, &mut || Ok(()))
         }
         None => run::run_source(setting, &run::Options { create, detach: true, ..run::Options::default() }, source),
     };
