@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root};
@@ -123,11 +124,23 @@ fn make_mount_points(rootfs: &Rootfs, root: &Root) -> Result<()> {
             None => make_mount_point(root, place, is_dir)?,
         }
         if let (What::Bind(source), true) = (&mount.what, is_dir) {
-            let tree = mount::clone_source(source, &mount.options, root.name(place))?;
-            sources.push((place, Root::from_dir(tree, source)));
+            sources.push((place, Root::from_dir(view(source, mount)?, source)));
         }
     }
     Ok(())
+}
+
+/// What a bind will show. This may be the host's mount namespace, where nothing is mounted: on a kernel that cannot copy mounts without,
+/// it is what can be seen at the source.
+fn view(source: &Path, mount: &Mount) -> Result<OwnedFd> {
+    let named = || format!("{} on {}", source.display(), mount.destination.display());
+    match mount::detached(CWD, source, mount.options.bind != Some(false)) {
+        Err(Errno::ENOSYS) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat(CWD, source, flags, Mode::empty()).or_cannot("bind", named())
+        }
+        answer => answer.or_cannot("bind", named()),
+    }
 }
 
 fn is_below(place: &Path, above: &Path) -> bool {

@@ -122,7 +122,8 @@ fn shown(pid: Pid) -> Result<OwnedFd> {
     use std::os::fd::AsFd;
     let root = Place::of(pid, None)?.visit(|| {
         let slash = pivot::open_directory(Path::new("/"))?;
-        mount::clone_tree(slash.as_fd(), Path::new(""), false).or_cannot("look at", "the container's root")
+        // The container's own mount namespace: nothing is mounted there to look at it.
+        mount::detached(slash.as_fd(), Path::new(""), false).or_cannot("look at", "the container's root")
     })?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(&root, ".", flags, Mode::empty()).or_cannot("open", "the container's root")

@@ -267,6 +267,18 @@ fn locked(error: Error) -> Error {
 /// # Errors
 /// ENOENT, EINVAL for an unbindable mount or one with locked mounts below, EPERM.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> std::result::Result<OwnedFd, Errno> {
+    match detached(dir, path, recursive) {
+        Err(Errno::ENOSYS) => by_path::clone_tree(dir, path, recursive),
+        answer => answer,
+    }
+}
+
+/// The same, to be looked into: where the mount namespace is the host's or a running container's, nothing may be mounted, and there
+/// is no other way to such a copy.
+///
+/// # Errors
+/// As [`clone_tree`]; ENOSYS before Linux 5.2.
+pub fn detached(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> std::result::Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -274,10 +286,7 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> std::res
     if path.as_os_str().is_empty() {
         flags |= OpenTreeFlags::AT_EMPTY_PATH;
     }
-    match open_tree(dir, path, flags) {
-        Err(rustix::io::Errno::NOSYS) => by_path::clone_tree(dir, path, recursive),
-        answer => answer.map_err(errno),
-    }
+    open_tree(dir, path, flags).map_err(errno)
 }
 
 /// Moves a detached mount onto the place `target`.

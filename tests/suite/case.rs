@@ -245,7 +245,8 @@ impl Case {
     /// What is left of the case's containers on the host: processes, mounts and state, in words.
     pub fn leftovers(&self) -> Result<Vec<String>, Failed> {
         let processes = marked_processes(&self.directory).into_iter().map(|pid| format!("process {pid}"));
-        let mounts = mounts_below(&self.directory)?.into_iter().map(|mount| format!("mount {mount}"));
+        let mounts = [mounts_below(&self.directory)?, mounts_from(&self.directory)?].concat();
+        let mounts = mounts.into_iter().map(|mount| format!("mount {mount}"));
         let state = names_in(&self.state_root()).into_iter().map(|name| format!("state {name}"));
         let cgroups = self.cgroups().into_iter().map(|path| format!("cgroup {}", path.display()));
         Ok(processes.chain(mounts).chain(state).chain(cgroups).collect())
@@ -281,7 +282,7 @@ impl Case {
         for name in names_in(&self.state_root()) {
             remove_tree(&self.state_root().join(name))?;
         }
-        let mounts = mounts_below(&self.directory)?;
+        let mounts = [mounts_below(&self.directory)?, mounts_from(&self.directory)?].concat();
         if mounts.is_empty() { Ok(()) } else { Err(format!("mounts are left: {mounts:?}").into()) }
     }
 }
@@ -312,19 +313,24 @@ pub fn remove_tree(path: &Path) -> Result<(), Failed> {
 }
 
 /// Processes that have the case's mark in their environment or its directory among what they have mounted, by pid. Where it
-/// is mounted does not count: a mount of the test's own on the host is for a moment in every new mount namespace.
+/// is mounted does not count: a mount of the test's own on the host is for a moment in every new mount namespace. Neither does
+/// what is mounted on the host itself: every process there has that.
 pub fn marked_processes(directory: &Path) -> Vec<u32> {
     let mark = format!("{MARK}={}\0", directory.display());
     // As the file system counts that it is on, whose root need not be the host's: by its last two names.
     let names: Vec<_> = directory.components().rev().take(2).map(|name| name.as_os_str().to_string_lossy()).collect();
     let root = format!("/{}/{}/", names[1], names[0]);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let host: Vec<&str> = table.lines().filter(|line| line.contains(&root)).filter_map(mounted_root).collect();
     let marked = |pid: &u32| {
         let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let mounted = |table: &[u8]| {
             let table = String::from_utf8_lossy(table);
-            let lines = table.lines().filter(|line| line.contains(&root));
-            lines
-                .into_iter()
+            let is_own =
+                |line: &&str| line.contains(&root) && mounted_root(line).is_none_or(|root| !host.contains(&root));
+            table
+                .lines()
+                .filter(is_own)
                 .any(|line| line.split(' ').enumerate().any(|(index, field)| index != 4 && field.contains(&root)))
         };
         memory_contains(&read("environ"), mark.as_bytes()) || mounted(&read("mountinfo"))
@@ -350,6 +356,23 @@ fn mounts_below(directory: &Path) -> Result<Vec<String>, Failed> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
     Ok(points.filter(|point| point.starts_with(&prefix)).map(str::to_owned).collect())
+}
+
+/// Places where something of the directory is mounted. proc_pid_mountinfo(5)
+fn mounts_from(directory: &Path) -> Result<Vec<String>, Failed> {
+    let prefix = format!("{}/", directory.display());
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let rows = table.lines().filter(|line| mounted_root(line).is_some_and(|root| root.starts_with(&prefix)));
+    Ok(rows
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| !point.starts_with(&prefix))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// What of its filesystem is mounted, in a line of the table.
+fn mounted_root(line: &str) -> Option<&str> {
+    line.split(' ').nth(3)
 }
 
 /// Names in a directory; none if it is not there.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::case::{Case, marked_processes};
 use super::image;
 use super::mounts::HostMount;
-use super::need::Need::{Delegated, Ferry, Root, Tool};
+use super::need::Need::{Criu, Delegated, Ferry, Root, Tool};
 use super::output::{self, Output};
 use super::pseudo_terminal::Terminal;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -46,6 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
     }),
     scenario("without_pidfds_it_says_so", &[Ferry, STRACE], pidfds),
     scenario("a_child_is_ended_without_pidfd_send_signal", &[Ferry, STRACE], undone_without_pidfds),
+    scenario("a_restore_without_mounts_by_descriptor", &[Ferry, STRACE, Root, Criu], restored),
     scenario("idmapped_mounts_say_what_they_need", &[Ferry, STRACE, Root], idmapped),
 ];
 
@@ -263,6 +264,32 @@ fn detached(case: &mut Case) -> Outcome {
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     assert!(output::wait(&mut command.spawn()?, case.patience())?.success());
     case.call(&["start", &id])?.success()?;
+    assert_eq!(case.state()?["status"], "running");
+    Ok(())
+}
+
+/// What is made on the way to a bind is made in CRIU's mount namespace and never on the host.
+fn restored(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?;
+    case.bundle.directory("mnt")?;
+    add(&mut case.config, "/mounts", bind(&source, "/mnt", &["rbind", "ro"]));
+    case.args(&["/probe", "sleep", "forever"]).start()?.until("ready")?;
+    super::checkpoint::checkpoint(case, &[])?;
+    let before = fs::read_to_string("/proc/self/mountinfo")?;
+    let bundle = case.bundle.path().display().to_string();
+    let (images, id) = (super::checkpoint::images(case), case.id.clone());
+    let verb = ["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &id];
+    let command = without(case, BY_DESCRIPTOR, &verb);
+    // Nobody else may trace what CRIU restores.
+    let mut traced = Command::new("strace");
+    traced.args(["-b", "execve"]).args(command.get_args());
+    traced.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    traced.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    traced.stderr(fs::File::options().write(true).open(case.directory.join("errors"))?);
+    let status = output::wait(&mut traced.spawn()?, case.patience())?;
+    assert!(status.success(), "{}", fs::read_to_string(case.directory.join("errors"))?);
+    assert!(fs::read_to_string(case.path("trace"))?.contains("open_tree"), "it is not called");
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo")?, before);
     assert_eq!(case.state()?["status"], "running");
     Ok(())
 }
