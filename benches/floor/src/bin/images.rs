@@ -95,6 +95,13 @@ fn ways(options: &Options) -> Vec<Way> {
             undo: vec![words(&["rm", "-rf", &tree])],
         },
     ];
+    if in_path("mkfs.erofs") {
+        ways.push(Way {
+            name: "ferry import --erofs",
+            command: [words(&[&options.ferry]), words(&import), words(&["--erofs"])].concat(),
+            undo: vec![words(&["rm", "-rf", &store])],
+        });
+    }
     if let Some(archive) = &options.archive {
         let (root, run) = (path("podman"), podman_run().display().to_string());
         // Without a mount of its own that nobody would undo.
@@ -255,20 +262,30 @@ fn starting(options: &Options) -> Result<(), String> {
     let ferry = |rest: &[&str]| [words(&[&options.ferry, "--root", &root, "--store", &store]), words(rest)].concat();
     run(&ferry(&["image", "import", "--progress", "none", "--name", "bench:1", &options.layout]))?;
     run(&ferry(&["bundle", "create", "--image", "bench:1", &bundle, "--", "/program"]))?;
+    let has_erofs = in_path("mkfs.erofs");
     // What was written so far, and removed, is the disk's affair before anything is timed: it is not what a start waits for.
     run(&words(&["sync"]))?;
     let of_bundle = ["--bundle", bundle.as_str(), "b"];
     let of_image = ["--image", "bench:1", "i", "--", "/program"];
+    let of_erofs = ["--image", "bench:1", "--erofs", "e", "--", "/program"];
     // Name, command, and whose container is deleted off the clock.
-    let commands = [
+    let mut commands = vec![
         ("start of a bundle", ferry(&[&["run", "--detach"][..], &of_bundle[..]].concat()), Some("b")),
         ("start of an image", ferry(&[&["run", "--detach"][..], &of_image[..]].concat()), Some("i")),
         ("run of a bundle", ferry(&[&["run"][..], &of_bundle[..]].concat()), None),
         ("run of an image", ferry(&[&["run"][..], &of_image[..]].concat()), None),
     ];
+    if has_erofs {
+        run(&ferry(&["image", "import", "--erofs", "--progress", "none", "--name", "bench:1", &options.layout]))?;
+        // One that stays: the mounts are there, as they are for all containers of an image but the first.
+        run(&ferry(&["run", "--detach", "--image", "bench:1", "--erofs", "stays", "--", "/program"]))?;
+        commands.push(("start with --erofs", ferry(&[&["run", "--detach"][..], &of_erofs].concat()), Some("e")));
+        commands.push(("run with --erofs", ferry(&[&["run"][..], &of_erofs].concat()), None));
+    }
     let mut samples: Samples = commands.iter().map(|(name, ..)| ((*name).to_owned(), Vec::new())).collect();
     for round in 0..options.starts + 3 {
-        let order: [usize; 4] = if round % 2 == 0 { [0, 1, 2, 3] } else { [3, 2, 1, 0] };
+        let order: Vec<usize> = (0..commands.len()).collect();
+        let order = if round % 2 == 0 { order } else { order.into_iter().rev().collect() };
         for index in order {
             let (_, command, id) = &commands[index];
             let seconds = run(command)?;
@@ -282,7 +299,36 @@ fn starting(options: &Options) -> Result<(), String> {
     table(&samples, 1e6, "us", 0);
     let ratio = |one: usize, other: usize| median(&samples[one].1) / median(&samples[other].1);
     println!("image / bundle: start {:.3}, run {:.3}", ratio(1, 0), ratio(3, 2));
+    if has_erofs {
+        println!("erofs / image: start {:.3}, run {:.3}\n", ratio(4, 1), ratio(5, 3));
+        reading(options, &store)?;
+        run(&ferry(&["delete", "--force", "stays"]))?;
+    }
     run(&words(&["rm", "-rf", &store, &root, &bundle])).map(drop)
+}
+
+/// Every file of every layer is read through, from the layers' directories and from their EROFS images, all of it in memory already.
+fn reading(options: &Options, store: &str) -> Result<(), String> {
+    let names = ["from directories", "from EROFS images"];
+    let mut samples: Samples = names.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
+    let read = |place: &str| {
+        let layers =
+            format!("cd {store}/layers && for layer in *; do tar -cf - -C \"$layer/{place}\" . | cat >/dev/null; done");
+        run(&words(&["sh", "-c", &layers]))
+    };
+    // The first round fills the caches, and does not count.
+    for round in 0..=options.rounds {
+        for (place, (_, all)) in ["diff", "erofs/mount"].into_iter().zip(&mut samples) {
+            let seconds = read(place)?;
+            if round > 0 {
+                all.push(seconds);
+            }
+        }
+    }
+    println!("reading every file of its layers, from memory, {} rounds\n", options.rounds);
+    table(&samples, 1000.0, "ms", 0);
+    println!("erofs / directories: {:.2}", median(&samples[1].1) / median(&samples[0].1));
+    Ok(())
 }
 
 /// One line for each: the median, the least, and the median against that of the row `base`.
