@@ -13,11 +13,12 @@ use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{duration, given, output, size};
 use crate::error::{Error, Result};
-use crate::lifecycle::migrate::{self, MODES, Options, Reach};
+use crate::lifecycle::migrate::{self, MODES, Options};
 use crate::migrate::message::Choices;
 use crate::migrate::report::Report;
 use crate::migrate::rounds::Wishes;
-use crate::migrate::transport::Destination;
+use crate::migrate::tls;
+use crate::migrate::transport::{Destination, Reach};
 use progress::Shown;
 
 /// `--timeout`, which `receive` has too.
@@ -94,6 +95,12 @@ pub const VERB: Verb = Verb {
             help: "What calls ferry at the far end of ssh (default: ferry)",
             ..Flag::SWITCH
         },
+        Flag {
+            long: "tls",
+            value: Value::Path("DIR"),
+            help: "Where ca.pem, cert.pem and key.pem are, for tls:// (default: /etc/ferry/tls as root, ~/.config/ferry/tls else)",
+            ..Flag::SWITCH
+        },
         TIMEOUT,
         Flag { long: "dry-run", help: "Only ask the destination whether it could take the container", ..Flag::SWITCH },
         Flag {
@@ -127,6 +134,7 @@ pub const VERB: Verb = Verb {
             "Moves a running container with its memory to another machine. DEST is one of\n\n    \
              ssh://[USER@]HOST[:PORT]   ssh calls `ferry receive --stdio` there; its keys decide who may\n    \
              exec:COMMAND               a command whose standard streams lead to `ferry receive --stdio`\n    \
+             tls://HOST:PORT            a `ferry receive --listen --tls`, each end with a certificate the other believes\n    \
              tcp://127.0.0.1:PORT       a `ferry receive --listen` on this machine\n\n\
              In five steps. Reserve: the destination looks whether it could take the container, names everything that is in \
              the way, and holds the place. Pre-copy: memory is sent in rounds while the container runs. Stop and copy: it \
@@ -156,7 +164,7 @@ pub const VERB: Verb = Verb {
             "EXAMPLES",
             "    ferry migrate web ssh://root@b.example\n    ferry migrate --dry-run web ssh://root@b.example\n    \
              ferry migrate --max-downtime 100ms --bandwidth 100M --report web.json web ssh://b\n    \
-             ferry migrate plot web.json -o web.svg\n    ferry migrate --recover web",
+             ferry migrate web tls://b.example:7000\n    ferry migrate plot web.json -o web.svg\n    ferry migrate --recover web",
         ),
     ],
     run: delegate::run,
@@ -205,6 +213,7 @@ fn reach(matches: &ArgMatches) -> Result<Reach> {
     Ok(Reach {
         remote: given::string(matches, "remote").unwrap_or_else(|| "ferry".to_owned()),
         patience: time(matches, "timeout", Duration::from_secs(60))?,
+        tls: given::absolute(matches, "tls")?.unwrap_or_else(tls::default_directory),
     })
 }
 
@@ -277,7 +286,7 @@ mod tests {
     fn flags_become_options() {
         let line = "--as other --bundle /b --mode stop-and-copy --max-downtime 50ms --max-rounds 3 --on-no-convergence abort \
                     --bandwidth 10M --compress-level 0 --tcp-established --tcp-close --ext-unix-sk --file-locks --dry-run \
-                    --remote sudo_ferry --timeout 5s web ssh://b";
+                    --remote sudo_ferry --tls /t --timeout 5s web ssh://b";
         let expected = Options {
             id: "web".into(),
             destination: "ssh://b".into(),
@@ -290,7 +299,7 @@ mod tests {
             level: Some(0),
             dry_run: true,
             choices: Choices { tcp_established: true, tcp_close: true, ext_unix_sk: true, file_locks: true },
-            reach: Reach { remote: "sudo_ferry".into(), patience: Duration::from_secs(5) },
+            reach: Reach { remote: "sudo_ferry".into(), patience: Duration::from_secs(5), tls: "/t".into() },
         };
         assert_eq!(parsed(line).unwrap(), expected);
         let otherwise = parsed("web ssh://b").unwrap();

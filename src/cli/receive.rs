@@ -22,7 +22,14 @@ pub const VERB: Verb = Verb {
         Flag {
             long: "listen",
             value: Value::Text("ADDRESS:PORT"),
-            help: "Wait for connections there, an address of this machine's own",
+            help: "Wait for connections there; without --tls only from this machine",
+            ..Flag::SWITCH
+        },
+        Flag {
+            long: "tls",
+            value: Value::Path("DIR"),
+            help: "With --listen: speak TLS, and take who has a certificate of an authority in DIR/ca.pem; DIR/cert.pem and \
+                   DIR/key.pem are this machine's own",
             ..Flag::SWITCH
         },
         Flag { long: "once", help: "End after the first connection", ..Flag::SWITCH },
@@ -38,7 +45,8 @@ pub const VERB: Verb = Verb {
     details: &[
         (
             "DESCRIPTION",
-            "The far end of ferry-migrate(1), which calls it by ssh. It takes containers whose bundle is here already: \
+            "The far end of ferry-migrate(1), which calls it by ssh, or by TLS where it listens: version 1.3, and a \
+             certificate of each end that the other believes, before anything else is said. It takes containers whose bundle is here already: \
              root filesystem, mounts, limits and hooks are this machine's own, and a container whose config.json is another \
              is refused. An ssh key may be held to it by command=\"ferry receive --stdio\" in authorized_keys.\n\n\
              Standard output and error of a container that led to a pipe or a file on the other machine lead to ID.stdout \
@@ -46,7 +54,10 @@ pub const VERB: Verb = Verb {
              to be as long as the one it replaces begins with a hole.",
         ),
         ("EXIT STATUS", "0 when the container runs here, or none came; 1 otherwise."),
-        ("EXAMPLES", "    ssh b ferry receive --stdio\n    ferry receive --listen 127.0.0.1:7000 --once"),
+        (
+            "EXAMPLES",
+            "    ssh b ferry receive --stdio\n    ferry receive --listen 127.0.0.1:7000 --once\n    ferry receive --listen 0.0.0.0:7000 --tls /etc/ferry/tls",
+        ),
     ],
     run: delegate::run,
 };
@@ -68,8 +79,13 @@ fn options(matches: &ArgMatches) -> Result<Options> {
         (true, Some(_)) => return Err(Error::plain("--stdio and --listen do not go together")),
         (false, None) => return Err(Error::plain("it is not said where from").hint("give --stdio or --listen")),
     }
+    let tls = given::absolute(matches, "tls")?;
+    if tls.is_some() && listen.is_none() {
+        return Err(Error::plain("--tls needs --listen").hint("what --stdio leads through is the caller's affair"));
+    }
     Ok(Options {
         listen,
+        tls,
         once: given::switch(matches, "once"),
         output: given::absolute(matches, "output")?,
         patience: time(matches, "timeout", Duration::from_secs(60))?,
@@ -90,5 +106,7 @@ mod tests {
         assert_eq!(parsed("--stdio").unwrap().listen, None);
         assert!(parsed("").unwrap_err().to_string().starts_with("it is not said where from"));
         assert!(parsed("--stdio --listen 127.0.0.1:7").is_err());
+        assert_eq!(parsed("--listen 0.0.0.0:7 --tls /t").unwrap().tls, Some("/t".into()));
+        assert!(parsed("--stdio --tls /t").unwrap_err().to_string().starts_with("--tls needs --listen"));
     }
 }

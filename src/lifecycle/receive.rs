@@ -6,7 +6,6 @@
 //! image is here already, by its digest, and the configuration is held to what `run` makes of it, as that of an archive is.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +32,9 @@ use crate::migrate::destination::{self, Host, Served};
 use crate::migrate::journal::{Entry, Journals};
 use crate::migrate::link::Link;
 use crate::migrate::message::{Choices, Last, PROTOCOL, Place, Request, Stream};
-use crate::migrate::{reserve, transport};
+use crate::migrate::reserve;
+use crate::migrate::tls::Identity;
+use crate::migrate::transport::Listener;
 use crate::rootfs::Base;
 use crate::spec::Document;
 use crate::sys::fd;
@@ -43,6 +44,8 @@ use crate::sys::fd;
 pub struct Options {
     /// The address to listen at; `None`: standard input and output are the link.
     pub listen: Option<String>,
+    /// The directory of certificates, where TLS is spoken at that address; absolute.
+    pub tls: Option<PathBuf>,
     /// Ends after one.
     pub once: bool,
     /// Where files are that take the place of standard streams; absolute.
@@ -65,16 +68,14 @@ pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) 
         let served = destination::serve(&mut link, &journals(setting)?, &mut machine)?;
         return Ok(matches!(served, Served::Taken(_) | Served::Nothing));
     };
-    let listener = TcpListener::bind(address).or_cannot("listen at", address)?;
-    let bound = listener.local_addr().or_cannot("listen at", address)?;
-    transport::loopback(bound.ip(), address)?;
-    told(&format!("listening at {bound}"))?;
+    let mut listener = Listener::bind(address, options.tls.as_deref().map(Identity::read).transpose()?)?;
+    told(&format!("listening at {}", listener.address))?;
     loop {
-        let (stream, _) = listener.accept().or_cannot("accept a connection at", address)?;
-        let copy = stream.try_clone().or_cannot("take", "the connection")?;
-        let mut link = Link::new(copy.into(), stream.into(), options.patience)?;
-        let served = destination::serve(&mut link, &journals(setting)?, &mut machine);
-        drop(link);
+        let mut connection = listener.accept(options.patience, &mut |error| setting.log.warning(error))?;
+        let served = destination::serve(&mut connection.link, &journals(setting)?, &mut machine);
+        if let Err(error) = connection.close() {
+            setting.log.warning(error);
+        }
         let came = matches!(served, Ok(Served::Taken(_) | Served::Nothing));
         match served {
             Ok(Served::Taken(id)) => told(&format!("{id} runs here"))?,

@@ -300,7 +300,11 @@ pub fn pause(time: Duration) -> Result<()> {
     wait(None, time, None).map(drop)
 }
 
-fn interrupts() -> Result<SignalFd> {
+/// The signals with which a user ends a program, which must be blocked.
+///
+/// # Errors
+/// The kernel's answer.
+pub(super) fn interrupts() -> Result<SignalFd> {
     let mut set = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().for_each(|signal| set.add(signal));
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).or_cannot("wait for", "signals")

@@ -3,7 +3,8 @@
 //! ```text
 //! ownership        who has it: two journals, and what follows from them           pure
 //!   journal        a small file an end, on disk before the deed that it allows
-//! transport        ssh://, exec:, tcp:// -> link
+//! transport        ssh://, exec:, tls://, tcp:// -> link
+//!   tls            certificates of both ends, in a process of its own
 //!   link           frames over two descriptors, and a bound on silence
 //!     frame        kind, sequence, length                                         pure
 //!     message      what is said                                                   pure
@@ -44,6 +45,7 @@ pub mod reserve;
 pub mod rounds;
 pub mod settle;
 pub mod source;
+pub mod tls;
 pub mod transport;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | verifies and decompresses a layer; looks into an archive | memory, reading, writing | nothing may be made, changed or executed by path |
 //! | unpacks a layer or an archive | those, and what makes files | nothing may be opened or made but in the one directory |
+//! | speaks TLS for a migration, a process | memory, reading, writing, waiting for a descriptor | nothing may be opened |
 //! | takes the rounds of a migration | those, waiting for a descriptor, and for the disk | the same |
 //!
 //! The first wall stays what it was: paths are walked by descriptor and never out of the directory (`openat2`). This is the second.
@@ -126,6 +127,9 @@ const WAITING: &[libc::c_long] = &[
     libc::SYS_syncfs,
 ];
 
+/// The end of one direction of a connection.
+const ENDING: &[libc::c_long] = &[libc::SYS_shutdown];
+
 /// Of these, those that ask for memory with code in it are refused: there is no code but what is there already.
 const MAPPING: [libc::c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 
@@ -149,6 +153,15 @@ pub fn read_only() -> Result<()> {
 pub fn only_below(directory: BorrowedFd<'_>) -> Result<()> {
     landlock(AccessFs::from_all(NEWEST), Some(directory))?;
     filter(&[ALWAYS, FILES, MAKING])
+}
+
+/// Confines the calling thread to the descriptors it has, as ends of connections.
+///
+/// # Errors
+/// The kernel knows such rules and refuses these.
+pub fn two_ends() -> Result<()> {
+    landlock(AccessFs::from_all(NEWEST), None)?;
+    filter(&[ALWAYS, FILES, WAITING, ENDING])
 }
 
 /// Work that takes a stranger's bytes apart.

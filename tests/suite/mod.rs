@@ -46,6 +46,7 @@ mod limits;
 mod lsm;
 mod migrate;
 mod migrate_image;
+mod migrate_tls;
 mod mount_options;
 mod mounts;
 mod mounts_added;
@@ -139,6 +140,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
+    ("migrate_tls", migrate_tls::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
     ("image_tools", image_tools::SCENARIOS),

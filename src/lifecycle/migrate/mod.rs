@@ -2,7 +2,6 @@
 //! container is looked at, the far end is reached, and what was cut off is settled.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
@@ -25,7 +24,7 @@ use crate::migrate::reserve;
 use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
 use crate::migrate::source::{self, Source};
-use crate::migrate::transport::{Connection, Destination};
+use crate::migrate::transport::{Connection, Destination, Reach};
 use crate::spec::Document;
 
 mod container;
@@ -61,15 +60,6 @@ pub struct Options {
     pub reach: Reach,
 }
 
-/// How the far end is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reach {
-    /// What calls ferry there, for ssh.
-    pub remote: String,
-    /// How long it may be silent.
-    pub patience: Duration,
-}
-
 /// When memory is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -100,7 +90,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         progress.event(Event::Note(note));
     }
     let request = request(options, &container, version)?;
-    let mut connect = || reach(&destination, &options.reach);
+    let mut connect = || destination.connect(&options.reach);
     for journal in journals.of(&options.id, &setting.root, Role::Source)? {
         cut_off(&mut running(setting, &journals, &options.id, options.choices), journal, &mut connect)?;
     }
@@ -242,10 +232,6 @@ fn memory(container: &Live) -> Result<u64> {
     Ok(pids.iter().map(resident).sum::<u64>().saturating_mul(page))
 }
 
-fn reach(destination: &Destination, reach: &Reach) -> Result<Connection> {
-    destination.connect(&format!("{} receive --stdio", reach.remote), reach.patience)
-}
-
 /// An earlier one of the same container. One that was given up is settled by the way; one that was not is a person's to know.
 fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut() -> Result<Connection>) -> Result<()> {
     let Entry { id, state, peer, .. } = journal.entry.clone();
@@ -274,7 +260,7 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
         let peer = given.unwrap_or(&journal.entry.peer).to_owned();
         let destination = Destination::parse(&peer)?;
         let mut running = running(setting, &journals, id, journal.entry.choices);
-        told.push(match settle::recover(journal, &mut running, &mut || reach(&destination, reached))? {
+        told.push(match settle::recover(journal, &mut running, &mut || destination.connect(reached))? {
             Recovered::Here(None) => format!("{id} is here: the migration to {peer} is undone"),
             Recovered::Here(Some(error)) => {
                 format!("{id} is here; the destination could not be told, and may keep images until it is: {error}")
