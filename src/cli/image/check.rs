@@ -23,8 +23,9 @@ pub const VERB: Verb = Verb {
         (
             "DESCRIPTION",
             "Reads every blob that an image refers to and compares it with its digest, and sees that every layer is \
-             unpacked. With --repair, layers that are missing or incomplete are unpacked anew from their blobs; a damaged \
-             blob must be imported again.",
+             unpacked, and that EROFS images of layers are as they were made. With --repair, layers that are missing or \
+             incomplete are unpacked anew from their blobs, and their EROFS images made anew; a damaged blob must be imported \
+             again.",
         ),
         ("EXIT STATUS", "0 when the store is whole, or was made whole; 1 when something is damaged."),
         ("EXAMPLES", "    ferry image check\n    ferry image check --repair"),

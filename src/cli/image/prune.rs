@@ -28,7 +28,8 @@ pub const VERB: Verb = Verb {
         (
             "DESCRIPTION",
             "Removes layers and documents that no name leads to and no container or mount uses, what containers that are \
-             gone have left, and what was being made by a process that was cut off. Nobody else can use the store \
+             gone have left, and what was being made by a process that was cut off; EROFS images that no \
+             container runs from are unmounted. Nobody else can use the store \
              meanwhile.",
         ),
         ("EXIT STATUS", "0, or 1 when something cannot be removed."),
