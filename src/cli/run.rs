@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn layers_are_an_images() {
-        assert_eq!(refused("--rootfs /r --erofs -- sh"), "--erofs needs --image");
+        assert!(refused("--rootfs /r --erofs -- sh").starts_with("--erofs needs --image"));
         assert!(matches!(parse("--image a --erofs"), Ok(Form::Image(_, options)) if options.erofs));
     }
 
