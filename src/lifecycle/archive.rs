@@ -92,14 +92,9 @@ pub fn save(setting: &Setting, id: &str, choice: &DumpChoice, progress: &dyn Pro
 pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, export: &Export<'_>) -> Result<()> {
     whole(choice)?;
     let own = Host::own(criu::check_version(&criu::find()?)?)?;
-    let out = Out::open(export.to)?;
-    let done = dump(setting, id, choice, own, export, &out);
-    out.finish(done)
-}
-
-fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, export: &Export<'_>, out: &Out) -> Result<()> {
     scratch::sweep();
     let scratch = RefCell::new(if export.keep { None } else { Some(Scratch::make("checkpoint")?) });
+    let out = Out::open(export.to)?;
     let mut choice = choice.clone();
     if let Some(scratch) = scratch.borrow().as_ref() {
         choice.choice.images = scratch.path.clone();
@@ -113,11 +108,13 @@ fn dump(setting: &Setting, id: &str, choice: &DumpChoice, own: Host, export: &Ex
     let mut after = |live: &Live| {
         dumped = true;
         let images = scratch.borrow().as_ref().map_or_else(|| choice.choice.images.clone(), |own| own.path.clone());
-        write(live, &choice.choice, &images, own.clone(), export, out)
+        write(live, &choice.choice, &images, own.clone(), export, &out)
     };
     let deeds =
         Deeds { keep_root: Some(own_root::keep), complete: &complete, after: &mut after, progress: export.progress };
     let done = checkpoint::with(setting, id, &choice, deeds);
+    // Before the images go: at any time one of the two is there under a name that says what it is.
+    let done = out.finish(done);
     let scratch = scratch.into_inner();
     match (done, scratch) {
         (Err(error), Some(scratch)) if dumped && !choice.leave_running => {

@@ -5,14 +5,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use super::case::{Case, marked_processes, names_in};
+use super::case::{Case, names_in};
 use super::checkpoint::{CRIU, Row};
-use super::checkpoint_cut_off::moments;
 use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -27,12 +25,10 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_archive_of_another_machine_is_refused", CRIU, another_machine),
     scenario("an_archive_gets_no_more_than_the_bundle_gives", CRIU, wider),
     scenario("archives_of_all_sorts_of_containers_come_back", CRIU, all_sorts),
-    scenario("what_a_killed_export_leaves_is_collected", CRIU, killed_export),
-    scenario("what_a_killed_import_leaves_is_collected", CRIU, killed_import),
 ];
 
 /// Where scratch directories go, so that what is left there is seen.
-fn scratch(case: &Case) -> Result<String, Failed> {
+pub(super) fn scratch(case: &Case) -> Result<String, Failed> {
     Ok(case.host_directory("scratch")?.display().to_string())
 }
 
@@ -418,91 +414,5 @@ fn all_sorts(case: &mut Case) -> Outcome {
         case.call(&["delete", "--force", &id])?.success()?;
         assert_eq!(case.leftovers()?, Vec::<String>::new(), "{what}");
     }
-    Ok(())
-}
-
-/// A verb with an archive that is killed at a moment.
-#[allow(clippy::disallowed_methods, reason = "the moments are what the test is about")]
-fn killed(case: &mut Case, args: &[&str], scratch: &str, moment: u64) -> Outcome {
-    let (_lines, pipe) = Lines::pipe(case.patience())?;
-    let errors = fs::File::options().create(true).append(true).open(case.directory.join("errors"))?;
-    let mut child = case.command(args).env("TMPDIR", scratch).stdout(pipe).stderr(errors).spawn()?;
-    std::thread::sleep(Duration::from_millis(moment));
-    child.kill()?;
-    output::wait(&mut child, case.patience()).map(drop)
-}
-
-/// `delete --force` of what is there, and a look at what is left.
-fn swept(case: &mut Case, scratch: &str) -> Result<Vec<String>, Failed> {
-    let id = case.id.clone();
-    let mut command = case.command(&["delete", "--force", &id]);
-    case.finish(command.env("TMPDIR", scratch))?.success()?;
-    // A CRIU that lost its ferry ends by itself.
-    marked_processes(&case.directory).into_iter().try_for_each(|pid| case.wait_for(pid))?;
-    assert_eq!(case.leftovers()?, Vec::<String>::new());
-    Ok(names_in(Path::new(scratch)))
-}
-
-/// Either the container is there, and the next export leaves nothing behind; or all there is of it stays where it is.
-fn killed_export(case: &mut Case) -> Outcome {
-    let (scratch, archive) = (scratch(case)?, case.path("archive"));
-    let mut saved = Vec::new();
-    for number in 0..moments().max(8) {
-        let mut row = counter(case)?;
-        let id = case.id.clone();
-        killed(case, &["checkpoint", "--export", &archive, &id], &scratch, u64::from(number) * 30)?;
-        // What CRIU has begun, it ends by itself.
-        let known: Vec<String> = swept(case, &scratch)?.into_iter().filter(|name| !saved.contains(name)).collect();
-        drop(row);
-        row = counter(case)?;
-        let mut command = case.command(&["checkpoint", "--leave-running", "--export", &archive, &id]);
-        case.finish(command.env("TMPDIR", &scratch))?.success()?;
-        let left = names_in(Path::new(&scratch));
-        let strays: Vec<&String> = left.iter().filter(|name| !name.starts_with("ferry-saved-")).collect();
-        assert!(strays.is_empty(), "at {number}: {strays:?}, after delete {known:?}");
-        saved = left;
-        let beside = names_in(&case.directory);
-        assert_eq!(beside.iter().filter(|name| name.contains("archive")).count(), 1, "{beside:?}");
-        row.go_on(3)?;
-        case.call(&["delete", "--force", &id])?.success()?;
-    }
-    // What was saved is a whole container.
-    for name in saved {
-        let (images, bundle, id) =
-            (format!("{scratch}/{name}"), case.bundle.path().display().to_string(), case.id.clone());
-        let lines = case.begin(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &id])?;
-        let mut row = Row::of(lines);
-        row.resume()?;
-        row.go_on(3)?;
-        case.call(&["delete", "--force", &id])?.success()?;
-    }
-    Ok(())
-}
-
-fn killed_import(case: &mut Case) -> Outcome {
-    let mut row = counter(case)?;
-    let (archive, scratch) = (exported(case, &[])?, scratch(case)?);
-    let bundle = case.write_config()?;
-    for number in 0..moments().max(8) {
-        killed(
-            case,
-            &["restore", "--detach", "--import", &archive, "--bundle", &bundle],
-            &scratch,
-            u64::from(number) * 25,
-        )?;
-        swept(case, &scratch)?;
-    }
-    let (lines, pipe) = Lines::pipe(case.patience())?;
-    // As the container's own stream was: an import that failed before it was killed has said so there.
-    let errors = fs::File::create(case.directory.join("errors"))?;
-    let mut command = case.command(&["restore", "--detach", "--import", &archive, "--bundle", &bundle]);
-    let mut child = command.env("TMPDIR", &scratch).stdout(pipe).stderr(errors).spawn()?;
-    assert!(
-        output::wait(&mut child, case.patience())?.success(),
-        "{}",
-        fs::read_to_string(case.directory.join("errors"))?
-    );
-    row.continued(lines)?;
-    assert_eq!(names_in(Path::new(&scratch)), Vec::<String>::new());
     Ok(())
 }

@@ -17,6 +17,7 @@ use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_killed_checkpoint_loses_no_container", CRIU, killed_checkpoint),
+    scenario("a_killed_pre_dump_loses_no_container", CRIU, killed_pre_dump),
     scenario("a_killed_restore_is_cleaned_up_by_delete", CRIU, killed_restore),
     scenario("an_interrupted_checkpoint_leaves_the_container_running", CRIU, interrupted_checkpoint),
     scenario("an_interrupt_ends_a_silent_criu", CRIU, silent_criu),
@@ -62,9 +63,14 @@ pub(super) fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &s
 
 /// Starts a checkpoint and does not wait; what it says goes to a file.
 fn spawn_checkpoint(case: &mut Case, images: &str) -> Result<Child, Failed> {
+    spawn_checkpoint_with(case, images, &[])
+}
+
+/// The same with flags.
+fn spawn_checkpoint_with(case: &mut Case, images: &str, flags: &[&str]) -> Result<Child, Failed> {
     let errors = fs::File::create(case.directory.join("errors"))?;
     let id = case.id.clone();
-    let mut command = case.command(&["checkpoint", "--image-path", images, &id]);
+    let mut command = case.command(&[&["checkpoint", "--image-path", images], flags, &[&id]].concat());
     Ok(command.stdout(Stdio::null()).stderr(errors).spawn()?)
 }
 
@@ -98,7 +104,7 @@ fn killed_checkpoint(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-fn runs(case: &mut Case) -> Result<bool, Failed> {
+pub(super) fn runs(case: &mut Case) -> Result<bool, Failed> {
     let id = case.id.clone();
     let answer = case.call(&["state", &id])?;
     Ok(answer.code == 0 && answer.json()?["status"] == "running")
@@ -144,6 +150,28 @@ fn killed_restore(case: &mut Case) -> Outcome {
     }
     let lines = restore(case, &[])?;
     row.continued(lines)
+}
+
+/// What a pre-dump is killed in goes on, and can be saved.
+fn killed_pre_dump(case: &mut Case) -> Outcome {
+    for whom in ["ferry", "criu"] {
+        for number in 0..moments() {
+            let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
+            row.go_on(3)?;
+            let images = case.path(&format!("{whom}-{number}"));
+            let mut child = spawn_checkpoint_with(case, &images, &["--pre-dump"])?;
+            kill_at(case, &mut child, Duration::from_millis(u64::from(number) * 20), whom)?;
+            let said = said(case)?;
+            // As in a checkpoint: a CRIU that is killed may take a process along that runs its code.
+            let taken_along = whom == "criu" && said.contains("ended");
+            match row.go_on(5).and_then(|()| checkpoint(case, &["--leave-running"])).and_then(|()| row.go_on(3)) {
+                Err(_) if taken_along => (),
+                outcome => outcome.map_err(|why| format!("{whom} at {number}: {why:?}, {said}"))?,
+            }
+            leaves_nothing(case)?;
+        }
+    }
+    Ok(())
 }
 
 /// At moments all over a dump: none may harm the container.

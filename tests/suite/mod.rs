@@ -10,6 +10,7 @@ mod case;
 mod cgroup;
 mod checkpoint;
 mod checkpoint_archive;
+mod checkpoint_archive_cut_off;
 mod checkpoint_cut_off;
 mod checkpoint_encrypted;
 mod checkpoint_flags;
@@ -133,6 +134,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("image", image::SCENARIOS),
     ("checkpoint", checkpoint::SCENARIOS),
     ("checkpoint_archive", checkpoint_archive::SCENARIOS),
+    ("checkpoint_archive_cut_off", checkpoint_archive_cut_off::SCENARIOS),
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
     ("checkpoint_encrypted", checkpoint_encrypted::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),

@@ -33,6 +33,14 @@ fn cut_off(case: &mut Case, args: &[&str], whole: Duration, number: u32, whom: &
     Ok(lines)
 }
 
+/// A CRIU that is killed while a process runs its code takes that one along; then there is the snapshot to go back to.
+fn goes_on(case: &mut Case, row: &mut Row, whom: &str, to: &str) -> Outcome {
+    match row.go_on(10) {
+        Err(_) if whom == "criu" => rolled_back(case, row, to, &[]).map(drop),
+        outcome => outcome,
+    }
+}
+
 fn killed_create(case: &mut Case) -> Outcome {
     let mut row = Row::of(started(case, &["/probe", "scribble", "8", "16"])?);
     row.go_on(5)?;
@@ -40,14 +48,14 @@ fn killed_create(case: &mut Case) -> Outcome {
     let begun = Instant::now();
     taken(case, "first")?;
     let whole = begun.elapsed();
-    for number in 0..moments() {
-        cut_off(case, &["create", "--memory", &id, "cut"], whole, number, "ferry")?;
+    for (number, whom) in (0..moments()).flat_map(|number| [(number, "ferry"), (number, "criu")]) {
+        cut_off(case, &["create", "--memory", &id, "cut"], whole, number, whom)?;
         // It may have been done already.
         let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
         if listed.as_array().is_some_and(|all| all.len() > 1) {
             snapshot(case, &["remove", &id, "cut"])?.success()?;
         }
-        row.go_on(10)?;
+        goes_on(case, &mut row, whom, "first").map_err(|why| format!("{whom} at {number}: {why:?}"))?;
     }
     taken(case, "whole")?;
     snapshot(case, &["remove", &id, "first"])?.success()?;
@@ -93,19 +101,27 @@ fn killed_clone(case: &mut Case) -> Outcome {
     let mut row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
     row.go_on(5)?;
     let (id, new) = (case.id.clone(), case.other_id());
-    let own = marked_processes(&case.directory);
     let store = case.path("store");
     let begun = Instant::now();
     let mut copy = Row::of(case.begin(&["--store", &store, "snapshot", "clone", &id, &new])?);
     let whole = begun.elapsed();
     copy.resume()?;
     case.call(&["delete", "--force", &new])?.success()?;
-    for number in 0..moments() {
-        cut_off(case, &["clone", &id, &new], whole, number, "ferry")?;
+    for (number, whom) in (0..moments()).flat_map(|number| [(number, "ferry"), (number, "criu")]) {
+        cut_off(case, &["clone", &id, &new], whole, number, whom)?;
         case.call(&["delete", "--force", &new])?.success()?;
-        row.go_on(10).map_err(|why| format!("at {number}: {why:?}"))?;
+        match row.go_on(10) {
+            // Taken along. One that was rolled back cannot be cloned, so that there has to be another.
+            Err(_) if whom == "criu" => {
+                case.call(&["delete", "--force", &id])?.success()?;
+                row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
+                row.go_on(5)?;
+            }
+            outcome => outcome.map_err(|why| format!("{whom} at {number}: {why:?}"))?,
+        }
         // What CRIU was running at that moment ends by itself.
-        let others = marked_processes(&case.directory).into_iter().filter(|pid| !own.contains(pid));
+        let own = case.pid()?;
+        let others = marked_processes(&case.directory).into_iter().filter(|pid| *pid != own);
         others.into_iter().try_for_each(|pid| case.wait_for(pid))?;
     }
     copy = Row::of(case.begin(&["--store", &store, "snapshot", "clone", &id, &new])?);
