@@ -122,9 +122,9 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         last: None,
     })?;
     let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);
-    let mut taking = Taking { link, host, journal, aborted: false };
+    let mut taking = Taking { link, host, journal, aborted: false, unknown: false };
     let taken = taking.link.send(&Message::Reserved(Box::new(place))).and_then(|()| taking.receive(most));
-    let taken = taken.and_then(|()| taking.restore());
+    let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
     match taken {
         Ok(active) => taking.done(&active).map(|()| Served::Taken(request.id.clone())),
         Err(error) => taking.give_up(error).map(Served::Failed),
@@ -154,6 +154,8 @@ struct Taking<'a> {
     host: &'a mut dyn Host,
     journal: Journal,
     aborted: bool,
+    /// Whether it runs here cannot be found out.
+    unknown: bool,
 }
 
 impl Taking<'_> {
@@ -168,7 +170,7 @@ impl Taking<'_> {
 
     /// Restores it, holds it until the source has decided, and lets it go on if it may.
     fn restore(&mut self) -> Result<Message> {
-        let Self { link, host, journal, aborted } = self;
+        let Self { link, host, journal, aborted, .. } = self;
         let (entry, images) = (journal.entry.clone(), journal.images());
         let started = Instant::now();
         let last = images.join(entry.last.as_ref().map_or(0, |last| last.round).to_string());
@@ -207,6 +209,22 @@ impl Taking<'_> {
         released(self.link, self.journal, active)
     }
 
+    /// What went wrong after the commit may have done so once it ran. Then it is this end's; and as long as nobody knows, it is not
+    /// given back, for two would run.
+    fn runs_all_the_same(&mut self, error: Error) -> Result<Message> {
+        if self.journal.entry.state != State::Committed {
+            return Err(error);
+        }
+        match self.host.runs(&self.journal.entry) {
+            Ok(Some(pid)) => Ok(Message::Active { pid, prepared: 0, resumed: 0 }),
+            Ok(None) => Err(error),
+            Err(why) => {
+                self.unknown = true;
+                Err(error.and_then(Err::<(), _>(why)))
+            }
+        }
+    }
+
     /// Says why, and leaves nothing. Answers the error that the source knows of.
     fn give_up(self, error: Error) -> Result<Error> {
         let told = match (self.journal.entry.state, self.aborted) {
@@ -215,7 +233,7 @@ impl Taking<'_> {
                 self.journal.remove().and_then(|()| self.link.send(&why))
             }
             (State::Prepared, true) => self.journal.remove().and_then(|()| self.link.send(&Message::Aborted)),
-            (State::Committed, _) => give_back(self.link, self.journal, &error),
+            (State::Committed, _) if !self.unknown => give_back(self.link, self.journal, &error),
             _ => {
                 return Err(error.hint(format!(
                     "only the source knows whether it is this end's: `ferry migrate --recover` at {} settles it",

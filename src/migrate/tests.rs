@@ -158,10 +158,16 @@ impl Host for FakeHost {
             return Err(Error::plain("resume fails"));
         }
         set(&self.copies, |copies| copies.there = true);
+        if ["look", "blind"].contains(&self.fails) {
+            return Err(Error::plain("it is not seen"));
+        }
         Ok(77)
     }
 
     fn runs(&mut self, _: &Entry) -> Result<Option<i32>> {
+        if self.fails == "blind" {
+            return Err(Error::plain("nothing is seen"));
+        }
         Ok(self.copies.lock().unwrap().there.then_some(77))
     }
 
@@ -272,7 +278,9 @@ impl World {
         };
         let mut later = Vec::new();
         let report = {
-            let (scratch, copies, host_fails) = (self.scratch.0.clone(), Arc::clone(&self.copies), self.host_fails);
+            let (scratch, copies) = (self.scratch.0.clone(), Arc::clone(&self.copies));
+            // Later it sees again.
+            let host_fails = Some(self.host_fails).filter(|fails| *fails != "blind").unwrap_or_default();
             let mut connect = || {
                 if !reconnects {
                     return Err(Error::plain("no way there"));
@@ -408,6 +416,19 @@ fn whatever_fails_before_the_commit_it_goes_on_here() {
         world.one_runs(at);
         assert!(world.copies.lock().unwrap().here, "{at}");
         assert_eq!(std::fs::read_dir(world.journals().path()).unwrap().count(), 0, "{at}: journals are left");
+    }
+}
+
+/// What runs over there is not given back because of what went wrong a moment later, nor where nobody knows whether it runs.
+#[test]
+fn what_fails_once_it_runs_there_does_not_bring_it_back() {
+    for fails in ["look", "blind"] {
+        let mut world = World::new(&format!("runs-{fails}"));
+        world.host_fails = fails;
+        let (report, _) = world.migrate(u32::MAX - 1, true);
+        assert!(report.unwrap().migrated, "{fails}");
+        world.one_runs(fails);
+        assert!(world.copies.lock().unwrap().there, "{fails}");
     }
 }
 
