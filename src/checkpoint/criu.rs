@@ -175,8 +175,12 @@ impl Criu {
     /// # Errors
     /// What it could not do before, or that CRIU cannot be executed.
     pub fn executed(&self) -> Result<()> {
-        // One that has failed already takes no message; what it said is there to be received.
+        // One that has failed already takes no message; what it said is there to be received. One that is there and was not told waits,
+        // and nothing would come of it.
         let told = self.channel.send(&Message::Placed, None);
+        if told.as_ref().is_err_and(|error| !matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET))) {
+            return told;
+        }
         match self.channel.receive()? {
             None => told,
             Some((Message::Failed(error), _)) => Err(error),
@@ -226,7 +230,7 @@ impl Criu {
                     continue;
                 }
             }
-            if !self.has_word() {
+            if !self.has_word()? {
                 return Err(refused.unwrap_or_else(|| self.gone()));
             }
             let (response, descriptor) = self.receive(refused.as_ref())?;
@@ -251,9 +255,10 @@ impl Criu {
     }
 
     /// Whether there is something to be received: what was said before the end is still there after it.
-    fn has_word(&self) -> bool {
+    fn has_word(&self) -> Result<bool> {
         let mut waited = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut waited, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        let ready = uninterrupted(|| poll(&mut waited, PollTimeout::ZERO));
+        ready.map(|ready| ready > 0).or_cannot("wait for", "CRIU")
     }
 
     fn send(&self, request: &Request) -> Result<()> {

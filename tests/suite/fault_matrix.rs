@@ -82,7 +82,7 @@ const STATE: Verb = Verb { before: running, words: (&["state"], &[]), after: not
 const LIST: Verb = Verb { before: running, words: (&["list"], &["LAST"]), after: nothing, keeps: true };
 
 /// A container with something of every kind of wall.
-fn furnish(case: &mut Case) -> Outcome {
+pub(super) fn furnish(case: &mut Case) -> Outcome {
     let source = case.host_directory("source")?;
     fs::write(source.join("cargo"), "tea")?;
     case.bundle.file("home/secret", "treasure")?;
@@ -198,6 +198,7 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     let counts = each(
         case,
         &places,
+        6,
         |point| early.contains(&(false, point.call.clone())),
         |case, point, counts| {
             (verb.before)(case)?;
@@ -208,10 +209,11 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     tell(case, name.unwrap_or(&""), &counts)
 }
 
-/// Every fault at every place, or as many as there is time for; answers, but for kills, where `left_out` says so are not given.
+/// Every fault at every place, or `least` and as many more as there is time for; answers, but for kills, where `left_out` says so are not given.
 pub(super) fn each(
     case: &mut Case,
     places: &[(bool, Call)],
+    least: u32,
     left_out: impl Fn(&Point) -> bool,
     mut deed: impl FnMut(&mut Case, &Point, &mut Counts) -> Outcome,
 ) -> Result<Counts, Failed> {
@@ -226,7 +228,7 @@ pub(super) fn each(
     let mut counts = Counts::default();
     let until = Instant::now() + Duration::from_secs(3);
     for point in order(points) {
-        if !is_long() && (counts.injected >= 50 || (Instant::now() > until && counts.injected >= 6)) {
+        if !is_long() && (counts.injected >= 50 || (Instant::now() > until && counts.injected >= least)) {
             break;
         }
         deed(case, &point, &mut counts).map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
@@ -237,7 +239,7 @@ pub(super) fn each(
 
 /// The places up to where the language's own runtime is ready and the runtime under test begins: when it has a stack for
 /// signals, which is the second call of that name, and has set the last handler.
-fn before_main(places: &[(bool, Call)]) -> Vec<(bool, Call)> {
+pub(super) fn before_main(places: &[(bool, Call)]) -> Vec<(bool, Call)> {
     let of_caller: Vec<_> = places.iter().filter(|(cloned, _)| !cloned).collect();
     let stack = of_caller.iter().position(|(_, (name, count))| name == "sigaltstack" && *count == 2);
     let Some(stack) = stack else { return Vec::new() };
@@ -289,6 +291,21 @@ fn is_excused(point: &Point) -> bool {
 }
 
 fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Counts) -> Outcome {
+    count(point, end, counts);
+    let told = end.stderr.trim();
+    let failed = point.fault != Fault::Kill && end.code != 0;
+    // What has ended is deleted, and where that cannot be done it is for `delete --force` to do.
+    let reported = fs::metadata(case.directory.join(REPORT)).is_ok_and(|report| report.len() > 0);
+    let is_over = verb.is("run") && reported && ends(case)?;
+    let made = !verb.keeps && !is_over && !verb.is("start") && !verb.is("delete");
+    if failed && made && end.code != 137 && !names_in(&case.state_root()).is_empty() {
+        counts.left_by_errors.push(format!("{point}: {told}"));
+    }
+    Ok(())
+}
+
+/// Counts how it ended.
+pub(super) fn count(point: &Point, end: &Ended, counts: &mut Counts) {
     let told = end.stderr.trim();
     let panicked = told.contains("panicked") || end.code == 101;
     match (point.fault, end.code) {
@@ -303,15 +320,6 @@ fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Coun
         (_, 1..=127 | 255) if told.contains("cannot") || told.contains(": ") => counts.errors += 1,
         (_, code) => counts.crashes.push(format!("{point}: {code} {told:?}")),
     }
-    let failed = point.fault != Fault::Kill && end.code != 0;
-    // What has ended is deleted, and where that cannot be done it is for `delete --force` to do.
-    let reported = fs::metadata(case.directory.join(REPORT)).is_ok_and(|report| report.len() > 0);
-    let is_over = verb.is("run") && reported && ends(case)?;
-    let made = !verb.keeps && !is_over && !verb.is("start") && !verb.is("delete");
-    if failed && made && end.code != 137 && !names_in(&case.state_root()).is_empty() {
-        counts.left_by_errors.push(format!("{point}: {told}"));
-    }
-    Ok(())
 }
 
 /// Calls that are only made by the language's own runtime, whose failure ends the program.

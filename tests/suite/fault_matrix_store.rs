@@ -77,7 +77,7 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     let places = find(case, &words, "", OUT)?;
     let is_a_wake = |point: &Point| point.call.0 == "futex";
     // No kernel forgets to wake a thread.
-    let counts = each(case, &places, is_a_wake, |case, point, counts| {
+    let counts = each(case, &places, 6, is_a_wake, |case, point, counts| {
         (verb.before)(case)?;
         one(case, &words, point, counts)
     })?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Failed;
@@ -52,8 +53,19 @@ impl std::fmt::Display for Point {
 }
 
 /// Calls that have no error, or do not return.
-const LEFT_OUT: [&str; 10] =
-    ["exit_group", "exit", "rt_sigreturn", "umask", "getpid", "gettid", "getuid", "geteuid", "getgid", "getegid"];
+const LEFT_OUT: [&str; 11] = [
+    "exit_group",
+    "exit",
+    "rt_sigreturn",
+    "umask",
+    "getpid",
+    "gettid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "uname",
+];
 
 /// How a verb under strace ended.
 #[derive(Debug)]
@@ -83,16 +95,51 @@ fn strace(case: &Case, flags: &[&str], verb: &[&str], out: &str) -> Result<(u32,
 
 /// Runs `verb` with the fault at `point`.
 pub fn inject(case: &Case, point: &Point, verb: &[&str], out: &str) -> Result<Ended, Failed> {
-    let (name, count) = &point.call;
-    let what = match point.fault {
-        Fault::Kill => "signal=KILL".to_owned(),
-        Fault::Answer(errno) => format!("error={errno}"),
-    };
-    let inject = format!("inject={name}:{what}:when={count}");
-    let trace = format!("trace={name}");
-    let flags = ["-o", "/dev/null", "-e", &trace, "-e", &inject, "-f"];
-    let flags = if point.cloned { &flags[..] } else { &flags[..6] };
-    strace(case, flags, verb, out).map(|(_, ended)| ended)
+    let flags = point.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    strace(case, &flags, verb, out).map(|(_, ended)| ended)
+}
+
+impl Point {
+    /// What has strace make it fail there.
+    pub fn flags(&self) -> Vec<String> {
+        let (name, count) = &self.call;
+        let what = match self.fault {
+            Fault::Kill => "signal=KILL".to_owned(),
+            Fault::Answer(errno) => format!("error={errno}"),
+        };
+        let (trace, inject) = (format!("trace={name}"), format!("inject={name}:{what}:when={count}"));
+        let mut flags = ["-o", "/dev/null", "-e", &trace, "-e", &inject].map(str::to_owned).to_vec();
+        if self.cloned {
+            flags.push("-f".to_owned());
+        }
+        flags
+    }
+}
+
+/// Flags that have strace write what a program calls to files in `traces`, for [`places`]; and in the threads and processes it clones,
+/// until they execute another program, which is not traced any more: nobody else may trace what CRIU restores.
+pub fn tracing(traces: &Path) -> [String; 5] {
+    ["-ff".into(), "-b".into(), "execve".into(), "-o".into(), traces.join("t").display().to_string()]
+}
+
+/// The places in what [`tracing`] has written, which is removed.
+pub fn places(traces: &Path) -> Result<Vec<(bool, Call)>, Failed> {
+    let mut places = Vec::new();
+    let mut of_others = BTreeSet::new();
+    for entry in fs::read_dir(traces)?.flatten() {
+        let text = fs::read_to_string(entry.path())?;
+        let is_called = text.starts_with("execve(");
+        for call in calls(&text, "", is_called).into_iter().filter(|(name, _)| name != "execve") {
+            if is_called {
+                places.push((false, call));
+            } else if of_others.insert(call.clone()) {
+                places.push((true, call));
+            }
+        }
+        fs::remove_file(entry.path())?;
+    }
+    if places.len() < 20 { Err("the trace is too short to be one".into()) } else { Ok(places) }
 }
 
 /// Runs `verb` without a fault and answers all its places. What `program` does once it is executed is none of them.

@@ -72,7 +72,7 @@ fn copied_bundle(case: &mut Case) -> Result<String, Failed> {
 }
 
 /// `migrate` from the case's container to another id, not yet run.
-fn words<'a>(flags: &[&'a str], store: &'a str, ids: (&'a str, &'a str), to: &'a str) -> Vec<&'a str> {
+pub(super) fn words<'a>(flags: &[&'a str], store: &'a str, ids: (&'a str, &'a str), to: &'a str) -> Vec<&'a str> {
     [&["--store", store, "migrate", "--as", ids.1], flags, &[ids.0, to]].concat()
 }
 
@@ -96,7 +96,7 @@ pub(super) fn followed(case: &Case, file: &str) -> Result<Lines, Failed> {
     Ok(lines)
 }
 
-fn counter(case: &mut Case) -> Result<Row, Failed> {
+pub(super) fn counter(case: &mut Case) -> Result<Row, Failed> {
     let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
     row.go_on(5)?;
     Ok(row)
@@ -444,7 +444,7 @@ fn moments() -> u32 {
 const MIGRATES: &str = " migrate ";
 
 /// What the case's own processes are called that have to do with a migration, by their command lines.
-fn of_this(case: &Case, word: &str) -> Vec<i32> {
+pub(super) fn of_this(case: &Case, word: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -465,7 +465,7 @@ fn is_running(case: &mut Case, id: &str) -> Result<bool, Failed> {
 }
 
 /// After something went wrong: once both ends have been asked to settle it, one runs and has lost nothing, and never did two.
-fn one_goes_on(case: &mut Case, row: Row, there: &str, what: &str) -> Outcome {
+pub(super) fn one_goes_on(case: &mut Case, row: Row, there: &str, what: &str) -> Outcome {
     let (store, to) = (case.path("store"), destination(case));
     one_goes_on_at(case, row, (there, &store, &to), what)
 }

@@ -24,6 +24,8 @@ mod errors;
 mod exec;
 mod explain;
 mod fault_matrix;
+mod fault_matrix_checkpoint;
+mod fault_matrix_migrate;
 mod fault_matrix_store;
 mod fault_points;
 mod faults;
@@ -159,6 +161,8 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("faults", faults::SCENARIOS),
     ("fault_matrix", fault_matrix::SCENARIOS),
     ("fault_matrix_store", fault_matrix_store::SCENARIOS),
+    ("fault_matrix_checkpoint", fault_matrix_checkpoint::SCENARIOS),
+    ("fault_matrix_migrate", fault_matrix_migrate::SCENARIOS),
     ("old_kernels", old_kernels::SCENARIOS),
 ];
 
