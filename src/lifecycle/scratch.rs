@@ -117,8 +117,8 @@ fn locked(dir: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<Option<Owne
         answer => answer.or_cannot("open", name.display())?,
     };
     hold(opened.as_fd());
-    let is_there = fstat(&opened).is_ok_and(|stat| stat.st_nlink > 0);
-    Ok(is_there.then_some(opened))
+    let found = fstat(&opened).or_cannot("look at", name.display())?;
+    Ok((found.st_nlink > 0).then_some(opened))
 }
 
 /// Locks it. A filesystem without locks has no way to tell what is left over, and nothing is removed there.

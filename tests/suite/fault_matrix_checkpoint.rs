@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::case::{Case, marked_processes, names_in, remove_tree};
 use super::checkpoint::Row;
 use super::checkpoint_root::image_counter;
-use super::fault_matrix::{Counts, before_main, count, each, furnish, tell};
+use super::fault_matrix::{Counts, before_main, count, each, furnish, is_the_languages, tell};
 use super::fault_points::{Ended, Fault, Point, places, tracing};
 use super::image::image;
 use super::need::Need::{self, Criu, Ferry, Root, Tool};
@@ -347,6 +347,7 @@ fn clean_up(case: &mut Case, point: Option<&Point>, told: &str, counts: &mut Cou
     }
     left.extend(case.leftovers()?);
     if case.directory.join("layout").exists() {
+        image(case, &["prune"])?.success()?;
         for directory in ["containers", "snapshots", "tmp"] {
             let names = names_in(&PathBuf::from(case.path("store")).join(directory));
             left.extend(names.into_iter().map(|name| format!("{directory} of the store: {name}")));
@@ -357,7 +358,7 @@ fn clean_up(case: &mut Case, point: Option<&Point>, told: &str, counts: &mut Cou
         }
     }
     // What a ferry leaves that is killed, the next one collects; what all there is of a container was in has been used above.
-    let killed = point.is_some_and(|point| point.fault == Fault::Kill);
+    let killed = point.is_some_and(|point| point.fault == Fault::Kill || is_the_languages(&point.call.0));
     let scratch = case.directory.join("scratch");
     for name in names_in(&scratch) {
         // What CRIU says of a restore that failed is to be read.

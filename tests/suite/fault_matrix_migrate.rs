@@ -17,7 +17,7 @@ use super::case::{Case, marked_processes, names_in};
 use super::fault_matrix::{Counts, before_main, count, each, furnish, tell};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
 use super::fault_points::{Ended, Point, places, tracing};
-use super::migrate::{counter, of_this, one_goes_on};
+use super::migrate::{counter, is_running, of_this, one_goes_on};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -112,9 +112,9 @@ fn matrix(case: &mut Case, end: End) -> Outcome {
 /// The walls of what runs at the other end; null where nothing does.
 fn seen(case: &mut Case, there: &str) -> Result<Value, Failed> {
     let here = std::mem::replace(&mut case.id, there.to_owned());
-    let state = case.call(&["state", there])?;
-    let runs = state.code == 0 && state.json()?["status"] == "running";
-    let seen = if runs { walls(case) } else { Ok(Value::Null) };
+    let seen = if is_running(case, there)? { walls(case) } else { Ok(Value::Null) };
+    // It may have been about to end.
+    let seen = if seen.is_err() && !is_running(case, there)? { Ok(Value::Null) } else { seen };
     case.id = here;
     seen
 }

@@ -459,7 +459,7 @@ pub(super) fn of_this(case: &Case, word: &str) -> Vec<i32> {
     found
 }
 
-fn is_running(case: &mut Case, id: &str) -> Result<bool, Failed> {
+pub(super) fn is_running(case: &mut Case, id: &str) -> Result<bool, Failed> {
     let answer = case.call(&["state", id])?;
     Ok(answer.code == 0 && answer.json()?["status"] == "running")
 }

@@ -57,6 +57,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "fill" => fill(parse(args, 0)?)?,
         "fork" => fork(parse(args, 0)?)?,
         "burn" => load::burn()?,
+        "calls" => load::calls(parse(args, 0)?)?,
         "work" => load::work(parse(args, 0)?)?,
         "hold" => load::hold(parse(args, 0)?)?,
         "hold-same" => load::hold_same(parse(args, 0)?)?,

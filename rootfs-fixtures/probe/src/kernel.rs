@@ -203,6 +203,25 @@ pub fn remount_writable(path: &str) -> Result<()> {
     check(unsafe { libc::mount(null, path.as_ptr(), null, flags, null.cast()) }.into()).map(drop)
 }
 
+/// getppid(2).
+pub fn call_allowed() {
+    // SAFETY: it takes nothing and changes nothing.
+    unsafe { libc::syscall(libc::SYS_getppid) };
+}
+
+/// personality(2), asked what it is.
+pub fn call_with_argument() {
+    // SAFETY: a plain integer, with which nothing is changed.
+    unsafe { libc::syscall(libc::SYS_personality, 0xffff_ffff_u64) };
+}
+
+/// mount(2) of nothing.
+pub fn call_refused() {
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: the pointers may be null: the kernel answers EFAULT where a filter does not answer first.
+    unsafe { libc::syscall(libc::SYS_mount, none, none, none, 0_u64, none) };
+}
+
 /// Whether `fd` is a terminal.
 pub fn is_terminal(fd: i32) -> bool {
     // SAFETY: isatty takes a number.

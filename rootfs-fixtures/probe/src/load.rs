@@ -25,6 +25,21 @@ pub fn burn() -> Result<()> {
     }
 }
 
+/// Makes each of a few system calls so many times, and tells what one took: one that every profile allows, one that a profile
+/// decides by its argument, and one that is refused, by the profile or by the kernel. Nanoseconds.
+pub fn calls(count: u32) -> Result<()> {
+    let timed = |deed: fn()| {
+        let began = Instant::now();
+        (0..count).for_each(|_| deed());
+        began.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+    };
+    say(&json!({
+        "getppid": timed(kernel::call_allowed),
+        "personality": timed(kernel::call_with_argument),
+        "mount": timed(kernel::call_refused),
+    }))
+}
+
 /// Works on so many megabytes all the time, and tells every half second how many pages it has been over since the last.
 pub fn work(megabytes: usize) -> Result<()> {
     let mut bytes = touched(megabytes);
