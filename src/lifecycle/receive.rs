@@ -269,11 +269,19 @@ impl Host for Machine<'_> {
                 ..RestoreChoice::default()
             },
         };
+        let mut let_go = false;
         let restored = {
             let _lent = Lent::new(&self.output, &entry.id, &streams, &last)?;
-            restore::bring_back(self.setting, &options, source, held)
+            restore::bring_back(self.setting, &options, source, &mut |moment| {
+                held(moment)?;
+                let_go |= moment == Moment::Held;
+                Ok(())
+            })
         };
-        restored?;
+        match restored {
+            Err(error) if let_go => return self.after_all(entry, error),
+            restored => restored?,
+        };
         self.first(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
     }
 
@@ -307,6 +315,15 @@ impl Host for Machine<'_> {
 }
 
 impl Machine<'_> {
+    /// What went wrong once it was let go may have done so when it ran already. Where it does not run, nothing is left of it.
+    fn after_all(&mut self, entry: &Entry, error: Error) -> Result<i32> {
+        match self.runs(entry) {
+            Ok(Some(pid)) => Ok(pid),
+            Ok(None) => Err(error.and_then(delete::delete(self.setting, &entry.id, true))),
+            Err(why) => Err(error.and_then(Err::<(), _>(why))),
+        }
+    }
+
     /// Its first process, as its record has it.
     fn first(&self, entry: &Entry) -> Result<Option<i32>> {
         let container = live::open(self.setting, &entry.id)?;

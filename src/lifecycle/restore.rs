@@ -71,25 +71,35 @@ pub(super) fn restore_source(
         }
         Ok(())
     };
-    let brought = bring_back_then(setting, options, source, &mut held, then);
+    let brought = bring_back_then(setting, options, source, (Whose::Ours, &mut held), then);
     brought.map_err(|error| error.exit(EXIT_FAILURE))
 }
 
-/// As [`restore`]; `held` is told of each [`Moment`], and whether it runs is its to say.
+/// Who says whether what is restored runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This verb: what fails takes the container down again.
+    Ours,
+    /// Another one, which has let it go on once it was held: from then on nothing that fails here takes it down.
+    Theirs,
+}
+
+/// As [`restore`]; `held` is told of each [`Moment`], and whether it runs is its to say. What fails once it has said so leaves the
+/// container as it is: it may run, and its caller has to find that out.
 pub(super) fn bring_back(
     setting: &Setting,
     options: &Options,
     source: Source,
     held: &mut dyn FnMut(Moment) -> Result<()>,
 ) -> Result<u8> {
-    bring_back_then(setting, options, source, held, &mut || Ok(()))
+    bring_back_then(setting, options, source, (Whose::Theirs, held), &mut || Ok(()))
 }
 
 fn bring_back_then(
     setting: &Setting,
     options: &Options,
     source: Source,
-    held: &mut dyn FnMut(Moment) -> Result<()>,
+    (whose, held): (Whose, &mut dyn FnMut(Moment) -> Result<()>),
     then: &mut dyn FnMut() -> Result<()>,
 ) -> Result<u8> {
     let terminal = source.config.process.as_ref().is_some_and(|process| process.terminal);
@@ -131,14 +141,18 @@ fn bring_back_then(
         cgroup: None,
         console: None,
         first: None,
+        let_go: false,
         held,
     };
     let ended = restoring.steps(&source.config, &document.text).and_then(|(pid, pidfd)| {
         then()?;
         restoring.attend(pid, pidfd.as_fd())
     });
-    // A container that nobody attends any more is not to go on in the dark.
-    ended.map_err(|error| restoring.undo(error))
+    match ended {
+        Err(error) if restoring.let_go && whose == Whose::Theirs => Err(error.and_then(restoring.entry.rest())),
+        // A container that nobody attends any more is not to go on in the dark.
+        ended => ended.map_err(|error| restoring.undo(error)),
+    }
 }
 
 /// A container on its way back.
@@ -159,6 +173,8 @@ struct Restoring<'a> {
     console: Option<OwnedFd>,
     /// Its first process, once it is there.
     first: Option<Pid>,
+    /// Whether it may run by now.
+    let_go: bool,
     /// Has the last word.
     held: &'a mut dyn FnMut(Moment) -> Result<()>,
 }
@@ -297,7 +313,9 @@ impl Keeper for Restoring<'_> {
             self.record.namespaces.push(Kind::Time);
         }
         self.note(pid)?;
-        (self.held)(Moment::Held)
+        (self.held)(Moment::Held)?;
+        self.let_go = true;
+        Ok(())
     }
 
     fn waiting(&mut self) -> Result<()> {
