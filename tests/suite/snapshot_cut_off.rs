@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::case::{Case, marked_processes};
 use super::checkpoint::{CRIU, Row};
-use super::checkpoint_cut_off::{kill_at, moments};
+use super::checkpoint_cut_off::{kill_at, moments, runs};
 use super::image::image;
 use super::output::Lines;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -33,9 +33,20 @@ fn cut_off(case: &mut Case, args: &[&str], whole: Duration, number: u32, whom: &
     Ok(lines)
 }
 
-/// A CRIU that is killed while a process runs its code takes that one along; then there is the snapshot to go back to.
+/// Every moment of ferry's, and then of CRIU's. One that is killed while a process runs its code takes that one along, at once or a
+/// moment later: what is killed after it is CRIU again, of which the same is borne.
+fn killed() -> impl Iterator<Item = (u32, &'static str)> {
+    ["ferry", "criu"].into_iter().flat_map(|whom| (0..moments()).map(move |number| (number, whom)))
+}
+
+/// Whether it runs, and not only what it printed before is there to be read.
+fn is_alive(case: &mut Case, row: &mut Row) -> Outcome {
+    if runs(case)? { row.go_on(10) } else { Err("it has ended".into()) }
+}
+
+/// One that a killed CRIU took along has its snapshot to go back to.
 fn goes_on(case: &mut Case, row: &mut Row, whom: &str, to: &str) -> Outcome {
-    match row.go_on(10) {
+    match is_alive(case, row) {
         Err(_) if whom == "criu" => rolled_back(case, row, to, &[]).map(drop),
         outcome => outcome,
     }
@@ -48,7 +59,7 @@ fn killed_create(case: &mut Case) -> Outcome {
     let begun = Instant::now();
     taken(case, "first")?;
     let whole = begun.elapsed();
-    for (number, whom) in (0..moments()).flat_map(|number| [(number, "ferry"), (number, "criu")]) {
+    for (number, whom) in killed() {
         cut_off(case, &["create", "--memory", &id, "cut"], whole, number, whom)?;
         // It may have been done already.
         let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
@@ -57,6 +68,7 @@ fn killed_create(case: &mut Case) -> Outcome {
         }
         goes_on(case, &mut row, whom, "first").map_err(|why| format!("{whom} at {number}: {why:?}"))?;
     }
+    goes_on(case, &mut row, "criu", "first")?;
     taken(case, "whole")?;
     snapshot(case, &["remove", &id, "first"])?.success()?;
     rolled_back(case, &mut row, "whole", &[])?;
@@ -97,6 +109,14 @@ fn killed_rollback(case: &mut Case) -> Outcome {
     deleted(case)
 }
 
+/// A container in place of one that has ended: one that was rolled back cannot be cloned.
+fn another(case: &mut Case) -> Result<Row, Failed> {
+    let id = case.id.clone();
+    case.call(&["delete", "--force", &id])?.success()?;
+    let mut row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
+    row.go_on(5).map(|()| row)
+}
+
 fn killed_clone(case: &mut Case) -> Outcome {
     let mut row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
     row.go_on(5)?;
@@ -107,22 +127,21 @@ fn killed_clone(case: &mut Case) -> Outcome {
     let whole = begun.elapsed();
     copy.resume()?;
     case.call(&["delete", "--force", &new])?.success()?;
-    for (number, whom) in (0..moments()).flat_map(|number| [(number, "ferry"), (number, "criu")]) {
+    for (number, whom) in killed() {
         cut_off(case, &["clone", &id, &new], whole, number, whom)?;
         case.call(&["delete", "--force", &new])?.success()?;
-        match row.go_on(10) {
-            // Taken along. One that was rolled back cannot be cloned, so that there has to be another.
-            Err(_) if whom == "criu" => {
-                case.call(&["delete", "--force", &id])?.success()?;
-                row = Row::of(started(case, &["/probe", "scribble", "4", "16"])?);
-                row.go_on(5)?;
-            }
+        match is_alive(case, &mut row) {
+            // Taken along.
+            Err(_) if whom == "criu" => row = another(case)?,
             outcome => outcome.map_err(|why| format!("{whom} at {number}: {why:?}"))?,
         }
         // What CRIU was running at that moment ends by itself.
         let own = case.pid()?;
         let others = marked_processes(&case.directory).into_iter().filter(|pid| *pid != own);
         others.into_iter().try_for_each(|pid| case.wait_for(pid))?;
+    }
+    if is_alive(case, &mut row).is_err() {
+        another(case)?;
     }
     copy = Row::of(case.begin(&["--store", &store, "snapshot", "clone", &id, &new])?);
     copy.resume()?;
