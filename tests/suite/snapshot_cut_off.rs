@@ -14,6 +14,7 @@ use super::image::image;
 use super::output::Lines;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::snapshot_memory::{deleted, memories, read, rolled_back, snapshot, started, taken, write};
+use super::stage::is_long;
 
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
@@ -59,7 +60,8 @@ fn killed_create(case: &mut Case) -> Outcome {
     let begun = Instant::now();
     taken(case, "first")?;
     let whole = begun.elapsed();
-    for (number, whom) in killed() {
+    // What CRIUs leave behind that others kill is a matter of the long run: a process that one of them has harmed lives on for a while.
+    for (number, whom) in killed().filter(|(_, whom)| *whom == "ferry" || is_long()) {
         cut_off(case, &["create", "--memory", &id, "cut"], whole, number, whom)?;
         // It may have been done already.
         let listed = snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?;
@@ -68,12 +70,9 @@ fn killed_create(case: &mut Case) -> Outcome {
         }
         goes_on(case, &mut row, whom, "first").map_err(|why| format!("{whom} at {number}: {why:?}"))?;
     }
-    goes_on(case, &mut row, "criu", "first")?;
-    taken(case, "whole")?;
-    snapshot(case, &["remove", &id, "first"])?.success()?;
-    rolled_back(case, &mut row, "whole", &[])?;
-    snapshot(case, &["create", "--memory", &id, "last"])?.success()?;
-    assert!(memories(case)?.len() <= 3, "{:?}", memories(case)?);
+    // What was kept before the kills is there, and nothing else is.
+    rolled_back(case, &mut row, "first", &[])?;
+    assert!(memories(case)?.len() <= 2, "{:?}", memories(case)?);
     deleted(case)
 }
 
