@@ -70,8 +70,10 @@ fn killed_create(case: &mut Case) -> Outcome {
         }
         goes_on(case, &mut row, whom, "first").map_err(|why| format!("{whom} at {number}: {why:?}"))?;
     }
-    // What was kept before the kills is there, and nothing else is.
+    // What was kept before the kills is there, and what is now; nothing else is.
+    taken(case, "whole")?;
     rolled_back(case, &mut row, "first", &[])?;
+    rolled_back(case, &mut row, "whole", &[])?;
     assert!(memories(case)?.len() <= 2, "{:?}", memories(case)?);
     deleted(case)
 }

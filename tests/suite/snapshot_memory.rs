@@ -189,6 +189,15 @@ fn shared(case: &mut Case) -> Outcome {
     rolled_back(case, &mut row, "b", &[])?;
     snapshot(case, &["remove", &id, "f"])?.success()?;
     assert_eq!(memories(case)?, ["1", "2"]);
+    // What the kernel tracks since is gone, whatever gets its number.
+    for name in ["removed", "g"] {
+        let whole = taken(case, name)?;
+        assert_eq!(bytes(&whole, "unchangedBytes"), 0, "{whole}");
+        if name == "removed" {
+            snapshot(case, &["remove", &id, name])?.success()?;
+        }
+    }
+    rolled_back(case, &mut row, "g", &[])?;
     deleted(case)
 }
 

@@ -34,19 +34,23 @@ impl Store {
         self.path(above(user)).join(number.to_string())
     }
 
-    /// Makes a directory for images; answers its number. The caller has the container to itself.
+    /// Makes a directory for images; answers its number, and the one of the images that they can build on: those that the kernel
+    /// tracks since, where a snapshot still has them. They are looked for before the directory is made, which may get the number
+    /// that images had which are gone. The caller has the container to itself.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn make_memory(&self, user: &User) -> Result<u64> {
+    pub fn make_memory(&self, user: &User, tracked: Option<u64>) -> Result<(u64, Option<u64>)> {
         self.collect_memories(user)?;
         self.make_snapshots(user)?;
         // In it is everything that was in memory.
         self.make_directory(&above(user), Mode::RWXU)?;
-        let number = self.memories(user)?.last().map_or(1, |last| last + 1);
+        let kept = self.memories(user)?;
+        let parent = tracked.filter(|tracked| kept.contains(tracked));
+        let number = kept.last().map_or(1, |last| last + 1);
         let name = format!("{}/{number}", above(user));
         mkdirat(self.dir(), &name, Mode::RWXU).or_cannot("make directory", self.path(&name).display())?;
-        Ok(number)
+        Ok((number, parent))
     }
 
     /// Removes images that no snapshot has, and none that a snapshot has builds on. The caller has the container to itself.
@@ -125,7 +129,8 @@ mod tests {
         let user = User::Container("/run/ferry/web".into());
         assert_eq!(store.memories(&user).unwrap(), Vec::<u64>::new());
         for number in 1..=4 {
-            assert_eq!(store.make_memory(&user).unwrap(), number);
+            let before = (number > 1).then(|| number - 1);
+            assert_eq!(store.make_memory(&user, before).unwrap(), (number, before));
             let path = store.memory_path(&user, number);
             if number > 1 {
                 std::os::unix::fs::symlink(format!("../{}", number - 1), path.join(PARENT)).unwrap();
@@ -138,12 +143,13 @@ mod tests {
         store.remove_snapshot(&user, "s4").unwrap();
         store.collect_memories(&user).unwrap();
         assert_eq!(store.memories(&user).unwrap(), [1, 2, 3], "3 builds on 2, and that on 1");
+        assert_eq!(store.make_memory(&user, Some(4)).unwrap(), (4, None), "images do not build on themselves");
         store.remove_snapshot(&user, "s3").unwrap();
         store.remove_snapshot(&user, "s2").unwrap();
         store.collect_memories(&user).unwrap();
         assert_eq!(store.memories(&user).unwrap(), Vec::<u64>::new());
-        assert_eq!(store.make_memory(&user).unwrap(), 1);
-        assert_eq!(store.make_memory(&user).unwrap(), 1, "what was cut off is nobody's");
+        assert_eq!(store.make_memory(&user, None).unwrap(), (1, None));
+        assert_eq!(store.make_memory(&user, Some(1)).unwrap(), (1, None), "what was cut off is nobody's");
         std::os::unix::fs::symlink("../../elsewhere", store.memory_path(&user, 1).join(PARENT)).unwrap();
         record(&store, &user, "odd", Some(1));
         assert!(store.collect_memories(&user).unwrap_err().to_string().contains("it leads elsewhere"));

@@ -87,8 +87,7 @@ pub(super) fn create(
     let tracks = criu::check_feature(&criu::find()?, Feature::MemoryTracking).is_ok();
     let session = Session::begin(store)?;
     let user = &used.user;
-    let number = store.make_memory(user)?;
-    let parent = container.entry.tracked().filter(|before| tracks && store.memory_path(user, *before).is_dir());
+    let (number, parent) = store.make_memory(user, container.entry.tracked().filter(|_| tracks))?;
     let choice = DumpChoice {
         choice: flags.choice(store.memory_path(user, number)),
         // From one directory to the one beside it.
