@@ -181,10 +181,12 @@ pub fn exchange(one: &str, other: &str) -> Result<()> {
     check(answer.into()).map(drop)
 }
 
-/// Attaches to a process and waits until it has stopped. ptrace(2)
+/// Attaches to a process and waits until it has stopped. Seized it goes on when it is let go, whatever it stopped for first; the
+/// signal of the older request would outlive that, and stop it for good. ptrace(2)
 pub fn attach(pid: u32) -> Result<()> {
     let mut status = 0;
-    syscall(libc::SYS_ptrace, &[libc::PTRACE_ATTACH as u64, pid.into()])?;
+    syscall(libc::SYS_ptrace, &[libc::PTRACE_SEIZE as u64, pid.into(), 0, 0])?;
+    syscall(libc::SYS_ptrace, &[libc::PTRACE_INTERRUPT as u64, pid.into(), 0, 0])?;
     // SAFETY: the kernel writes one int into `status`, which outlives the call.
     check(unsafe { libc::waitpid(pid.cast_signed(), &mut status, libc::__WALL) }.into()).map(drop)
 }
