@@ -16,7 +16,12 @@ pub struct Stat {
     pub start_time: u64,
     /// Its state letter: `R`, `S`, `Z`, …
     pub state: u8,
+    /// Whether it is on its way out, which takes until all others of its pid namespace are reaped if it is the first there.
+    pub exits: bool,
 }
+
+/// A bit of a process' flags. include/linux/sched.h
+const PF_EXITING: u32 = 4;
 
 impl Stat {
     /// Whether the process has ended and is only waiting to be reaped.
@@ -42,8 +47,10 @@ fn parse(text: &[u8]) -> Option<Stat> {
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(text.get(end + 2..)?).ok()?;
     let state = *fields.as_bytes().first()?;
-    let start_time = fields.split(' ').nth(19)?.parse().ok()?;
-    Some(Stat { start_time, state })
+    let mut fields = fields.split(' ').skip(6);
+    let flags: u32 = fields.next()?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(Stat { start_time, state, exits: flags & PF_EXITING != 0 })
 }
 
 #[cfg(test)]
@@ -52,14 +59,16 @@ mod tests {
 
     #[test]
     fn a_hostile_command_name_changes_nothing() {
-        let line = b"42 (a) R 1 (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
-        assert_eq!(parse(line), Some(Stat { start_time: 777, state: b'S' }));
+        let line = b"42 (a) R 1 (b) S 1 2 3 4 5 8 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(parse(line), Some(Stat { start_time: 777, state: b'S', exits: false }));
+        let line = b"42 (a) R 1 (b) S 1 2 3 4 5 4194564 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(parse(line), Some(Stat { start_time: 777, state: b'S', exits: true }));
     }
 
     #[test]
     fn this_process_is_alive() {
         let own = stat(Pid::this()).unwrap();
-        assert!(!own.is_dead() && own.start_time > 0);
+        assert!(!own.is_dead() && !own.exits && own.start_time > 0);
     }
 
     #[test]

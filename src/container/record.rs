@@ -77,15 +77,29 @@ impl Init {
         Pid::from_raw(self.pid)
     }
 
+    /// Whether it has ended, or is about to and can be joined no more.
+    ///
+    /// # Errors
+    /// As [`Init::is_alive`].
+    pub fn is_ending(&self) -> Result<bool> {
+        self.look(|stat| stat.exits).map(|alive| alive.unwrap_or(true))
+    }
+
     /// Whether it still runs (or is stopped or frozen): the same process, and no zombie.
     ///
     /// # Errors
     /// What the kernel answers, where that is not that there is no such process: one that cannot be looked at just now is
     /// not one that has ended, and what it holds must not be given up.
     pub fn is_alive(&self) -> Result<bool> {
+        self.look(|_| true).map(|alive| alive.is_some())
+    }
+
+    /// What `at` sees of it; none: it has ended.
+    fn look<T>(&self, at: impl FnOnce(&crate::procfs::Stat) -> T) -> Result<Option<T>> {
         match crate::procfs::stat(self.pid()) {
-            Ok(stat) => Ok(stat.start_time == self.start_time && !stat.is_dead()),
-            Err(Errno::ENOENT | Errno::ESRCH) => Ok(false),
+            Ok(stat) if stat.start_time != self.start_time || stat.is_dead() => Ok(None),
+            Ok(stat) => Ok(Some(at(&stat))),
+            Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
             Err(answer) => Err(Error::kernel("look at process", self.pid.to_string(), answer)),
         }
     }

@@ -5,6 +5,8 @@
 //! that it is ready, and `worker`, while a checkpoint or restore is at work. Everything ferry leaves on
 //! disk is below, so that removing it by name is removing all.
 
+mod claim;
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -69,39 +71,6 @@ impl Store {
         Self { root: root.to_owned() }
     }
 
-    /// Claims `id`: makes its directory, which only one process can, and locks it.
-    ///
-    /// # Errors
-    /// The id is taken; the root cannot be made or written.
-    pub fn claim(&self, id: &Id) -> Result<Entry> {
-        let path = self.root.join(id.as_str());
-        let mode = Mode::from_raw_mode(0o711);
-        let made = mkdirat(CWD, &path, mode).or_else(|answer| match answer {
-            Answer::NOENT => self.make_root().and_then(|()| mkdirat(CWD, &path, mode)),
-            other => Err(other),
-        });
-        match made {
-            Ok(()) => (),
-            Err(Answer::EXIST) => {
-                return Err(Error::plain(format!("container with given ID already exists: {id}"))
-                    .hint("choose another id, or `ferry delete` the one that is there"));
-            }
-            Err(answer) => {
-                let hint = "name a directory that this user may write with --root";
-                return Err(Error::kernel("make state directory", path.display().to_string(), errno(answer)).hint(hint));
-            }
-        }
-        let claimed = self.entry(id).and_then(|entry| {
-            self.own_root(&entry)?;
-            entry.lock()?;
-            Ok(entry)
-        });
-        claimed.map_err(|error| match unlinkat(CWD, &path, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Answer::NOENT) => error,
-            answer => error.and_then(answer.or_cannot("remove", path.display())),
-        })
-    }
-
     /// Opens the directory of an existing container.
     ///
     /// # Errors
@@ -141,29 +110,6 @@ impl Store {
         self.root.join(id.as_str()).exists()
     }
 
-    /// A root that another user made (in a directory where everybody may) is that user's to change under our feet.
-    fn own_root(&self, entry: &Entry) -> Result<()> {
-        let owner =
-            rustix::fs::statat(&entry.dir, c"..", AtFlags::empty()).or_cannot("look at", self.root.display())?.st_uid;
-        if owner == nix::unistd::geteuid().as_raw() || owner == 0 {
-            return Ok(());
-        }
-        Err(Error::said("keep containers in", self.root.display().to_string(), format!("it belongs to user {owner}"))
-            .hint("name a directory of your own with --root"))
-    }
-
-    fn make_root(&self) -> rustix::io::Result<()> {
-        let mut missing: Vec<&Path> = self.root.ancestors().take_while(|path| !path.exists()).collect();
-        while let Some(path) = missing.pop() {
-            // The containers of one user are nobody else's to look at; a container's own root may search it.
-            match mkdirat(CWD, path, Mode::from_raw_mode(0o711)) {
-                Ok(()) | Err(Answer::EXIST) => (),
-                Err(answer) => return Err(answer),
-            }
-        }
-        Ok(())
-    }
-
     fn entry(&self, id: &Id) -> Result<Entry> {
         let path = self.root.join(id.as_str());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -188,6 +134,11 @@ impl Entry {
     /// # Errors
     /// The container was deleted while waiting.
     pub fn lock(&self) -> Result<()> {
+        if self.lock_if_there()? { Ok(()) } else { Err(self.missing()) }
+    }
+
+    /// As [`Entry::lock`]. False: the container was deleted.
+    fn lock_if_there(&self) -> Result<bool> {
         loop {
             match flock(&self.dir, FlockOperation::LockExclusive) {
                 Err(Answer::INTR) => (),
@@ -195,8 +146,12 @@ impl Entry {
             }
         }
         // The lock is on the directory that was opened, which may have been deleted meanwhile.
-        let links = rustix::fs::fstat(&self.dir).or_cannot("lock", self.path.display())?.st_nlink;
-        if links == 0 { Err(self.missing()) } else { Ok(()) }
+        self.is_gone().map(|gone| !gone)
+    }
+
+    /// Whether the container was deleted since its directory was opened.
+    fn is_gone(&self) -> Result<bool> {
+        rustix::fs::fstat(&self.dir).or_cannot("look at", self.path.display()).map(|stat| stat.st_nlink == 0)
     }
 
     /// As [`Entry::lock`], without waiting. False: another process has it.
@@ -207,6 +162,17 @@ impl Entry {
         match flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
             Err(Answer::WOULDBLOCK) => Ok(false),
             answer => answer.or_cannot("lock", self.path.display()).and_then(|()| self.lock()).map(|()| true),
+        }
+    }
+
+    /// Whether no other ferry process changes the container just now.
+    ///
+    /// # Errors
+    /// None in practice; the kernel's answer is passed on.
+    pub fn is_at_rest(&self) -> Result<bool> {
+        match flock(&self.dir, FlockOperation::NonBlockingLockShared) {
+            Err(Answer::WOULDBLOCK) => Ok(false),
+            answer => answer.or_cannot("lock", self.path.display()).and_then(|()| self.unlock()).map(|()| true),
         }
     }
 
@@ -328,10 +294,15 @@ impl Entry {
     /// # Errors
     /// What the kernel answers.
     pub fn save(&self, record: &Record) -> Result<()> {
-        let named = || self.path.join("state.json").display().to_string();
-        let text = serde_json::to_vec(record).map_err(|error| Error::said("save", named(), error.to_string()))?;
-        self.write(STATE_NEW, &text)?;
-        renameat(&self.dir, STATE_NEW, &self.dir, STATE).or_cannot("save", named())
+        let named = self.write_new(record)?;
+        renameat(&self.dir, STATE_NEW, &self.dir, STATE).or_cannot("save", named)
+    }
+
+    /// Writes a record under the name that it does not stay under; answers what it is called in errors.
+    fn write_new(&self, record: &Record) -> Result<String> {
+        let named = self.path.join("state.json").display().to_string();
+        let text = serde_json::to_vec(record).map_err(|error| Error::said("save", &named, error.to_string()))?;
+        self.write(STATE_NEW, &text).map(|()| named)
     }
 
     /// Keeps another configuration in place of the copy, which others may be reading.
@@ -357,7 +328,22 @@ impl Entry {
     /// # Errors
     /// As [`crate::spec::load`].
     pub fn config(&self) -> Result<crate::spec::Config> {
-        Document::read(&self.path.join("config.json"))?.parse()
+        self.config_document()?.parse()
+    }
+
+    /// The copy of the configuration, as it was written.
+    ///
+    /// # Errors
+    /// It cannot be read. The container was deleted.
+    pub fn config_document(&self) -> Result<Document> {
+        let path = self.path.join("config.json");
+        match openat(&self.dir, CONFIG, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            // It goes after the record, and comes before a process is in that.
+            Err(Answer::NOENT) if !crate::path::exists(self.dir(), STATE).or_cannot("look for", path.display())? => {
+                Err(self.missing())
+            }
+            answer => Document::of(&path, File::from(answer.or_cannot("open", path.display())?)),
+        }
     }
 
     /// Makes the directory that a copy-on-write root is staged upon.

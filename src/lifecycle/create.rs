@@ -104,7 +104,9 @@ pub fn create(setting: &Setting, options: &Options) -> Result<()> {
         // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
         Reached::Ready => announce(&begun.child, &begun.plan, options)
             .and_then(|()| begun.entry.unlock())
-            .and_then(|()| begun.child.go()),
+            .and_then(|()| begun.child.go())
+            // Killed or deleted since it was unlocked.
+            .map_err(|error| if error.errno() == Some(nix::errno::Errno::EPIPE) { begun.ended() } else { error }),
         Reached::End => Err(begun.ended()),
     });
     ready.map_err(|error| begun.undo(setting, error).exit(EXIT_FAILURE))
@@ -170,12 +172,11 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
 
-    let entry = source.again.map_or_else(|| store.claim(&id), Ok)?;
     let mut record = record(&plan, &source.config, options, &host);
-    record.init = entry.before().and_then(|before| before.init);
     record.store = source.image.as_ref().map(|image| image.path.clone());
+    let entry = claim(&store, &plan.id, source.again, &mut record)?;
     let mut listener = None;
-    let begun = prepare(&entry, &record, &plan, source.image.as_ref())
+    let begun = prepare(&entry, &plan, source.image.as_ref())
         .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
         .and_then(|()| {
             listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
@@ -223,9 +224,18 @@ pub(super) fn stage(setting: &Setting, id: &Id, source: &Source) -> Option<PathB
     source.copy_on_write.then(|| setting.root.join(id.as_str()).join("root"))
 }
 
-pub(super) fn prepare(entry: &Entry, record: &Record, plan: &Plan, image: Option<&run_image::Used>) -> Result<()> {
-    // The record goes first, with the cgroup it is about to have: whatever is cut off after this can be cleaned up by it.
-    entry.save(record)?;
+/// The container's directory, locked, with its record and the cgroup in it that it is about to have: whatever is cut off after
+/// this can be cleaned up by that. One that is made anew is the same as long as its former process lives.
+pub(super) fn claim(store: &Store, id: &Id, again: Option<Entry>, record: &mut Record) -> Result<Entry> {
+    let Some(entry) = again else { return store.claim(id, record) };
+    record.init = entry.before().and_then(|before| before.init);
+    match entry.save(record) {
+        Ok(()) => Ok(entry),
+        Err(error) => Err(undo_entry(&entry, record, error)),
+    }
+}
+
+pub(super) fn prepare(entry: &Entry, plan: &Plan, image: Option<&run_image::Used>) -> Result<()> {
     match plan.rootfs.base {
         Base::CopyOnWrite { .. } => entry.make_stage().map(drop),
         Base::Directory(_) | Base::Layers(_) => image.map_or(Ok(()), |image| image.make_upper(entry)),
@@ -362,12 +372,21 @@ impl Begun {
     /// Undoes everything; the error stays the first one, with what could not be undone beside it.
     pub(super) fn undo(self, setting: &Setting, error: Error) -> Error {
         let error = error.and_then(self.child.kill());
+        if is_gone(&self.entry) {
+            return error;
+        }
         let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
         let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
         let error = undo_entry(&self.entry, &self.record, error);
         hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &self.streams, &setting.log);
         error
     }
+}
+
+/// Whether somebody has deleted the container since it was unlocked, with all that was made for it: what is there of its name now is
+/// another's. Where it is not so, nobody can any more.
+pub(super) fn is_gone(entry: &Entry) -> bool {
+    matches!(entry.lock(), Err(error) if error.errno().is_none())
 }
 
 pub(super) fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {

@@ -100,7 +100,8 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     if options.detach || options.console_socket.is_some() {
         super::create::console(process.terminal, options.console_socket.as_deref())?;
     }
-    let birthplace = exec_cgroup::open(&record, &init, options.cgroup.as_deref())?;
+    let birthplace =
+        exec_cgroup::open(&record, &init, options.cgroup.as_deref()).map_err(|error| or_ended(&init, error))?;
     process.say(&setting.log);
     limits::raise_own(&process.limits)?;
     match &process.scheduling.affinity {
@@ -109,22 +110,36 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     }
     let foreground = options.console_socket.is_none();
     let joined = (&record, &host, &process);
-    let mut child = clone_joining(joined, &init, init_fd, birthplace.as_ref(), foreground)?;
+    let cloned = clone_joining(joined, &init, init_fd, birthplace.as_ref(), foreground);
+    let mut child = cloned.map_err(|error| or_ended(&init, error))?;
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
     let state = || {
         status::of(&entry, &record).map(|status| State::new(&record, status, config.annotations.clone(), String::new()))
     };
     let told = grouped
         .and_then(|()| announce(&child, options))
-        .and_then(|()| serve(setting, &mut child, &process, options, &state));
+        .and_then(|()| serve(setting, &mut child, &process, options, &state))
+        .map_err(|error| or_ended(&init, error));
     let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child.attended(), None) });
     // What nobody attends any more is not to go on in the dark.
     attended.map_err(|error| error.and_then(child.kill()))
 }
 
+fn stopped() -> Error {
+    Error::plain("cannot exec in a stopped container")
+}
+
+/// What is said when the container's process has ended since it was looked at, or is on its way out: then it has no cgroup to be
+/// found nor namespaces to be joined, and in its pid namespace no process is cloned (ENOMEM: alloc_pid in kernel/pid.c).
+fn or_ended(init: &Init, error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::ESRCH | Errno::ENOMEM | Errno::ENOENT) if matches!(init.is_ending(), Ok(true)) => stopped(),
+        _ => error,
+    }
+}
+
 /// The container's process, by a descriptor that stays its own.
 fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)> {
-    let stopped = || Error::plain("cannot exec in a stopped container");
     let record = entry.record()?.ok_or_else(stopped)?;
     let init = record.init.ok_or_else(stopped)?;
     let pid = rustix::process::Pid::from_raw(init.pid).ok_or_else(stopped)?;
@@ -137,7 +152,31 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
         Status::Paused if !ignore_paused => {
             Err(Error::plain("cannot exec in a paused container").hint("resume it first, or use --ignore-paused"))
         }
+        _ if is_being_made(entry, &init)? => {
+            Err(Error::plain(format!("cannot exec in container {}: it is being created", record.id))
+                .hint("wait until `create`, or `run`, has made it"))
+        }
         _ => Ok((record, init, pidfd)),
+    }
+}
+
+/// Whether the container's process has not got all of its walls yet: who joined it now would stand in the host's root filesystem.
+/// Whoever makes a container has it locked until then, and after that others may for a moment; so it is asked what the process
+/// executes. One that cannot be looked at is one of ferry's that nobody may look into.
+fn is_being_made(entry: &Entry, init: &Init) -> Result<bool> {
+    if entry.is_at_rest()? {
+        return Ok(false);
+    }
+    let executed =
+        |process: &str| rustix::fs::stat(format!("/proc/{process}/exe")).map(|file| (file.st_dev, file.st_ino));
+    match (executed(&init.pid.to_string()), executed("self")) {
+        (Ok(theirs), Ok(ours)) => Ok(theirs == ours),
+        (Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM), _) => Ok(true),
+        // It has ended.
+        (Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH), _) => Ok(false),
+        (Err(answer), _) | (_, Err(answer)) => {
+            Err(answer).or_cannot("look at", "what the container's process executes")
+        }
     }
 }
 
@@ -230,9 +269,12 @@ fn clone_joining(
     let root = if kinds.contains(&Kind::Mount) { None } else { Some(open_root(&record.rootfs)?) };
     let (channel, theirs) = Channel::pair()?;
     if !early.is_empty() {
-        setns(init.as_fd(), early.bits())
-            .or_cannot("join", "the container's namespaces")
-            .map_err(|error| error.hint("the container belongs to another user"))?;
+        setns(init.as_fd(), early.bits()).or_cannot("join", "the container's namespaces").map_err(
+            |error| match error.errno() {
+                Some(Errno::EPERM) => error.hint("the container belongs to another user"),
+                _ => error,
+            },
+        )?;
     }
     let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
     match exec_cgroup::clone_into(birthplace, first)? {

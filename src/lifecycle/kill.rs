@@ -19,7 +19,8 @@ use crate::spec::Config;
 pub fn kill(setting: &Setting, id: &str, signal: i32, all: bool) -> Result<()> {
     let id = Id::new(id)?;
     let entry = Store::new(&setting.root).open(&id)?;
-    let record = entry.record()?.ok_or_else(|| Error::plain(format!("container {id} is not created yet")))?;
+    let record = entry.record()?.filter(|record| record.init.is_some());
+    let record = record.ok_or_else(|| Error::plain(format!("container {id} is not created yet")))?;
     let stopped = status::of(&entry, &record)? == Status::Stopped;
     // Without a pid namespace of its own the other processes do not end with the first.
     let every = all || signal == Signal::SIGKILL as i32 && shares_pids(&entry.config()?) && has_processes(&record);
@@ -31,9 +32,13 @@ pub fn kill(setting: &Setting, id: &str, signal: i32, all: bool) -> Result<()> {
         };
     }
     let (Some(init), false) = (record.init, stopped) else {
-        return Err(Error::plain("container not running"));
+        return Err(not_running());
     };
-    send(init.pid, signal, || init.is_alive())
+    if send(init.pid, signal, || init.is_alive())? { Ok(()) } else { Err(not_running()) }
+}
+
+fn not_running() -> Error {
+    Error::plain("container not running")
 }
 
 fn shares_pids(config: &Config) -> bool {
@@ -50,22 +55,23 @@ fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
     if signal == Signal::SIGKILL as i32 {
         return cgroup::life::kill(cgroup);
     }
-    for pid in cgroup::life::procs(cgroup)? {
-        match send(pid.as_raw(), signal, || Ok(true)) {
-            Err(error) if error.errno() == Some(Errno::ESRCH) => (),
-            answer => answer?,
-        }
-    }
-    Ok(())
+    // Those that end meanwhile need none.
+    cgroup::life::procs(cgroup)?.into_iter().try_for_each(|pid| send(pid.as_raw(), signal, || Ok(true)).map(drop))
 }
 
-/// Signals a process by its descriptor, once `still` says that it is the one.
-fn send(pid: i32, signal: i32, still: impl Fn() -> Result<bool>) -> Result<()> {
-    let gone = || Error::plain("container not running");
-    let raw = rustix::process::Pid::from_raw(pid).ok_or_else(gone)?;
-    let pidfd = pidfd_open(raw, PidfdFlags::empty()).or_cannot("signal process", pid)?;
+/// Signals a process by its descriptor, once `still` says that it is the one. False: it has ended.
+fn send(pid: i32, signal: i32, still: impl Fn() -> Result<bool>) -> Result<bool> {
+    let Some(raw) = rustix::process::Pid::from_raw(pid) else { return Ok(false) };
+    let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+        // EINVAL: its number lives on as that of a session or a group.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(false),
+        pidfd => pidfd.or_cannot("signal process", pid)?,
+    };
     if !still()? {
-        return Err(gone());
+        return Ok(false);
     }
-    crate::sys::signal::pidfd_send(pidfd.as_fd(), signal).or_cannot("signal process", pid)
+    match crate::sys::signal::pidfd_send(pidfd.as_fd(), signal) {
+        Err(Errno::ESRCH) => Ok(false),
+        answer => answer.or_cannot("signal process", pid).map(|()| true),
+    }
 }

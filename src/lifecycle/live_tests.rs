@@ -28,7 +28,6 @@ impl Sleeper {
         let cgroup = trial.create("box");
         let pid = trial.start(&cgroup);
         let root = std::env::temp_dir().join(format!("ferry-{test}-{}", std::process::id()));
-        let entry = Store::new(&root).claim(&Id::new("box").unwrap()).unwrap();
         let init = Init { pid: pid.as_raw(), start_time: procfs::stat(pid).unwrap().start_time };
         let record = Record {
             format: FORMAT,
@@ -48,7 +47,7 @@ impl Sleeper {
             reads_config: false,
             resctrl: None,
         };
-        entry.save(&record).unwrap();
+        let entry = Store::new(&root).claim(&Id::new("box").unwrap(), &record).unwrap();
         entry.keep_config(br#"{"ociVersion": "1.3.0", "root": {"path": "rootfs"}, "x": 1}"#).unwrap();
         // Claimed is locked, and a lock of this very process would keep the verbs waiting too.
         entry.unlock().unwrap();

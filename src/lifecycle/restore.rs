@@ -125,10 +125,9 @@ fn bring_back_then(
         .map_err(|error| document.locate(error))?;
     plan.warnings.iter().for_each(|warning| setting.log.warning(warning));
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
-    let entry = source.again.map_or_else(|| Store::new(&setting.root).claim(&id), Ok)?;
     let mut record = create::record(&plan, &source.config, &options.create, &host);
-    record.init = entry.before().and_then(|before| before.init);
     record.store = source.image.as_ref().map(|image| image.path.clone());
+    let entry = create::claim(&Store::new(&setting.root), &id, source.again, &mut record)?;
     let mut restoring = Restoring {
         setting,
         options,
@@ -180,9 +179,9 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    /// Everything up to the container that runs. The record goes first: whatever is cut off after this is cleaned up by it.
+    /// Everything up to the container that runs.
     fn steps(&mut self, config: &crate::spec::Config, text: &[u8]) -> Result<(Pid, OwnedFd)> {
-        create::prepare(self.entry, &self.record, self.plan, self.image.as_ref())?;
+        create::prepare(self.entry, self.plan, self.image.as_ref())?;
         // Once its use is noted nothing of the image is removed.
         self.image.take().map_or(Ok(()), |image| image.note(self.entry))?;
         self.entry.keep_config(text)?;
@@ -269,6 +268,9 @@ impl Restoring<'_> {
     fn undo(self, error: Error) -> Error {
         let killed = self.first.map_or(Ok(()), end);
         let error = error.and_then(killed);
+        if create::is_gone(self.entry) {
+            return error;
+        }
         let state = state_json(&self.record, self.plan, Status::Stopped);
         let error = create::undo_resctrl(&self.record, create::undo_cgroup(self.cgroup, error));
         let error = create::undo_entry(self.entry, &self.record, error);

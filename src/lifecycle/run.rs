@@ -78,7 +78,7 @@ fn executed(setting: &Setting, begun: &mut Begun) -> Result<()> {
         _ => (),
     }
     match begun.serve(setting)? {
-        Reached::End => gone?,
+        Reached::End => gone.map_err(|_| begun.ended())?,
         Reached::Ready => return Err(begun.ended()),
     }
     let state = state_json(&begun.record, &begun.plan, Status::Running);

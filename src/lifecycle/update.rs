@@ -15,7 +15,6 @@ use crate::cgroup::previous::Previous;
 use crate::cgroup::{self, Cgroup, Limits, location, systemd};
 use crate::container::store::Entry;
 use crate::error::{Error, Result};
-use crate::spec::Document;
 use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources, ThrottleDevice, WeightDevice};
 
 /// Changes the limits of a container that has a process.
@@ -159,7 +158,7 @@ fn keep(entry: &Entry, resources: &Resources) -> Result<()> {
 
 /// Changes `linux` in the container's copy of its configuration.
 fn edit(entry: &Entry, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
-    let mut config: Value = Document::read(&entry.path().join("config.json"))?.parse()?;
+    let mut config: Value = entry.config_document()?.parse()?;
     let linux = config.as_object_mut().map(|config| config.entry("linux").or_insert(Value::Null));
     match linux {
         Some(Value::Object(linux)) => change(linux),

@@ -61,7 +61,14 @@ impl Document {
     /// # Errors
     /// What open(2) and read(2) answer; a larger file.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).or_cannot("open", path.display())?;
+        File::open(path).or_cannot("open", path.display()).and_then(|file| Self::of(path, file))
+    }
+
+    /// The same of a file that is open; `path` is its name in errors.
+    ///
+    /// # Errors
+    /// What read(2) answers; a larger file.
+    pub fn of(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().or_cannot("read", path.display())?.len();
         let mut text = Vec::with_capacity(size.min(MAX_SIZE) as usize + 1);
         file.take(MAX_SIZE + 1).read_to_end(&mut text).or_cannot("read", path.display())?;

@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Peer, Root};
+use super::need::Need::{Ferry, Peer, Root};
 use super::output;
 use super::pseudo_terminal::{ConsoleSocket, Terminal};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -51,6 +51,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_missing_cwd_is_refused_or_made", &[], missing_cwd),
     scenario("into_a_stopped_container_is_refused", &[], stopped),
     scenario("into_a_created_container", &[], created),
+    scenario("into_a_container_that_is_being_made_is_refused", &[Ferry], being_made),
     scenario("many_at_once", &[], many),
     scenario("it_dies_with_the_container", &[], dies_with_container),
 ];
@@ -345,6 +346,21 @@ fn created(case: &mut Case) -> Outcome {
     case.args(&["/probe", "sleep", "forever"]).create()?;
     assert_eq!(case.exec(&[], &["/probe", "exit", "4"])?.code, 4);
     assert_eq!(case.state()?["status"], "created");
+    Ok(())
+}
+
+/// While hooks of the host run, the root of its mount namespace is still the host's.
+fn being_made(case: &mut Case) -> Outcome {
+    let (state, id) = (case.state_root().display().to_string(), case.id.clone());
+    let path = case.stage.runtime.path.clone();
+    let args = ["ferry", "--root", &state, "exec", &id, "/bin/true"];
+    case.config["hooks"] = json!({"createRuntime": [{"path": path, "args": args}]});
+    for verb in ["create", "run"] {
+        let bundle = case.args(&["/probe", "exit", "0"]).write_config()?;
+        let said = case.call(&[verb, "--bundle", &bundle, &id])?.failure()?.stderr;
+        assert!(said.contains(&format!("cannot exec in container {id}: it is being created")), "{verb}: {said}");
+        assert_eq!(case.leftovers()?, Vec::<String>::new());
+    }
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use libtest_mimic::Failed;
 use tar::EntryType;
 
-use super::hostile_archives::{Dice, Make};
+use super::dice::Dice;
+use super::hostile_archives::Make;
 use crate::image_fixtures::Layer;
 
 type Bytes = Result<Vec<u8>, Failed>;

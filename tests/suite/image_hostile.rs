@@ -9,7 +9,8 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::{Case, names_in, remove_tree};
-use super::hostile_archives::{self, Dice, Fate};
+use super::dice::Dice;
+use super::hostile_archives::{self, Fate};
 use super::image::{base, clear, ferry, image};
 use super::need::Need::{Ferry, Tool};
 use super::scenario::{Outcome, Scenario, scenario};

@@ -18,8 +18,10 @@ mod checkpoint_progress;
 mod checkpoint_root;
 mod checkpoint_workloads;
 mod completion;
+mod concurrency;
 mod create;
 mod dev;
+mod dice;
 mod errors;
 mod exec;
 mod explain;
@@ -94,6 +96,7 @@ use stage::Stage;
 const NOUNS: &[(&str, &[Scenario])] = &[
     ("install", install::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
+    ("concurrency", concurrency::SCENARIOS),
     ("create", create::SCENARIOS),
     ("state", state::SCENARIOS),
     ("exec", exec::SCENARIOS),
