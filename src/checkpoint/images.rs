@@ -79,6 +79,17 @@ pub fn messages(bytes: &[u8], kind: Kind) -> Option<Vec<Vec<u8>>> {
     Some(found)
 }
 
+/// The bytes of a file of these messages.
+pub fn written(kind: Kind, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = [kind.first().to_le_bytes(), (kind as u32).to_le_bytes()].concat();
+    for message in messages {
+        // None is longer than the file that it came from.
+        bytes.extend((message.len() as u32).to_le_bytes());
+        bytes.extend(message);
+    }
+    bytes
+}
+
 /// A field's values.
 pub fn all(message: &[u8], number: u32) -> impl Iterator<Item = Value<'_>> {
     wire::fields(message).flatten().filter(move |(other, _)| *other == number).map(|(_, value)| value)
@@ -96,13 +107,7 @@ pub mod tests {
 
     /// A file of messages.
     pub fn image(kind: Kind, messages: &[Message]) -> Vec<u8> {
-        let mut bytes = [kind.first().to_le_bytes(), (kind as u32).to_le_bytes()].concat();
-        for message in messages {
-            let message = message.clone().into_bytes();
-            bytes.extend((message.len() as u32).to_le_bytes());
-            bytes.extend(message);
-        }
-        bytes
+        written(kind, &messages.iter().map(|message| message.clone().into_bytes()).collect::<Vec<_>>())
     }
 
     #[test]

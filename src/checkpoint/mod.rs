@@ -9,6 +9,7 @@
 //!   criu             the process and the conversation
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
+//!   lazy             its daemon that puts memory in its place when it comes later
 //!   cause            its log -> why it failed
 //! stage              the root of a restore, where CRIU takes it from
 //! progress           what either tells while it works
@@ -31,6 +32,7 @@ mod ending;
 pub mod external;
 mod held;
 pub(crate) mod images;
+pub mod lazy;
 pub mod obstacles;
 pub mod progress;
 pub mod restore;

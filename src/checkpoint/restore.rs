@@ -130,12 +130,12 @@ impl<'a> Restore<'a> {
             None => {
                 let program = find()?;
                 check_version(&program)?;
+                if choice.choice.lazy_pages {
+                    check_feature(&program, Feature::LazyPages)?;
+                }
                 program
             }
         };
-        if choice.choice.lazy_pages {
-            check_feature(&program, Feature::LazyPages)?;
-        }
         // Looked for here first, where nothing has begun.
         drop(Directories::open(&choice.choice)?);
         if choice.audited {

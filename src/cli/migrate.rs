@@ -13,10 +13,11 @@ use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{duration, given, output, size};
 use crate::error::{Error, Result};
-use crate::lifecycle::migrate::{self, MODES, Options};
+use crate::lifecycle::migrate::{self, MODES, ON_NO_CONVERGENCE, Options};
 use crate::migrate::message::Choices;
 use crate::migrate::report::Report;
 use crate::migrate::rounds::Wishes;
+use crate::migrate::source::NoConvergence;
 use crate::migrate::tls;
 use crate::migrate::transport::{Destination, Reach};
 use progress::Shown;
@@ -51,7 +52,9 @@ pub const VERB: Verb = Verb {
             long: "mode",
             value: Value::Text("MODE"),
             help: "When memory is sent: pre-copy (in rounds while the container runs, and the rest while it stands still; the \
-                   default where the kernel can), stop-and-copy (all of it while it stands still)",
+                   default where the kernel can), stop-and-copy (all of it while it stands still), post-copy (after it has \
+                   gone on there, when it is touched and in the background), hybrid (in rounds, and the rest after it has \
+                   gone on)",
             ..Flag::SWITCH
         },
         Flag {
@@ -69,8 +72,8 @@ pub const VERB: Verb = Verb {
         Flag {
             long: "on-no-convergence",
             value: Value::Text("DEED"),
-            help: "When the container writes faster than can be sent: stop it all the same (stop, the default), or give up \
-                   (abort)",
+            help: "When the container writes faster than can be sent: stop it all the same (stop, the default), send the rest \
+                   after it has gone on there (post-copy), or give up (abort)",
             ..Flag::SWITCH
         },
         Flag {
@@ -144,6 +147,13 @@ pub const VERB: Verb = Verb {
              container is the destination's; here it stands still until the destination says that it runs there. Where that \
              was cut off, `ferry migrate --recover ID` settles it: at the source for both ends, at the destination as far \
              as it can be said there. At no moment do two run.\n\n\
+             With --mode post-copy and hybrid the container goes on at the destination before all of its memory is there: it \
+             stands still for a short time however much that is, and then waits for each page that it touches and that has not \
+             come. Until everything is there it needs both machines and what is between them. WHERE THAT IS CUT OFF IN THE \
+             MEANTIME, THE CONTAINER IS LOST: it is ended at the destination, and never run again from what had come. At the source \
+             it then still stands as it was when it went, paused, and is not run by itself: `ferry resume ID` lets it go on from \
+             there, without what it has done since; `ferry delete --force ID` removes it. The destination takes a kernel with \
+             userfaultfd. What may not come later, such as memory that processes share, goes while it stands still.\n\n\
              The destination has the same bundle: a config.json that is the same, and a root filesystem with the same \
              files, which are not sent. Standard streams that led to pipes or files here lead to files there: see \
              ferry-receive(1). The network is the bundle's: connections go along with --tcp-established where the address \
@@ -217,6 +227,11 @@ fn reach(matches: &ArgMatches) -> Result<Reach> {
     })
 }
 
+fn one_of<T>(words: &[(&str, T)]) -> String {
+    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    format!("it is one of {}", words.join(", "))
+}
+
 /// A flag's time.
 pub fn time(matches: &ArgMatches, flag: &str, otherwise: Duration) -> Result<Duration> {
     match given::text(matches, flag) {
@@ -230,13 +245,15 @@ fn options(matches: &ArgMatches, id: String, destination: String, reach: Reach) 
         None => None,
         Some(word) => match MODES.iter().find(|(known, _)| *known == word) {
             Some((_, mode)) => Some(*mode),
-            None => return Err(given::invalid("mode", word, "it is one of pre-copy, stop-and-copy")),
+            None => return Err(given::invalid("mode", word, one_of(&MODES))),
         },
     };
-    let abort_on_no_convergence = match given::text(matches, "on-no-convergence") {
-        None | Some("stop") => false,
-        Some("abort") => true,
-        Some(word) => return Err(given::invalid("on-no-convergence", word, "it is one of stop, abort")),
+    let on_no_convergence = match given::text(matches, "on-no-convergence") {
+        None => NoConvergence::default(),
+        Some(word) => match ON_NO_CONVERGENCE.iter().find(|(known, _)| *known == word) {
+            Some((_, deed)) => *deed,
+            None => return Err(given::invalid("on-no-convergence", word, one_of(&ON_NO_CONVERGENCE))),
+        },
     };
     let max_rounds = given::number::<u32>(matches, "max-rounds")?.unwrap_or(10);
     if !(1..=1000).contains(&max_rounds) {
@@ -257,7 +274,7 @@ fn options(matches: &ArgMatches, id: String, destination: String, reach: Reach) 
         bundle: given::absolute(matches, "bundle")?,
         mode,
         wishes: Wishes { max_downtime: time(matches, "max-downtime", Duration::from_millis(300))?, max_rounds },
-        abort_on_no_convergence,
+        on_no_convergence,
         bandwidth: bandwidth.transpose()?,
         level,
         dry_run: given::switch(matches, "dry-run"),
@@ -294,7 +311,7 @@ mod tests {
             bundle: Some("/b".into()),
             mode: Some(Mode::StopAndCopy),
             wishes: Wishes { max_downtime: Duration::from_millis(50), max_rounds: 3 },
-            abort_on_no_convergence: true,
+            on_no_convergence: NoConvergence::Abort,
             bandwidth: Some(10 << 20),
             level: Some(0),
             dry_run: true,
@@ -302,6 +319,8 @@ mod tests {
             reach: Reach { remote: "sudo_ferry".into(), patience: Duration::from_secs(5), tls: "/t".into() },
         };
         assert_eq!(parsed(line).unwrap(), expected);
+        let hybrid = parsed("--mode hybrid --on-no-convergence post-copy web ssh://b").unwrap();
+        assert_eq!((hybrid.mode, hybrid.on_no_convergence), (Some(Mode::Hybrid), NoConvergence::PostCopy));
         let otherwise = parsed("web ssh://b").unwrap();
         assert_eq!((otherwise.mode, otherwise.level, otherwise.bandwidth), (None, None, None));
     }
@@ -309,7 +328,7 @@ mod tests {
     #[test]
     fn what_is_out_of_bounds_is_refused_by_the_flags_name() {
         for (line, said) in [
-            ("--mode x", "invalid value \"x\" for --mode: it is one of pre-copy, stop-and-copy"),
+            ("--mode x", "invalid value \"x\" for --mode: it is one of pre-copy, post-copy, hybrid, stop-and-copy"),
             ("--on-no-convergence x", "invalid value \"x\" for --on-no-convergence"),
             ("--max-rounds 0", "invalid value \"0\" for --max-rounds: it is 1 to 1000"),
             ("--compress-level 20", "invalid value \"20\" for --compress-level"),

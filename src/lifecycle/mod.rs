@@ -19,6 +19,7 @@ pub mod features;
 pub mod image;
 pub mod install;
 pub mod kill;
+mod lent;
 pub mod list;
 mod live;
 pub mod matching;

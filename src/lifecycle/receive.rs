@@ -5,15 +5,16 @@
 //! those of a bundle that is here already, and its config.json must be the one the container has. Of a container of an image the
 //! image is here already, by its digest, and the configuration is held to what `run` makes of it, as that of an archive is.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 
 use super::create::{self, Source};
+use super::lent::{self, Lent};
 use super::migrate::{host_name, journals, logs};
 use super::own_root::{self, Configured};
 use super::pause::PATIENCE;
@@ -21,23 +22,33 @@ use super::{Setting, delete, live, restore};
 use crate::cgroup::{self, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::Choice;
+use crate::checkpoint::lazy::Daemon;
 use crate::checkpoint::restore::{Moment, RestoreChoice};
 use crate::checkpoint::root::{self, Image, Origin};
+use crate::checkpoint::rpc::Feature;
 use crate::checkpoint::streams::Streams;
+use crate::container::worker::Worker;
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::launch::plan;
-use crate::migrate::destination::{self, Host, Served};
+use crate::migrate::destination::{self, Host, Lazily, Served};
 use crate::migrate::journal::{Entry, Journals};
 use crate::migrate::link::Link;
-use crate::migrate::message::{Choices, Last, PROTOCOL, Place, Request, Stream};
+use crate::migrate::message::{Choices, PROTOCOL, Place, Request};
+
+use crate::migrate::pump::Pump;
 use crate::migrate::reserve;
 use crate::migrate::tls::Identity;
 use crate::migrate::transport::Listener;
 use crate::rootfs::Base;
+use crate::security::jail;
 use crate::spec::Document;
-use crate::sys::fd;
+use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now};
+use crate::sys::fd::{self, close_from};
+
+/// Why memory cannot come later.
+const NO_USERFAULTFD: &str = "memory cannot come after the container has gone on: CRIU or the kernel has no userfaultfd that serves other processes";
 
 /// How to receive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +76,10 @@ pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) 
     let Some(address) = &options.listen else {
         let (input, output) = take_streams()?;
         let mut link = Link::new(input, output, options.patience)?;
-        let served = destination::serve(&mut link, &journals(setting)?, &mut machine)?;
+        let served = destination::serve(&mut link, &journals(setting)?, &mut machine);
+        drop(link);
+        machine.rest()?;
+        let served = served?;
         return Ok(matches!(served, Served::Taken(_) | Served::Nothing));
     };
     let mut listener = Listener::bind(address, options.tls.as_deref().map(Identity::read).transpose()?)?;
@@ -73,7 +87,7 @@ pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) 
     loop {
         let mut connection = listener.accept(options.patience, &mut |error| setting.log.warning(error))?;
         let served = destination::serve(&mut connection.link, &journals(setting)?, &mut machine);
-        if let Err(error) = connection.close() {
+        for error in [connection.close(), machine.rest()].into_iter().filter_map(Result::err) {
             setting.log.warning(error);
         }
         let came = matches!(served, Ok(Served::Taken(_) | Served::Nothing));
@@ -95,13 +109,9 @@ fn take_streams() -> Result<(OwnedFd, OwnedFd)> {
     let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     let copy = |stream, name| fd::copy_above(stream, 3).or_cannot("take", name);
     let ends = (copy(input, "standard input")?, copy(output, "standard output")?);
-    let null = null()?;
+    let null = lent::null()?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).or_cannot("leave", "the standard streams")?;
     Ok(ends)
-}
-
-fn null() -> Result<File> {
-    File::options().read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null")
 }
 
 /// This machine.
@@ -112,6 +122,12 @@ pub(super) struct Machine<'a> {
     /// CRIU and its version, once they were looked for. A container stands still while it is restored: what can be known
     /// before is.
     criu: Option<(PathBuf, u32)>,
+    /// What puts memory in its place that comes later, while it does.
+    daemon: Option<Daemon>,
+    /// Whether the container that it is for may run.
+    let_go: bool,
+    /// What brings that memory.
+    pump: Option<Pid>,
 }
 
 impl<'a> Machine<'a> {
@@ -122,7 +138,22 @@ impl<'a> Machine<'a> {
     pub fn new(setting: &'a Setting, output: Option<PathBuf>) -> Result<Self> {
         let journals = journals(setting)?;
         let output = output.unwrap_or_else(|| journals.path().with_file_name("output"));
-        Ok(Self { setting, journals, output, criu: None })
+        Ok(Self { setting, journals, output, criu: None, daemon: None, let_go: false, pump: None })
+    }
+
+    /// A link has come to its end: so does what was at work for it alone.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn rest(&mut self) -> Result<()> {
+        // Who may wait for it is not to go on without his memory: it stays, until that one is removed.
+        let daemon = self.daemon.take().filter(|_| !self.let_go);
+        let ended = daemon.map_or(Ok(()), Daemon::end);
+        self.let_go = false;
+        if let Some(pump) = self.pump.take() {
+            waitpid(pump, None).or_cannot("wait for", "what brings memory")?;
+        }
+        ended
     }
 
     fn criu(&mut self) -> Result<u32> {
@@ -233,6 +264,10 @@ impl Host for Machine<'_> {
             Ok(_) => (),
             Err(error) => reasons.push(error.to_string()),
         }
+        if let (true, Some((program, _))) = (request.leaves, &self.criu) {
+            let can = criu::check_feature(program, Feature::LazyPages);
+            reasons.extend(can.err().map(|_| NO_USERFAULTFD.to_owned()));
+        }
         match &request.image {
             Some(image) => reasons.extend(self.image(request, image).err().map(|error| error.to_string())),
             None => self.bundle(request, &mut reasons)?,
@@ -254,7 +289,17 @@ impl Host for Machine<'_> {
         let streams = Streams::load(&images)?;
         let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = entry.choices;
         let work = Some(logs(&self.journals, &entry.id));
-        let choice = Choice { images, work, tcp_established, tcp_close, ext_unix_sk, file_locks, ..Choice::default() };
+        let lazy_pages = last.left > 0;
+        let choice = Choice {
+            images: images.clone(),
+            work,
+            tcp_established,
+            tcp_close,
+            ext_unix_sk,
+            file_locks,
+            lazy_pages,
+            ..Choice::default()
+        };
         let options = restore::Options {
             create: create::Options {
                 id: entry.id.clone(),
@@ -270,19 +315,64 @@ impl Host for Machine<'_> {
             },
         };
         let mut let_go = false;
+        let mut daemon = self.daemon.take();
         let restored = {
             let _lent = Lent::new(&self.output, &entry.id, &streams, &last)?;
             restore::bring_back(self.setting, &options, source, &mut |moment| {
+                if let (Moment::Held, Some(daemon)) = (moment, &mut daemon) {
+                    daemon.hold(&images)?;
+                }
                 held(moment)?;
                 let_go |= moment == Moment::Held;
                 Ok(())
             })
         };
+        (self.daemon, self.let_go) = (daemon, let_go);
         match restored {
             Err(error) if let_go => return self.after_all(entry, error),
             restored => restored?,
         };
         self.first(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
+    }
+
+    fn begin_lazily(&mut self, entry: &Entry, images: &Path) -> Result<Lazily> {
+        let (program, version) = self.criu.clone().ok_or_else(|| Error::plain("CRIU was not looked for"))?;
+        let round = entry.last.as_ref().map_or(0, |last| last.round);
+        let work = logs(&self.journals, &entry.id);
+        let (daemon, asks) = Daemon::start(&program, &images.join(round.to_string()), &work)?;
+        let identity = daemon.identity();
+        self.daemon = Some(daemon);
+        Ok(Lazily { asks, criu: version, daemon: Some(identity?) })
+    }
+
+    fn pump(&mut self, pump: Pump) -> Result<()> {
+        match clone_either_way(0, Parent::Caller).or_cannot("start", "a process that brings memory")? {
+            Cloned::Child => {
+                let alone = close_from(3, &pump.descriptors()).or_cannot("close", "what ferry has open");
+                let done = alone.and_then(|()| jail::two_ends()).and_then(|()| pump.run());
+                exit_now(i32::from(done.is_err()))
+            }
+            Cloned::Parent { pid, .. } => {
+                self.pump = Some(pid);
+                Ok(())
+            }
+        }
+    }
+
+    fn whole(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), Daemon::wait)
+    }
+
+    fn lose(&mut self, entry: &Entry) -> Result<()> {
+        let daemon = self.daemon.take();
+        if Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
+            delete::delete(self.setting, &entry.id, true)?;
+        }
+        match (daemon, entry.daemon) {
+            (Some(daemon), _) => daemon.end(),
+            (None, Some(daemon)) => Worker { ferry: daemon, criu: Some(daemon) }.end_criu(),
+            (None, None) => Ok(()),
+        }
     }
 
     fn runs(&mut self, entry: &Entry) -> Result<Option<i32>> {
@@ -319,7 +409,11 @@ impl Machine<'_> {
     fn after_all(&mut self, entry: &Entry, error: Error) -> Result<i32> {
         match self.runs(entry) {
             Ok(Some(pid)) => Ok(pid),
-            Ok(None) => Err(error.and_then(delete::delete(self.setting, &entry.id, true))),
+            Ok(None) => {
+                let deleted = delete::delete(self.setting, &entry.id, true);
+                self.let_go = deleted.is_err();
+                Err(error.and_then(deleted))
+            }
             Err(why) => Err(error.and_then(Err::<(), _>(why))),
         }
     }
@@ -391,73 +485,4 @@ fn wait_for(pid: Pid) -> Result<()> {
         Ok(_) => Ok(()),
         Err(answer) => Err(Error::kernel("wait for", "CRIU", answer)),
     }
-}
-
-/// Standard streams as the container is to find them, in the place of ferry's own until this goes.
-struct Lent {
-    own: [OwnedFd; 3],
-}
-
-/// What each standard stream is called.
-const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
-
-impl Lent {
-    /// What led to a pipe or a file on the other machine leads to a file here. CRIU wants one in the place of a file to be as long
-    /// and to have its permissions: what was written there stays there, and is a hole here.
-    fn new(directory: &Path, id: &str, streams: &Streams, last: &Last) -> Result<Self> {
-        let copy = |stream| fd::copy_above(stream, 3).or_cannot("keep", "the standard streams");
-        let (input, output, errors) = (rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr());
-        let own = [copy(input)?, copy(output)?, copy(errors)?];
-        let mut files: Vec<(String, File)> = Vec::new();
-        for (number, stream) in STREAMS.iter().enumerate() {
-            let name = streams.names.get(number).cloned().unwrap_or_default();
-            let like = last.streams[number].filter(|_| name.starts_with("file["));
-            let is_output = number > 0 && name.starts_with("pipe:[");
-            let known = files.iter().find(|(known, _)| !name.is_empty() && *known == name);
-            let file = match known {
-                Some((_, file)) => file.try_clone().or_cannot("open", *stream)?,
-                None if like.is_some() || is_output => open(directory, &format!("{id}.{stream}"), like)?,
-                None => null()?,
-            };
-            files.push((name, file));
-        }
-        let lent = Self { own };
-        if let [(_, input), (_, output), (_, errors)] = &files[..] {
-            put(input, output, errors).or_cannot("lend", "the standard streams")?;
-        }
-        Ok(lent)
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        // They were open where they come from, and so are they again.
-        let [input, output, errors] = &self.own;
-        put(input, output, errors).ok();
-    }
-}
-
-fn put(input: impl AsFd, output: impl AsFd, errors: impl AsFd) -> nix::Result<()> {
-    dup2_stdin(input)?;
-    dup2_stdout(output)?;
-    dup2_stderr(errors)
-}
-
-fn open(directory: &Path, name: &str, like: Option<Stream>) -> Result<File> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .or_cannot("make directory", directory.display())?;
-    let path = directory.join(name);
-    let mut options = File::options();
-    options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(&path).or_cannot("open", path.display())?;
-    if let Some(Stream { length, mode }) = like {
-        let permissions = std::fs::Permissions::from_mode(mode & 0o777);
-        let alike = file.set_len(length).and_then(|()| file.set_permissions(permissions));
-        alike.or_cannot("prepare", path.display())?;
-    }
-    Ok(file)
 }

@@ -4,22 +4,30 @@
 //! Whatever fails before the journal says `prepared` leaves nothing. From there on only the source knows what is to become of
 //! it, and what is here stays until it has said so.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
+use super::faults::Faults;
 use super::frame::refused;
 use super::images::{self, Intake};
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::link::{Frame, Link};
 use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
 use super::ownership::{AtDestination, Role, State, at_destination};
+use super::page_server::Form;
+use super::pages::Unpacker;
+use super::pump::Pump;
 use crate::checkpoint::restore::Moment;
+use crate::container::record::Init;
 use crate::error::{Error, Result};
 use crate::security::jail::{self, Work};
 
 /// What images may take beside a multiple of the memory. Bytes.
 const BESIDE: u64 = 256 << 20;
+
+/// Why a container is lost, as far as it is known later.
+const CUT_OFF: &str = "what brought the rest of its memory was cut off";
 
 /// How often all of the memory may come: a round may have as much as the first.
 const ROUNDS: u64 = 64;
@@ -47,6 +55,30 @@ pub trait Host {
     /// It cannot be restored, or `held` has failed: nothing is left of it but the images.
     fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32>;
 
+    /// Starts what puts memory in its place that comes after a container has gone on, which is about to be restored.
+    ///
+    /// # Errors
+    /// It does not begin.
+    fn begin_lazily(&mut self, entry: &Entry, images: &Path) -> Result<Lazily>;
+
+    /// Has a pump at work beside this one.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn pump(&mut self, pump: Pump) -> Result<()>;
+
+    /// All memory is in its place: waits for the end of what has put it there.
+    ///
+    /// # Errors
+    /// It has failed.
+    fn whole(&mut self) -> Result<()>;
+
+    /// Ends and removes a container of which memory is missing, and then what puts that in its place: never the other way round.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    fn lose(&mut self, entry: &Entry) -> Result<()>;
+
     /// The first process of a container that was restored from this and runs.
     ///
     /// # Errors
@@ -58,6 +90,17 @@ pub trait Host {
     /// # Errors
     /// It cannot be removed.
     fn discard(&mut self, entry: &Entry) -> Result<()>;
+}
+
+/// What puts memory in its place.
+#[derive(Debug)]
+pub struct Lazily {
+    /// Where it asks for that.
+    pub asks: OwnedFd,
+    /// In the words of this version of CRIU, as 40101 for 4.1.1.
+    pub criu: u32,
+    /// Its process.
+    pub daemon: Option<Init>,
 }
 
 /// What came of a link.
@@ -120,12 +163,14 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         choices: request.choices,
         image: request.image.clone(),
         last: None,
+        daemon: None,
     })?;
     let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);
     let mut taking = Taking { link, host, journal, aborted: false, unknown: false };
     let taken = taking.link.send(&Message::Reserved(Box::new(place))).and_then(|()| taking.receive(most));
     let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
     match taken {
+        Ok(active) if taking.left() > 0 => taking.bring(&active).map(|()| Served::Taken(request.id.clone())),
         Ok(active) => taking.done(&active).map(|()| Served::Taken(request.id.clone())),
         Err(error) => taking.give_up(error).map(Served::Failed),
     }
@@ -163,9 +208,25 @@ impl Taking<'_> {
     fn receive(&mut self, most: u64) -> Result<()> {
         let Self { link, journal, .. } = self;
         let images = journal.open_images()?;
-        let last = jail::confined(Work::Receives(images.as_fd()), || rounds(link, journal, most))?;
+        let (last, unpacker) = jail::confined(Work::Receives(images.as_fd()), || rounds(link, journal, most))?;
         journal.entry.last = Some(last);
-        Ok(())
+        if self.left() > 0 { self.lend(unpacker) } else { Ok(()) }
+    }
+
+    /// How many pages come later.
+    fn left(&self) -> u64 {
+        self.journal.entry.last.as_ref().map_or(0, |last| last.left)
+    }
+
+    /// From here on what brings them stands between the source and this end.
+    fn lend(&mut self, unpacker: Unpacker) -> Result<()> {
+        let Self { link, journal, host, .. } = self;
+        let Lazily { asks, criu, daemon } = host.begin_lazily(&journal.entry, &journal.images())?;
+        journal.entry.daemon = daemon;
+        journal.note(State::Open)?;
+        let (near, far) = Link::pair(link.patience())?;
+        let source = std::mem::replace(*link, near);
+        host.pump(Pump::new(source, far, asks, Form::of(criu), unpacker))
     }
 
     /// Restores it, holds it until the source has decided, and lets it go on if it may.
@@ -174,6 +235,7 @@ impl Taking<'_> {
         let (entry, images) = (journal.entry.clone(), journal.images());
         let started = Instant::now();
         let last = images.join(entry.last.as_ref().map_or(0, |last| last.round).to_string());
+        let left = entry.last.as_ref().map_or(0, |last| last.left);
         let (mut prepared, mut committed) = (0, None);
         let pid = host.restore(&entry, &images, &mut |moment| {
             match (moment, committed) {
@@ -193,10 +255,14 @@ impl Taking<'_> {
                     *aborted = true;
                     return Err(Error::plain(format!("the source gave up: {}", message::shown(&why))));
                 }
+                Frame::Message(Message::Failed(why)) => return Err(Error::plain(why)),
                 Frame::Message(other) => return Err(other.out_of_turn()),
                 Frame::Data(_) => return Err(refused("a piece of a file came out of turn")),
             }
-            journal.note(State::Committed)?;
+            if left > 0 {
+                journal.prepare(State::Active)?;
+            }
+            journal.note(if left > 0 { State::Incomplete } else { State::Committed })?;
             committed = Some(Instant::now());
             Ok(())
         })?;
@@ -209,10 +275,39 @@ impl Taking<'_> {
         released(self.link, self.journal, active)
     }
 
+    /// It runs here, and the rest of its memory comes. Without that it is lost: see [`super::ownership`].
+    fn bring(mut self, active: &Message) -> Result<()> {
+        match self.brought(active) {
+            Ok(faults) => released(self.link, self.journal, &Message::Whole(faults)),
+            Err(error) => {
+                let why = error.to_string();
+                Err(error.and_then(lost(self.link, self.journal, self.host, &why)))
+            }
+        }
+    }
+
+    fn brought(&mut self, active: &Message) -> Result<Faults> {
+        self.link.send(active)?;
+        let faults = loop {
+            match self.link.receive_any()? {
+                // However long it takes, as long as it goes on.
+                Some(Frame::Message(Message::Alive)) => (),
+                Some(Frame::Message(Message::Whole(faults))) => break faults,
+                Some(Frame::Message(Message::Failed(why))) => return Err(Error::plain(why)),
+                Some(Frame::Message(other)) => return Err(other.out_of_turn()),
+                Some(Frame::Data(_)) => return Err(refused("a piece of a file came out of turn")),
+                None => return Err(Error::plain("what brings the container's memory has ended")),
+            }
+        };
+        self.host.whole()?;
+        self.journal.note_prepared(State::Active)?;
+        Ok(faults)
+    }
+
     /// What went wrong after the commit may have done so once it ran. Then it is this end's; and as long as nobody knows, it is not
     /// given back, for two would run.
     fn runs_all_the_same(&mut self, error: Error) -> Result<Message> {
-        if self.journal.entry.state != State::Committed {
+        if !matches!(self.journal.entry.state, State::Committed | State::Incomplete) {
             return Err(error);
         }
         match self.host.runs(&self.journal.entry) {
@@ -233,7 +328,7 @@ impl Taking<'_> {
                 self.journal.remove().and_then(|()| self.link.send(&why))
             }
             (State::Prepared, true) => self.journal.remove().and_then(|()| self.link.send(&Message::Aborted)),
-            (State::Committed, _) if !self.unknown => give_back(self.link, self.journal, &error),
+            (State::Committed | State::Incomplete, _) if !self.unknown => give_back(self.link, self.journal, &error),
             _ => {
                 return Err(error.hint(format!(
                     "only the source knows whether it is this end's: `ferry migrate --recover` at {} settles it",
@@ -246,7 +341,7 @@ impl Taking<'_> {
 }
 
 /// Takes rounds until there is nothing more to come.
-fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<Last> {
+fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Unpacker)> {
     let mut intake = Intake::new(most)?;
     let (mut round, mut still) = (0, false);
     loop {
@@ -257,10 +352,17 @@ fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<Last> {
                 still = intake.take(link, &directory, round)?;
                 link.send(&Message::RoundTaken(round))?;
             }
-            Message::Finish(last) if last.round == round && still => return Ok(*last),
+            Message::Finish(last) if last.round == round && still => return Ok((*last, intake.into_unpacker())),
             other => return Err(other.out_of_turn()),
         }
     }
+}
+
+/// Without its memory it does not go on: it is ended, and the source is told why.
+fn lost(link: &mut Link, mut journal: Journal, host: &mut dyn Host, why: &str) -> Result<()> {
+    host.lose(&journal.entry)?;
+    journal.note(State::Lost)?;
+    released(link, journal, &Message::Lost(why.to_owned()))
 }
 
 /// Says that it runs, and forgets the migration once the source has.
@@ -305,6 +407,8 @@ fn settle(link: &mut Link, journals: &Journals, host: &mut dyn Host, token: &Tok
             Err(error) => Err(not_taken(link, &mut journal, host, error)),
         },
         (AtDestination::Return, _) => link.send(&Message::Returned("it could not be made to run".to_owned())),
+        (AtDestination::Lose, Some(journal)) => lost(link, journal, host, CUT_OFF),
+        (AtDestination::Lost, Some(journal)) => released(link, journal, &Message::Lost(CUT_OFF.to_owned())),
         (AtDestination::Unknown, _) => link.send(&Message::Unknown),
         _ => {
             let why = "the source says that it stays there, and it was given to this end";
@@ -353,6 +457,8 @@ pub enum Found {
     Discarded,
     /// The container runs here.
     Here,
+    /// It ran here, and its memory never came: nothing is left of it here.
+    Lost,
     /// Only the source knows.
     Undecided,
 }
@@ -363,7 +469,14 @@ pub enum Found {
 /// What cannot be done.
 pub fn recover(mut journal: Journal, host: &mut dyn Host) -> Result<Found> {
     look(&mut journal, host)?;
+    if journal.entry.state == State::Lost {
+        return Ok(Found::Lost);
+    }
     match at_destination(Some(journal.entry.state), None) {
+        AtDestination::Lose => {
+            host.lose(&journal.entry)?;
+            journal.note(State::Lost).map(|()| Found::Lost)
+        }
         AtDestination::Discard => discard(journal, host).map(|()| Found::Discarded),
         // The source may not know yet that it runs here: its journal asks for this one.
         AtDestination::Keep => Ok(Found::Here),

@@ -149,6 +149,11 @@ impl Intake {
         Ok(Self { unpacker: Unpacker::new()?, left: most })
     }
 
+    /// What has taken them apart, for what else comes.
+    pub fn into_unpacker(self) -> Unpacker {
+        self.unpacker
+    }
+
     /// Takes a round, after [`Message::Round`], into its empty directory. It is on disk then, unless it is the last, which is
     /// answered: a container stands still meanwhile, and [`settle`] is for later.
     ///

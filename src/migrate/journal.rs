@@ -4,6 +4,7 @@
 //! machine going down, with the images beside it: `images/1`, `images/2` and so on. Whoever works on a migration holds the
 //! directory locked.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::message::{Choices, Last, Token};
 use super::ownership::{Role, State};
 use crate::checkpoint::root::Image;
+use crate::container::record::Init;
 use crate::error::{Context, Error, Result};
+
+/// What it is about to say.
+const PREPARED: &CStr = c"journal.prepared";
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;
@@ -53,6 +58,9 @@ pub struct Entry {
     pub choices: Choices,
     /// Destination: what to restore from, once that is known.
     pub last: Option<Last>,
+    /// Destination: what puts memory that comes later in its place, once that is at work.
+    #[serde(default)]
+    pub daemon: Option<Init>,
 }
 
 /// An entry's directory, locked.
@@ -217,6 +225,7 @@ impl Entry {
             choices: Choices::default(),
             image: None,
             last: None,
+            daemon: None,
         }
     }
 }
@@ -252,14 +261,43 @@ impl Journal {
     /// # Errors
     /// What the kernel answers; then the state is what it was.
     pub fn note(&mut self, state: State) -> Result<()> {
+        let entry = self.write(c"journal.new", state)?;
+        self.put(c"journal.new", entry)
+    }
+
+    /// Writes what it is about to say, so that a disk that is full by then does not keep it from that.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn prepare(&mut self, state: State) -> Result<()> {
+        self.write(PREPARED, state).map(drop)
+    }
+
+    /// Says what was prepared, as [`Journal::note`] does.
+    ///
+    /// # Errors
+    /// What the kernel answers; then the state is what it was.
+    pub fn note_prepared(&mut self, state: State) -> Result<()> {
+        self.put(PREPARED, Entry { state, ..self.entry.clone() })
+    }
+
+    fn object(&self) -> String {
+        self.path.join("journal.json").display().to_string()
+    }
+
+    fn write(&self, name: &CStr, state: State) -> Result<Entry> {
         let entry = Entry { state, ..self.entry.clone() };
-        let object = || self.path.join("journal.json").display().to_string();
+        let object = || self.object();
         let text = serde_json::to_vec(&entry).map_err(|why| Error::said("save", object(), why.to_string()))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.dir, c"journal.new", flags, Mode::from_raw_mode(0o600)).or_cannot("save", object())?;
+        let file = openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).or_cannot("save", object())?;
         let mut file = File::from(file);
         file.write_all(&text).and_then(|()| file.sync_all()).or_cannot("save", object())?;
-        renameat(&self.dir, c"journal.new", &self.dir, c"journal.json").or_cannot("save", object())?;
+        Ok(entry)
+    }
+
+    fn put(&mut self, name: &CStr, entry: Entry) -> Result<()> {
+        renameat(&self.dir, name, &self.dir, c"journal.json").or_cannot("save", self.object())?;
         self.entry = entry;
         sync(&self.dir, &self.path)
     }
@@ -270,7 +308,7 @@ impl Journal {
     /// What the kernel answers.
     pub fn remove(self) -> Result<()> {
         // The journal first: images without one are nobody's.
-        for name in [c"journal.json", c"journal.new"] {
+        for name in [c"journal.json", c"journal.new", PREPARED] {
             match unlinkat(&self.dir, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => (),
                 Err(answer) => return Err(answer).or_cannot("remove", self.path.display()),

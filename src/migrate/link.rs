@@ -5,6 +5,7 @@
 //! to carry what lies in the buffers of a slow line, is not silence.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -81,6 +82,24 @@ impl Link {
             received: 0,
             failed: false,
         })
+    }
+
+    /// Two ends of one link, within this machine.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn pair(patience: Duration) -> Result<(Self, Self)> {
+        let (one, other) = UnixStream::pair().or_cannot("make", "a socket")?;
+        let end = |stream: UnixStream| {
+            let copy = stream.try_clone().or_cannot("make", "a socket")?;
+            Self::new(copy.into(), stream.into(), patience)
+        };
+        Ok((end(one)?, end(other)?))
+    }
+
+    /// Its descriptors.
+    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.input.as_fd(), self.output.as_fd()]
     }
 
     /// Sends no more than so many bytes a second.
@@ -176,7 +195,16 @@ impl Link {
         }
     }
 
-    fn receive_any(&mut self) -> Result<Option<Frame>> {
+    /// For how long it may be silent.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The next frame, whatever it is; `None` as [`Link::receive_or_end`] has it.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(super) fn receive_any(&mut self) -> Result<Option<Frame>> {
         let mut header = [0; HEADER];
         if !self.read(&mut header)? {
             return Ok(None);
@@ -312,14 +340,11 @@ pub(super) fn interrupts() -> Result<SignalFd> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::os::unix::net::UnixStream;
-
     use super::*;
 
     /// Two ends of one link.
     pub fn pair(patience: Duration) -> (Link, Link) {
-        let (one, other) = UnixStream::pair().unwrap();
-        (of(one, patience), of(other, patience))
+        Link::pair(patience).unwrap()
     }
 
     /// A link over a socket.

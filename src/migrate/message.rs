@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::faults::Faults;
+use super::page_server::Pages;
 use crate::checkpoint::root::Image;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The most letters of a text of the far end's that are shown.
 const SHOWN: usize = 2000;
@@ -112,6 +114,8 @@ pub struct Request {
     pub image: Option<Image>,
     /// How it is stopped and restored.
     pub choices: Choices,
+    /// Some of its memory may come after it has gone on.
+    pub leaves: bool,
     /// Nothing is to be held: it is only asked whether it could be.
     pub dry_run: bool,
 }
@@ -154,6 +158,9 @@ pub struct Place {
 pub struct Last {
     /// The round to restore from.
     pub round: u32,
+    /// How many pages come only after it has gone on.
+    #[serde(default)]
+    pub left: u64,
     /// The regular files that the three standard streams lead to outside of the container.
     pub streams: [Option<Stream>; 3],
 }
@@ -218,6 +225,14 @@ pub enum Message {
         /// Nanoseconds from [`Message::Commit`] until it ran.
         resumed: u64,
     },
+    /// Destination: it wants these pages, which were left.
+    Want(Pages),
+    /// Source: here are these of them, in the block that follows.
+    Pages(Pages),
+    /// Destination: nothing is left any more.
+    Whole(Faults),
+    /// Destination: it has run there, and what was left of its memory never came. Nothing of it runs there, nor will.
+    Lost(String),
     /// Source: what was here of it is gone.
     Released,
     /// Destination: it cannot be restored; nothing of it runs here, nor will.
@@ -300,8 +315,12 @@ mod tests {
             Message::Commit(token.clone()),
             Message::Refused(vec!["no".into()]),
             Message::Settle { version: PROTOCOL, token, verdict: Verdict::Aborted },
+            Message::Want(Pages { image: 1, address: 4096, count: 9 }),
+            Message::Whole(Faults::default()),
+            Message::Lost("cut".into()),
             Message::Finish(Box::new(Last {
                 round: 1,
+                left: 7,
                 streams: [None, Some(Stream { length: 7, mode: 0o644 }), None],
             })),
         ]

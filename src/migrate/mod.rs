@@ -10,6 +10,7 @@
 //!     message      what is said                                                   pure
 //!     pace         --bandwidth                                                    pure
 //! source           the end that has it: the five steps    lifecycle::migrate gives it the container
+//!   stop           while it stands still, and until all of it is there
 //! destination      the end that takes it                  lifecycle::receive gives it the machine
 //!   settle         what is left to be said after a cut
 //!   reserve        what is in the way                                             pure
@@ -19,6 +20,10 @@
 //!       addresses  which page one was before
 //!       delta      what is new in it                                            pure
 //!       effort     how hard to compress                                         pure
+//!   left           memory that stays until it is asked for
+//!   pump           what brings it, in a process of its own
+//!     page_server  CRIU's words for that                                          pure
+//!     faults       how long who needed it had to wait                             pure
 //! report, plot     what it came to
 //! ```
 //!
@@ -30,23 +35,30 @@ mod addresses;
 mod delta;
 pub mod destination;
 mod effort;
+pub mod faults;
 mod frame;
 mod images;
 pub mod journal;
+mod left;
 pub mod link;
 pub mod message;
 pub mod ownership;
 mod pace;
+mod page_server;
 pub mod pages;
 pub mod plot;
 pub mod progress;
+pub mod pump;
 pub mod report;
 pub mod reserve;
 pub mod rounds;
 pub mod settle;
 pub mod source;
+mod stop;
 pub mod tls;
 pub mod transport;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -4,14 +4,21 @@
 //! source       Open ───────────────► Committed ───────► (nothing: what was here is gone)
 //!                │                      │ the destination has given it back
 //!                └────────► Aborted ◄───┘            ► (nothing: it runs here)
-//! destination  Open ──► Prepared ──► Committed ──► Active ──► (nothing)
-//!                                       └──► Returned ──────► (nothing)
+//! destination  Open ──► Prepared ─┬► Committed ──┬──► Active ──► (nothing)
+//!                                 └► Incomplete ─┤
+//!                                                ├──► Returned ──────► (nothing)
+//!                                                └──► Lost ──────────► (nothing)
 //! ```
 //!
 //! A journal is on disk before the deed it allows. The source may let its processes go on unless its journal says
 //! `Committed`; the destination may let them go on once its own does, which it never does before the source's. So two never
 //! run. The source keeps its processes, standing still, until the destination says that they run there, and the destination
 //! its images: so there is always one that can. What is not known after a cut is asked: of the source, which always knows.
+//!
+//! A container of which memory is left at the source when it goes on is `Incomplete` in the place of `Committed`, until all of
+//! it is there. From its first step until then it takes both ends: a cut loses it, for what it has done meanwhile is known to
+//! nobody else. It is ended then, and never run again from what was sent: the destination says `Lost`. At the source it stands as
+//! it was when it went, and stays so, for a person to decide over: to let it go on from there would be to go back in time.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +34,10 @@ pub enum State {
     Prepared,
     /// The destination has it.
     Committed,
+    /// Destination: it has it and may run it, and some of the memory is at the source.
+    Incomplete,
+    /// Destination: it has run, and the rest of its memory never came. The source may not know yet. Source: it knows.
+    Lost,
     /// Source: it stays. The destination may not know yet.
     Aborted,
     /// Destination: it runs. The source may not know yet.
@@ -52,12 +63,15 @@ pub enum AtSource {
     GoOn,
     /// Asks the destination to take over, and until it says that it has, leaves the container as it stands.
     HandOver,
+    /// Nothing: the container stays as it stands.
+    Leave,
 }
 
 /// The source's way out.
 pub fn at_source(state: State) -> AtSource {
     match state {
         State::Committed => AtSource::HandOver,
+        State::Lost => AtSource::Leave,
         _ => AtSource::GoOn,
     }
 }
@@ -66,7 +80,7 @@ pub fn at_source(state: State) -> AtSource {
 pub fn verdict(state: State) -> Verdict {
     match at_source(state) {
         AtSource::GoOn => Verdict::Aborted,
-        AtSource::HandOver => Verdict::Committed,
+        AtSource::HandOver | AtSource::Leave => Verdict::Committed,
     }
 }
 
@@ -83,6 +97,10 @@ pub enum AtDestination {
     Keep,
     /// Says that it has given it back.
     Return,
+    /// Ends what runs of it, and notes that it is lost.
+    Lose,
+    /// Says that it is lost.
+    Lost,
     /// Says that it knows nothing of it.
     Unknown,
     /// Refuses: the source contradicts itself.
@@ -95,7 +113,9 @@ pub fn at_destination(state: Option<State>, verdict: Option<Verdict>) -> AtDesti
         (Some(State::Open | State::Aborted), None) | (Some(State::Open | State::Aborted), Some(Verdict::Aborted)) => {
             AtDestination::Discard
         }
-        (Some(State::Prepared | State::Returned), None) => AtDestination::Wait,
+        (Some(State::Prepared | State::Returned | State::Lost), None) => AtDestination::Wait,
+        (Some(State::Incomplete), None | Some(Verdict::Committed)) => AtDestination::Lose,
+        (Some(State::Lost), Some(Verdict::Committed)) => AtDestination::Lost,
         (Some(State::Prepared | State::Returned), Some(Verdict::Aborted)) => AtDestination::Discard,
         (Some(State::Prepared | State::Committed), Some(Verdict::Committed)) | (Some(State::Committed), None) => {
             AtDestination::TakeOver
@@ -106,7 +126,9 @@ pub fn at_destination(state: Option<State>, verdict: Option<Verdict>) -> AtDesti
         (None, Some(Verdict::Aborted) | None) => AtDestination::Discard,
         (None, Some(Verdict::Committed)) => AtDestination::Unknown,
         (Some(State::Open | State::Aborted), Some(Verdict::Committed))
-        | (Some(State::Committed | State::Active), Some(Verdict::Aborted)) => AtDestination::Contradict,
+        | (Some(State::Committed | State::Incomplete | State::Active | State::Lost), Some(Verdict::Aborted)) => {
+            AtDestination::Contradict
+        }
     }
 }
 

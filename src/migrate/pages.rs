@@ -156,6 +156,15 @@ impl Packer {
         self.layout = layout;
     }
 
+    /// Packs pages that lie in no file at the other end: no later one can be like them. As [`Packer::block`].
+    ///
+    /// # Errors
+    /// As [`Packer::block`].
+    pub fn passing(&mut self, pages: &[u8]) -> Result<Vec<u8>> {
+        (self.learns, self.layout) = (false, None);
+        self.block(pages)
+    }
+
     /// That were all pages of the file: it may be the base of later ones.
     pub fn end(&mut self) {
         if let (Some(layout), true) = (self.layout.take(), self.learns) {
@@ -286,6 +295,11 @@ impl Unpacker {
     /// zstd fails.
     pub fn new() -> Result<Self> {
         Ok(Self { places: Places::default(), decompressor: Decompressor::new().or_cannot("use", "zstd")? })
+    }
+
+    /// The files that earlier pages are read from.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.places.runs.iter().map(|(_, file)| &**file)
     }
 
     /// Pages of this file follow; they are read again from it.

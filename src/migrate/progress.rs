@@ -16,6 +16,8 @@ pub enum Step {
     Commit,
     /// It runs there.
     Activate,
+    /// It runs there, and memory that was left here follows.
+    Push,
     /// What was here of it goes.
     Release,
 }
@@ -29,6 +31,7 @@ impl Step {
             Self::StopAndCopy => "stop-and-copy",
             Self::Commit => "commit",
             Self::Activate => "activate",
+            Self::Push => "push",
             Self::Release => "release",
         }
     }

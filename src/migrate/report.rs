@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::faults::Faults;
 use super::pages::Counts;
 use super::rounds::Round;
 
@@ -22,7 +23,7 @@ pub struct Report {
     pub destination: String,
     /// The destination's own name for itself.
     pub host: String,
-    /// `pre-copy` or `stop-and-copy`.
+    /// `pre-copy`, `post-copy`, `hybrid` or `stop-and-copy`.
     pub mode: String,
     /// Whether it runs there now.
     pub migrated: bool,
@@ -32,7 +33,7 @@ pub struct Report {
     pub steps: Vec<Step>,
     /// Each round; the last one was with the container stopped.
     pub rounds: Vec<Round>,
-    /// From the beginning to its running there.
+    /// From the beginning to its running there with all of its memory.
     pub total: u64,
     /// From its standing still here to the word that it runs there.
     pub downtime: u64,
@@ -42,6 +43,9 @@ pub struct Report {
     pub pages: Counts,
     /// What became of bytes.
     pub bytes: Bytes,
+    /// How long it waited there for memory that was left here, if any was.
+    #[serde(default)]
+    pub faults: Option<Faults>,
     /// What is worth knowing.
     pub notes: Vec<String>,
 }
@@ -50,7 +54,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// `reserve`, `pre-copy`, `stop-and-copy`, `commit`, `activate`, `release`.
+    /// `reserve`, `pre-copy`, `stop-and-copy`, `commit`, `activate`, `push`, `release`.
     pub name: String,
     /// Nanoseconds.
     pub time: u64,
@@ -117,6 +121,17 @@ impl Report {
             size(saved_unchanged),
             size(saved_compression)
         ));
+        if let Some(Faults { count, median, p99, longest, bytes }) = self.faults {
+            let wait = |nanoseconds: u64| format!("{:.1} ms", nanoseconds as f64 / 1e6);
+            line(format!(
+                "  left here     {} came after it went on; {count} times it waited for a page: median {}, 99 of 100 within {}, \
+                 {} at most",
+                size(bytes),
+                wait(median),
+                wait(p99),
+                wait(longest)
+            ));
+        }
         self.notes.iter().for_each(|note| line(format!("  note          {note}")));
         text
     }
@@ -164,6 +179,7 @@ pub(super) mod tests {
             total: 2_500_000_000,
             downtime: 160_000_000,
             estimate: Some(120_000_000),
+            faults: Some(Faults { count: 9, median: 1_250_000, p99: 4_000_000, longest: 5_000_000, bytes: 3 << 20 }),
             notes: vec!["its output goes elsewhere".into()],
             ..Report::default()
         };
@@ -180,6 +196,7 @@ pub(super) mod tests {
             "  in all        2.50 s, pre-copy\n",
             "  steps         reserve 30 ms\n",
             "  round 1       64.0 MiB of pages, 20.0 MiB sent in 950 ms\n",
+            "  left here     3.0 MiB came after it went on; 9 times it waited for a page: median 1.2 ms, 99 of 100 within 4.0 ms, 5.0 ms at most\n",
             "  note          its output goes elsewhere\n",
         ] {
             assert!(text.contains(said), "{said}: {text}");

@@ -157,6 +157,7 @@ mod tests {
             memory: 64 << 20,
             choices: Choices::default(),
             image: None,
+            leaves: false,
             dry_run: false,
         }
     }

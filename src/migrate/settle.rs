@@ -3,13 +3,15 @@
 //! ```text
 //! source                                      destination
 //!   | ---- Settle{token, committed} --------> |  restores it from the images, unless it runs
-//!   | <--- Active{pid}, Returned, Unknown --- |
+//!   | <--- Active{pid}, Returned, Lost,
+//!          Unknown -------------------------- |
 //!   | ---- Settle{token, aborted} ----------> |  removes what there is of it
 //!   | <--- Aborted -------------------------- |
 //! ```
 
 use std::time::Duration;
 
+use super::faults::Faults;
 use super::journal::Journal;
 use super::link::{self, Link};
 use super::message::{self, Message, PROTOCOL, Token, Verdict};
@@ -28,14 +30,36 @@ pub enum Answer {
     Active(i32),
     /// It does not and never will, for this reason.
     Returned(String),
+    /// It did, and does not any more: memory that was left here never came, for this reason.
+    Lost(String),
+}
+
+/// What goes on while the destination has the container and is heard.
+pub trait Giving {
+    /// The next message; memory that is asked for meanwhile is given.
+    ///
+    /// # Errors
+    /// As [`Link::hear`].
+    fn hear(&mut self, link: &mut Link) -> Result<Message>;
+
+    /// It runs there, as this process. Answers whether memory is left here, and there is more to be heard.
+    fn runs(&mut self, pid: i32) -> bool;
+
+    /// All of it is there.
+    fn whole(&mut self, faults: Faults);
 }
 
 /// Gives a container that was prepared up on this link, or, if that is cut, on a new one, which then takes its place.
 ///
 /// # Errors
 /// It is not known whether the destination has heard.
-pub fn hand_over(link: &mut Link, token: &Token, connect: &mut dyn FnMut() -> Result<Connection>) -> Result<Answer> {
-    let mut failed = match link.send(&Message::Commit(token.clone())).and_then(|()| answer(link)) {
+pub fn hand_over(
+    link: &mut Link,
+    token: &Token,
+    giving: &mut dyn Giving,
+    connect: &mut dyn FnMut() -> Result<Connection>,
+) -> Result<Answer> {
+    let mut failed = match link.send(&Message::Commit(token.clone())).and_then(|()| answer(link, giving)) {
         Ok(answer) => return Ok(answer),
         Err(error) => error,
     };
@@ -56,11 +80,20 @@ pub fn hand_over(link: &mut Link, token: &Token, connect: &mut dyn FnMut() -> Re
     Err(failed)
 }
 
-fn answer(link: &mut Link) -> Result<Answer> {
-    match link.hear()? {
-        Message::Active { pid, .. } => Ok(Answer::Active(pid)),
-        Message::Returned(why) => Ok(Answer::Returned(message::shown(&why))),
-        other => Err(other.out_of_turn()),
+fn answer(link: &mut Link, giving: &mut dyn Giving) -> Result<Answer> {
+    let mut runs = None;
+    loop {
+        match (giving.hear(link)?, runs) {
+            (Message::Active { pid, .. }, None) if giving.runs(pid) => runs = Some(pid),
+            (Message::Active { pid, .. }, None) => return Ok(Answer::Active(pid)),
+            (Message::Whole(faults), Some(pid)) => {
+                giving.whole(faults);
+                return Ok(Answer::Active(pid));
+            }
+            (Message::Returned(why), None) => return Ok(Answer::Returned(message::shown(&why))),
+            (Message::Lost(why), _) => return Ok(Answer::Lost(message::shown(&why))),
+            (other, _) => return Err(other.out_of_turn()),
+        }
     }
 }
 
@@ -75,6 +108,7 @@ fn settle(link: &mut Link, token: &Token, verdict: Verdict) -> Result<Option<Ans
     match (link.hear()?, verdict) {
         (Message::Active { pid, .. }, Verdict::Committed) => Ok(Some(Answer::Active(pid))),
         (Message::Returned(why), Verdict::Committed) => Ok(Some(Answer::Returned(message::shown(&why)))),
+        (Message::Lost(why), Verdict::Committed) => Ok(Some(Answer::Lost(message::shown(&why)))),
         (Message::Unknown, Verdict::Committed) | (Message::Aborted, Verdict::Aborted) => Ok(None),
         (other, _) => Err(other.out_of_turn()),
     }
@@ -91,7 +125,7 @@ pub fn abort(link: &mut Link, why: &str) -> Result<()> {
         match link.hear() {
             Ok(Message::Aborted) => return Ok(()),
             // Said before it heard.
-            Ok(Message::Prepared | Message::RoundTaken(_)) => (),
+            Ok(Message::Prepared | Message::RoundTaken(_) | Message::Want(_)) => (),
             Ok(other) => return Err(other.out_of_turn()),
             Err(_) if link.failed => return Ok(()),
             Err(error) => return Err(error),
@@ -106,6 +140,16 @@ pub enum Recovered {
     Here(Option<Error>),
     /// It runs at the destination, as this process.
     There(i32),
+    /// It has run there, and does not any more, for this reason. What is here of it stands as it was when it went.
+    Lost(String),
+}
+
+/// What there is to do about a container that is lost.
+pub fn left_as_it_was(id: &str) -> String {
+    format!(
+        "here it stands as it was when it went: `ferry resume {id}` lets it go on from there, without what it has done since, and \
+         `ferry delete --force {id}` removes it"
+    )
 }
 
 /// Settles what was cut off.
@@ -129,8 +173,19 @@ pub fn recover(
                 connection.close()?;
                 return Ok(Recovered::There(pid));
             }
+            Answer::Lost(why) => {
+                journal.note(State::Lost)?;
+                journal.remove()?;
+                connection.link.send(&Message::Released).ok();
+                connection.close()?;
+                return Ok(Recovered::Lost(why));
+            }
             Answer::Returned(_) => connection.close()?,
         }
+    }
+    if ownership::at_source(journal.entry.state) == AtSource::Leave {
+        journal.remove()?;
+        return Ok(Recovered::Lost("it was said before".to_owned()));
     }
     journal.note(State::Aborted)?;
     container.go_on()?;

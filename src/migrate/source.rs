@@ -18,6 +18,15 @@
 //!   | ---- Released ------------------------> |  journal: none
 //! ```
 //!
+//! The container stands still in [`super::stop`]. Where memory is left here ([`super::left`]), the last round goes without it, and it is asked for from `Finish` on:
+//!
+//! ```text
+//!   | <--- Want(pages) ---------------------- |  any number, until it is whole
+//!   | ---- Pages(pages), block -------------> |
+//!   | <--- Active{pid} ---------------------- |  it runs there
+//!   | <--- Whole{faults} -------------------- |  journal: active
+//! ```
+//!
 //! Until the journal says `committed`, any failure is answered by letting the container go on. After it, the container here
 //! stays as it stands until the destination says that it runs there, or that it never will.
 
@@ -26,14 +35,16 @@ use std::time::{Duration, Instant};
 
 use super::images::{self, Sent};
 use super::journal::{Entry, FORMAT, Journal, Journals};
+use super::left::{self, Left};
 use super::link::Link;
-use super::message::{self, Last, Message, PROTOCOL, Place, Request, Stream};
+use super::message::{self, Message, PROTOCOL, Place, Request, Stream};
 use super::ownership::{Role, State};
 use super::pages::{PAGE, Packer};
 use super::progress::{Event, Progress, Step};
 use super::report::{self, Bytes, Report};
 use super::rounds::{self, Downtime, Next, Round, Wishes};
-use super::settle::{self, Answer};
+use super::settle;
+use super::stop::{Stop, Times};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::error::{Error, Result};
@@ -109,10 +120,36 @@ pub struct Options {
     pub pre_copy: bool,
     /// What the rounds are to come to.
     pub wishes: Wishes,
-    /// Give up where they do not.
-    pub abort_on_no_convergence: bool,
+    /// Whether what is left of it is sent after it has gone on there.
+    pub leaves: bool,
+    /// What to do where the rounds do not come to what they are to.
+    pub on_no_convergence: NoConvergence,
     /// zstd's, of which 0 is without; `None`: as the link is fast or slow.
     pub level: Option<i32>,
+}
+
+/// What to do with a container that writes faster than is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoConvergence {
+    /// It stands still for as long as it takes.
+    #[default]
+    Stop,
+    /// It goes on there, and what is left of its memory comes after it.
+    PostCopy,
+    /// It stays.
+    Abort,
+}
+
+impl Options {
+    /// The name of what is asked for.
+    fn mode(&self) -> &'static str {
+        match (self.pre_copy, self.leaves) {
+            (true, false) => "pre-copy",
+            (false, false) => "stop-and-copy",
+            (false, true) => "post-copy",
+            (true, true) => "hybrid",
+        }
+    }
 }
 
 /// A migration on its way.
@@ -131,18 +168,6 @@ pub struct Source<'a> {
     pub asked: bool,
 }
 
-/// What is measured of the last round.
-#[derive(Debug, Default)]
-struct Times {
-    stopped: Option<Instant>,
-    dumped: u64,
-    sent: u64,
-    commit: u64,
-    activate: u64,
-    downtime: u64,
-    pid: i32,
-}
-
 impl Source<'_> {
     /// Migrates. Answers what it came to; a dry run ends after the first step.
     ///
@@ -154,7 +179,7 @@ impl Source<'_> {
             format: report::FORMAT,
             id: self.options.id.clone(),
             destination: self.options.destination.clone(),
-            mode: if self.options.pre_copy { "pre-copy" } else { "stop-and-copy" }.to_owned(),
+            mode: self.options.mode().to_owned(),
             ..Report::default()
         };
         let place = self.reserve(request)?;
@@ -176,11 +201,12 @@ impl Source<'_> {
             choices: request.choices,
             image: request.image.clone(),
             last: None,
+            daemon: None,
         })?;
         let mut packer = Packer::new(self.options.level)?;
-        let moved = self.pre_copy(&journal, &mut packer, &mut report).and_then(|()| {
+        let moved = self.pre_copy(&journal, &mut packer, &mut report).and_then(|leaves| {
             // From here on an interrupt is CRIU's to notice, until the container is the destination's.
-            self.stop_and_copy(&mut journal, &mut packer, &mut report)
+            self.stop_and_copy(&mut journal, &mut packer, &mut report, leaves)
         });
         match moved {
             Ok(()) => self.finish(journal, &packer, &mut report, begun).map(|()| report),
@@ -208,10 +234,11 @@ impl Source<'_> {
         }
     }
 
-    /// Rounds, until the rest fits.
-    fn pre_copy(&mut self, journal: &Journal, packer: &mut Packer, report: &mut Report) -> Result<()> {
+    /// Rounds, until the rest fits. Answers whether that is sent after it has gone on.
+    fn pre_copy(&mut self, journal: &Journal, packer: &mut Packer, report: &mut Report) -> Result<bool> {
+        let mut leaves = self.options.leaves;
         if !self.options.pre_copy {
-            return Ok(());
+            return Ok(leaves);
         }
         let begun = Instant::now();
         self.progress.event(Event::Step(Step::PreCopy));
@@ -235,19 +262,21 @@ impl Source<'_> {
             match rounds::next(&report.rounds, &self.options.wishes) {
                 Next::Another => (),
                 Next::Stop => break,
+                // That is what it is for.
+                Next::Diverges if leaves => break,
                 next => {
-                    self.not_met(next, report)?;
+                    leaves |= self.not_met(next, report)?;
                     break;
                 }
             }
         }
         report.estimate = rounds::downtime(&report.rounds).map(|found| as_nanoseconds(found.total()));
         report.step(Step::PreCopy.name(), nanoseconds(begun));
-        Ok(())
+        Ok(leaves)
     }
 
-    /// It would stand still for longer than was asked for.
-    fn not_met(&mut self, next: Next, report: &mut Report) -> Result<()> {
+    /// It would stand still for longer than was asked for. Answers whether what is left is sent after it has gone on.
+    fn not_met(&mut self, next: Next, report: &mut Report) -> Result<bool> {
         let still = rounds::downtime(&report.rounds);
         let time = |time: Option<Duration>| report::time(time.map_or(0, as_nanoseconds));
         let found = match next {
@@ -262,13 +291,14 @@ impl Source<'_> {
                 time(still.map(Downtime::total)),
             ),
         };
-        if self.options.abort_on_no_convergence {
+        if self.options.on_no_convergence == NoConvergence::Abort {
             return Err(Error::plain(found)
                 .hint("--on-no-convergence stop migrates it all the same, --max-downtime allows more"));
         }
         self.progress.event(Event::Note(&found));
         report.notes.push(found);
-        Ok(())
+        // What CRIU takes for anything is no less for memory that comes later.
+        Ok(next == Next::Diverges && self.options.on_no_convergence == NoConvergence::PostCopy)
     }
 
     fn send_round(&mut self, directory: &Path, number: u32, packer: &mut Packer) -> Result<Sent> {
@@ -279,12 +309,17 @@ impl Source<'_> {
         }
     }
 
-    fn stop_and_copy(&mut self, journal: &mut Journal, packer: &mut Packer, report: &mut Report) -> Result<()> {
+    fn stop_and_copy(
+        &mut self,
+        journal: &mut Journal,
+        packer: &mut Packer,
+        report: &mut Report,
+        leaves: bool,
+    ) -> Result<()> {
         self.progress.event(Event::Step(Step::StopAndCopy));
         let number = count(&report.rounds) + 1;
         let directory = journal.round(number)?;
         let mut times = Times::default();
-        let (sent, before) = (self.link.sent, packer.counts.pages);
         let mut copied = Sent::default();
         let mut unsure = None;
         let Self { link, container, progress, connect, asked, .. } = self;
@@ -297,22 +332,21 @@ impl Source<'_> {
             let mut stop = Stop { link, progress, connect, times: &mut times, asked };
             stop.times.stopped = Some(still.since());
             stop.times.dumped = nanoseconds(still.since());
-            copied = stop.copy(&directory, number, packer, still)?;
-            let verdict = stop.commit(journal, still)?;
+            let left = if leaves { Left::take_out(&directory)? } else { Left::default() };
+            copied = stop.copy(&directory, number, packer, still, &left)?;
+            let verdict = stop.commit(journal, still, &mut left::Giving { left: &left, packer })?;
             unsure = verdict.1;
             Ok(verdict.0)
         });
         report.bytes.images += copied.others;
-        report.rounds.push(Round {
-            pages: (packer.counts.pages - before) * PAGE as u64,
-            sent: self.link.sent - sent,
-            dump: times.dumped,
-            send: times.sent,
-        });
+        report.rounds.push(Round { pages: times.pages, sent: times.bytes, dump: times.dumped, send: times.sent });
         report.step(Step::StopAndCopy.name(), times.dumped + times.sent);
         report.step(Step::Commit.name(), times.commit);
         report.step(Step::Activate.name(), times.activate);
-        (report.downtime, report.pid) = (times.downtime, times.pid);
+        if times.push > 0 {
+            report.step(Step::Push.name(), times.push);
+        }
+        (report.downtime, report.pid, report.faults) = (times.downtime, times.pid, times.faults);
         match (unsure, after, journal.entry.state) {
             (Some(error), ..) => Err(error),
             // It runs there: whatever CRIU has to say of the processes here, they go.
@@ -354,6 +388,15 @@ impl Source<'_> {
 
     /// It stays here. The destination is told, and the journal goes once it is known that nothing is left there.
     fn abandon(&mut self, mut journal: Journal, error: Error) -> Error {
+        if journal.entry.state == State::Lost {
+            let removed = journal.remove();
+            // Without this word the destination keeps its journal, and nothing else.
+            self.link.send(&Message::Released).ok();
+            return match removed {
+                Ok(()) => error.hint(settle::left_as_it_was(&self.options.id)),
+                Err(second) => error.and_then(Err::<(), _>(second)),
+            };
+        }
         if journal.entry.state == State::Committed {
             return error.hint(format!("`ferry migrate --recover {}` settles it", self.options.id));
         }
@@ -380,73 +423,6 @@ impl Source<'_> {
     }
 }
 
-/// The container stands still.
-struct Stop<'a> {
-    link: &'a mut Link,
-    progress: &'a mut dyn Progress,
-    connect: &'a mut dyn FnMut() -> Result<Connection>,
-    times: &'a mut Times,
-    asked: &'a mut bool,
-}
-
-impl Stop<'_> {
-    /// The last round.
-    fn copy(&mut self, directory: &Path, number: u32, packer: &mut Packer, still: &mut dyn Still) -> Result<Sent> {
-        let started = Instant::now();
-        let sent = images::send(self.link, directory, number, packer, true)?;
-        match self.link.hear()? {
-            Message::RoundTaken(taken) if taken == number => (),
-            other => return Err(other.out_of_turn()),
-        }
-        *self.asked = true;
-        self.link.send(&Message::Finish(Box::new(Last { round: number, streams: still.streams()? })))?;
-        self.times.sent = nanoseconds(started);
-        Ok(sent)
-    }
-
-    /// Gives it up, once the destination has it. An error before the journal says so lets the container go on; the error that
-    /// is answered beside [`Afterwards::StandStill`] is why it is not known what became of it.
-    fn commit(&mut self, journal: &mut Journal, still: &mut dyn Still) -> Result<(Afterwards, Option<Error>)> {
-        let started = Instant::now();
-        match self.link.hear()? {
-            Message::Prepared => (),
-            other => return Err(other.out_of_turn()),
-        }
-        self.progress.event(Event::Step(Step::Commit));
-        self.link.heed_interrupts(false)?;
-        still.freeze()?;
-        if let Err(error) = journal.note(State::Committed) {
-            return match journal.note(State::Aborted) {
-                Ok(()) => Err(error),
-                // What is on the disk is not known any more.
-                Err(second) => Ok((Afterwards::StandStill, Some(second))),
-            };
-        }
-        self.times.commit = nanoseconds(started);
-        let started = Instant::now();
-        self.progress.event(Event::Step(Step::Activate));
-        let answer = settle::hand_over(self.link, &journal.entry.token, self.connect);
-        self.times.activate = nanoseconds(started);
-        self.times.downtime = self.times.stopped.map_or(0, nanoseconds);
-        match answer {
-            Ok(Answer::Active(pid)) => {
-                self.times.pid = pid;
-                Ok((Afterwards::End, None))
-            }
-            Ok(Answer::Returned(why)) => match journal.note(State::Aborted) {
-                Ok(()) => Err(Error::plain(format!("the destination could not let it go on: {why}"))),
-                Err(error) => Ok((Afterwards::StandStill, Some(error))),
-            },
-            Err(error) => Ok((
-                Afterwards::StandStill,
-                Some(error.hint(
-                    "it is the destination's, and whether it runs there is not known: here it stands still until then",
-                )),
-            )),
-        }
-    }
-}
-
 /// The round before, as seen from this one's directory.
 fn parent(round: u32) -> Option<PathBuf> {
     (round > 1).then(|| Path::new("..").join((round - 1).to_string()))
@@ -456,7 +432,8 @@ fn count(rounds: &[Round]) -> u32 {
     u32::try_from(rounds.len()).unwrap_or(u32::MAX)
 }
 
-fn nanoseconds(since: Instant) -> u64 {
+/// Nanoseconds from then to now.
+pub(super) fn nanoseconds(since: Instant) -> u64 {
     as_nanoseconds(since.elapsed())
 }
 

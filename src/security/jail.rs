@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | verifies and decompresses a layer; looks into an archive | memory, reading, writing | nothing may be made, changed or executed by path |
 //! | unpacks a layer or an archive | those, and what makes files | nothing may be opened or made but in the one directory |
-//! | speaks TLS for a migration, a process | memory, reading, writing, waiting for a descriptor | nothing may be opened |
+//! | speaks TLS for a migration, or brings memory that follows a container: a process | memory, reading, writing, waiting for a descriptor | nothing may be opened |
 //! | takes the rounds of a migration | those, waiting for a descriptor, and for the disk | the same |
 //!
 //! The first wall stays what it was: paths are walked by descriptor and never out of the directory (`openat2`). This is the second.

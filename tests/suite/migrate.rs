@@ -441,7 +441,7 @@ fn moments() -> u32 {
 }
 
 /// The word by which the end is known that has the container.
-const MIGRATES: &str = " migrate ";
+pub(super) const MIGRATES: &str = " migrate ";
 
 /// What the case's own processes are called that have to do with a migration, by their command lines.
 pub(super) fn of_this(case: &Case, word: &str) -> Vec<i32> {

@@ -51,6 +51,7 @@ mod limits;
 mod lsm;
 mod migrate;
 mod migrate_image;
+mod migrate_post_copy;
 mod migrate_tls;
 mod mount_options;
 mod mounts;
@@ -147,6 +148,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
+    ("migrate_post_copy", migrate_post_copy::SCENARIOS),
     ("migrate_tls", migrate_tls::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),

@@ -23,7 +23,7 @@ use crate::migrate::report::Report;
 use crate::migrate::reserve;
 use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
-use crate::migrate::source::{self, Source};
+use crate::migrate::source::{self, NoConvergence, Source};
 use crate::migrate::transport::{Connection, Destination, Reach};
 use crate::spec::Document;
 
@@ -46,8 +46,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// How long it may stand still, and after how many rounds at most it does.
     pub wishes: Wishes,
-    /// Give up where the rounds do not converge.
-    pub abort_on_no_convergence: bool,
+    /// What to do where the rounds do not converge.
+    pub on_no_convergence: NoConvergence,
     /// The most bytes a second to be sent.
     pub bandwidth: Option<u64>,
     /// zstd's, of which 0 is without; `None`: as the link is fast or slow.
@@ -67,10 +67,35 @@ pub enum Mode {
     PreCopy,
     /// While it stands still.
     StopAndCopy,
+    /// After it has gone on at the destination: when it is touched, and in the background.
+    PostCopy,
+    /// In rounds while it runs, and what is left after it has gone on.
+    Hybrid,
+}
+
+impl Mode {
+    /// Whether the kernel has to tell what is written to.
+    fn has_rounds(self) -> bool {
+        matches!(self, Self::PreCopy | Self::Hybrid)
+    }
+
+    /// Whether memory is sent after it has gone on.
+    fn leaves(self) -> bool {
+        matches!(self, Self::PostCopy | Self::Hybrid)
+    }
 }
 
 /// The words of `--mode`.
-pub const MODES: [(&str, Mode); 2] = [("pre-copy", Mode::PreCopy), ("stop-and-copy", Mode::StopAndCopy)];
+pub const MODES: [(&str, Mode); 4] = [
+    ("pre-copy", Mode::PreCopy),
+    ("post-copy", Mode::PostCopy),
+    ("hybrid", Mode::Hybrid),
+    ("stop-and-copy", Mode::StopAndCopy),
+];
+
+/// The words of `--on-no-convergence`.
+pub const ON_NO_CONVERGENCE: [(&str, NoConvergence); 3] =
+    [("stop", NoConvergence::Stop), ("post-copy", NoConvergence::PostCopy), ("abort", NoConvergence::Abort)];
 
 /// Migrates a container. Answers what it came to.
 ///
@@ -103,9 +128,10 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         destination: options.destination.clone(),
         root: setting.root.clone(),
         id: options.id.clone(),
-        pre_copy: options.mode != Some(Mode::StopAndCopy) && note.is_none(),
+        pre_copy: options.mode.is_none_or(Mode::has_rounds) && note.is_none(),
+        leaves: options.mode.is_some_and(Mode::leaves),
         wishes: options.wishes,
-        abort_on_no_convergence: options.abort_on_no_convergence,
+        on_no_convergence: options.on_no_convergence,
         level: options.level,
     };
     let mut running = running(setting, &journals, &options.id, options.choices);
@@ -179,12 +205,12 @@ fn check(container: &Live, options: &Options) -> Result<()> {
 
 /// Why memory cannot be sent while it runs, which takes a kernel that tells what is written to. An error where it must be.
 fn without_pre_copy(mode: Option<Mode>, program: &Path) -> Result<Option<&'static str>> {
-    if mode == Some(Mode::StopAndCopy) {
+    if mode.is_some_and(|mode| !mode.has_rounds()) {
         return Ok(None);
     }
     match (criu::check_feature(program, Feature::MemoryTracking), mode) {
         (Ok(()), _) => Ok(None),
-        (Err(error), Some(_)) => Err(error.hint("--mode stop-and-copy does without")),
+        (Err(error), Some(_)) => Err(error.hint("--mode stop-and-copy and --mode post-copy do without")),
         (Err(_), None) => Ok(Some(
             "this kernel does not tell which pages are written to: everything is sent while the container stands still",
         )),
@@ -212,6 +238,7 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         memory: memory(container)?,
         image,
         choices: options.choices,
+        leaves: options.mode.is_some_and(Mode::leaves) || options.on_no_convergence == NoConvergence::PostCopy,
         dry_run: options.dry_run,
     })
 }
@@ -243,7 +270,7 @@ fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut(
     }
     match settle::recover(journal, running, connect)? {
         Recovered::Here(Some(error)) => Err(error),
-        Recovered::Here(None) | Recovered::There(_) => Ok(()),
+        Recovered::Here(None) | Recovered::There(_) | Recovered::Lost(_) => Ok(()),
     }
 }
 
@@ -265,6 +292,9 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
             Recovered::Here(Some(error)) => {
                 format!("{id} is here; the destination could not be told, and may keep images until it is: {error}")
             }
+            Recovered::Lost(why) => {
+                format!("{id} is lost: it ran at {peer}, and {why}; {}", settle::left_as_it_was(id))
+            }
             Recovered::There(pid) => format!("{id} is at {peer}, where it runs as process {pid}"),
         });
     }
@@ -274,6 +304,10 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
         told.push(match destination::recover(journal, &mut machine)? {
             Found::Discarded => format!("{id} has stayed at {peer}: what there was of it here is removed"),
             Found::Here => format!("{id} is here"),
+            Found::Lost => format!(
+                "{id} is lost: what brought the rest of its memory was cut off. As it was when it went it stands at {peer}, where \
+                 `ferry migrate --recover {id}` tells what to do"
+            ),
             Found::Undecided => {
                 return Err(Error::plain(format!("whose container {id:?} is, only {peer} knows, where it came from"))
                     .hint(format!("`ferry migrate --recover {id}` there settles it for both")));

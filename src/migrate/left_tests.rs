@@ -1,0 +1,96 @@
+//! What is taken out of images, and given.
+
+use std::time::Duration;
+
+use super::super::journal::tests::Scratch;
+use super::super::link::tests::pair;
+use super::super::pages::Unpacker;
+use super::*;
+use crate::checkpoint::images::tests::image;
+
+fn entry(address: u64, count: u64, flags: u64) -> wire::Message {
+    let mut message = wire::Message::default();
+    message.number(1, address).number(2, count).number(FLAGS, flags);
+    message
+}
+
+/// A directory with a process of ten pages, of which the first three must be there at once, and one is in the images before.
+pub fn images_of(directory: &Path) {
+    let mut head = wire::Message::default();
+    head.number(1, 7);
+    let at = |index: u64| 0x10_000 + index * page();
+    let runs = [
+        entry(at(0), 3, PRESENT),
+        entry(at(3), 4, LAZY | PRESENT),
+        entry(at(7), 1, IN_PARENT),
+        entry(at(9), 2, LAZY | PRESENT),
+    ];
+    let messages: Vec<_> = std::iter::once(head).chain(runs).collect();
+    std::fs::write(directory.join("pagemap-1.img"), image(Kind::Pages, &messages)).unwrap();
+    let pages: Vec<u8> = (0..9).flat_map(|number| vec![number; page() as usize]).collect();
+    std::fs::write(directory.join("pages-7.img"), pages).unwrap();
+}
+
+#[test]
+fn what_may_come_later_is_taken_out_and_given_when_it_is_asked_for() {
+    let scratch = Scratch::new("left");
+    images_of(&scratch.0);
+    let left = Left::take_out(&scratch.0).unwrap();
+    assert_eq!(left.pages, 6);
+    let size = page() as usize;
+    let sent = std::fs::read(scratch.0.join("pages-7.img")).unwrap();
+    assert_eq!((sent.len(), sent[0], sent[size], sent[2 * size]), (3 * size, 0, 1, 2));
+    let flags: Vec<u64> = images::read(&scratch.0.join("pagemap-1.img"), Kind::Pages).unwrap()[1..]
+        .iter()
+        .map(|entry| one(entry, FLAGS).unwrap().number())
+        .collect();
+    assert_eq!(flags, [PRESENT, LAZY, IN_PARENT, LAZY]);
+    let (mut source, mut other) = pair(Duration::from_secs(30));
+    let asked = |index: u64, count| Pages { image: 1, address: 0x10_000 + index * page(), count };
+    for question in [asked(4, 9), asked(9, 1)] {
+        other.send(&Message::Want(question)).unwrap();
+    }
+    other.send(&Message::Prepared).unwrap();
+    let mut packer = Packer::new(Some(1)).unwrap();
+    let mut giving = Giving { left: &left, packer: &mut packer };
+    assert_eq!(giving.hear(&mut source).unwrap(), Message::Prepared);
+    let mut unpacker = Unpacker::new().unwrap();
+    for (pages, first) in [(asked(4, 3), 4), (asked(9, 1), 7)] {
+        assert_eq!(other.hear().unwrap(), Message::Pages(pages));
+        let super::super::link::Frame::Data(block) = other.receive().unwrap() else { panic!("no pages") };
+        let block = unpacker.block(&block).unwrap();
+        assert_eq!((block.len() as u64, block[0]), (pages.count * page(), first));
+    }
+    assert_eq!(packer.counts.pages, 4 * page() / PAGE as u64);
+}
+
+#[test]
+fn what_is_not_left_is_not_given() {
+    let scratch = Scratch::new("not-left");
+    images_of(&scratch.0);
+    let left = Left::take_out(&scratch.0).unwrap();
+    let at = |index: u64| 0x10_000 + index * page();
+    for (image, address, count) in [
+        (1, at(0), 1),
+        (1, at(7), 1),
+        (1, at(11), 1),
+        (2, at(4), 1),
+        (1, at(4) + 1, 1),
+        (1, at(4), 0),
+        (1, u64::MAX, 1),
+    ] {
+        assert!(left.read(Pages { image, address, count }).is_err(), "{image} {address:#x} {count}");
+    }
+    assert_eq!(left.read(Pages { image: 1, address: at(5), count: u64::MAX }).unwrap().0, 2);
+}
+
+#[test]
+fn images_without_any_stay_as_they_are() {
+    let scratch = Scratch::new("none-left");
+    std::fs::write(scratch.0.join("pagemap-1.img"), super::super::addresses::tests::map(1, &[(16, 2)])).unwrap();
+    std::fs::write(scratch.0.join("pages-1.img"), vec![1; 2 * PAGE]).unwrap();
+    let left = Left::take_out(&scratch.0).unwrap();
+    assert!(left.pages == 0 && !scratch.0.join(".left-1").exists());
+    std::fs::write(scratch.0.join("pagemap-2.img"), "nonsense").unwrap();
+    assert!(Left::take_out(&scratch.0).is_err());
+}
