@@ -135,13 +135,13 @@ impl Destination {
             Self::Exec(_) | Self::Ssh { .. } => (),
         }
         let words = self.command(&format!("{} receive --stdio", reach.remote)).unwrap_or_default();
-        let (ours, theirs) = UnixStream::pair().or_cannot("make", "a socket")?;
-        let copies =
-            theirs.try_clone().and_then(|theirs| Ok((theirs, ours.try_clone()?))).or_cannot("make", "a socket")?;
+        // Of one socket both ways, what one program of a command does to its own end would be done to another's.
+        let pair = || UnixStream::pair().or_cannot("make", "a socket");
+        let ((output, stdin), (input, stdout)) = (pair()?, pair()?);
         let end = |stream: UnixStream| Stdio::from(OwnedFd::from(stream));
-        let child = Command::new(&words[0]).args(&words[1..]).stdin(end(theirs)).stdout(end(copies.0)).spawn();
+        let child = Command::new(&words[0]).args(&words[1..]).stdin(end(stdin)).stdout(end(stdout)).spawn();
         let child = child.or_cannot("start", words[0].to_string_lossy())?;
-        Ok(Connection { link: Link::new(ours.into(), copies.1.into(), patience)?, through: Through::Command(child) })
+        Ok(Connection { link: Link::new(input.into(), output.into(), patience)?, through: Through::Command(child) })
     }
 }
 

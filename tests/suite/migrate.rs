@@ -634,8 +634,9 @@ fn cut(case: &mut Case) -> Outcome {
     // What goes there is some ten thousand bytes, and what comes back some hundred.
     let forth = (0..moments()).map(|step| (step + 1) * 40_000 / moments());
     let back = (0..moments()).map(|step| 1500 + step * 900 / moments());
-    let ways = forth.map(|bytes| format!("exec:head -c {bytes} | {ferry}"));
-    let ways: Vec<String> = ways.chain(back.map(|bytes| format!("exec:{ferry} | head -c {bytes}"))).collect();
+    let ways = forth.map(|bytes| format!("exec:dd bs=1 count={bytes} status=none | {ferry}"));
+    let ways: Vec<String> =
+        ways.chain(back.map(|bytes| format!("exec:{ferry} | dd bs=1 count={bytes} status=none"))).collect();
     for way in ways {
         let row = counter(case)?;
         let (store, here, there) = (case.path("store"), case.id.clone(), case.other_id());
