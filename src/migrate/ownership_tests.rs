@@ -1,5 +1,6 @@
 //! Every state that two ends can come to, with either of them killed and the connection cut between any two deeds: never do
-//! two copies run, and recovery always ends with one.
+//! two copies run, and recovery always ends with one. Where memory is left at the source it may end with none: then it stands
+//! still there.
 
 use std::collections::HashSet;
 
@@ -34,6 +35,7 @@ enum Step {
     NoteCommit,
     Resume,
     NoteActive,
+    AwaitWhole,
     AwaitReleased,
     GiveBack,
     End,
@@ -46,15 +48,21 @@ struct World {
     /// What was said and not heard yet.
     wire: Vec<&'static str>,
     cut: bool,
+    /// Some of the memory comes after it has gone on.
+    leaves: bool,
+    /// It was ended at the destination without all of its memory.
+    lost: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(leaves: bool) -> Self {
         Self {
             source: (Step::Begin, None, Copy::Runs),
             destination: (Step::Begin, None, Copy::None),
             wire: Vec::new(),
             cut: false,
+            leaves,
+            lost: false,
         }
     }
 
@@ -102,11 +110,25 @@ impl World {
             }
             Step::AwaitActive => {
                 if let Some(mut next) = self.hears("active") {
-                    next.source.0 = Step::Release;
+                    next.source.0 = if self.leaves { Step::AwaitWhole } else { Step::Release };
                     return vec![next];
                 }
                 if let Some(mut next) = self.hears("returned") {
                     next.source = (Step::Forget, Some(State::Aborted), Copy::Runs);
+                    return vec![next];
+                }
+                if !self.cut {
+                    return Vec::new();
+                }
+                next.source.0 = Step::End;
+            }
+            Step::AwaitWhole => {
+                if let Some(mut next) = self.hears("whole") {
+                    next.source.0 = Step::Release;
+                    return vec![next];
+                }
+                if let Some(mut next) = self.hears("lost") {
+                    next.source = (Step::Forget, Some(State::Lost), Copy::Frozen);
                     return vec![next];
                 }
                 if !self.cut {
@@ -159,17 +181,35 @@ impl World {
                     None => Vec::new(),
                 };
             }
-            Step::NoteCommit => (next.destination.0, next.destination.1) = (Step::Resume, Some(State::Committed)),
+            Step::NoteCommit => {
+                let state = if self.leaves { State::Incomplete } else { State::Committed };
+                (next.destination.0, next.destination.1) = (Step::Resume, Some(state));
+            }
             Step::Resume => {
                 // CRIU may fail here, of all places.
                 let mut failed = next.clone();
-                failed.destination = (Step::GiveBack, Some(State::Committed), Copy::None);
+                failed.destination.0 = Step::GiveBack;
+                failed.destination.2 = Copy::None;
                 (next.destination.0, next.destination.2) = (Step::NoteActive, Copy::Runs);
                 return vec![next, failed];
             }
             Step::GiveBack => {
                 next.destination = (Step::End, Some(State::Returned), Copy::None);
                 next.say("returned");
+            }
+            Step::NoteActive if self.leaves => {
+                next.destination.0 = Step::AwaitWhole;
+                next.say("active");
+            }
+            Step::AwaitWhole => {
+                // What puts memory in its place may fail at any time, and the last of it may have come before a cut.
+                let mut lost = next.clone();
+                lost.destination = (Step::AwaitReleased, Some(State::Lost), Copy::None);
+                lost.lost = true;
+                lost.say("lost");
+                (next.destination.0, next.destination.1) = (Step::AwaitReleased, Some(State::Active));
+                next.say("whole");
+                return vec![next, lost];
             }
             Step::NoteActive => {
                 (next.destination.0, next.destination.1) = (Step::AwaitReleased, Some(State::Active));
@@ -219,6 +259,11 @@ impl World {
         }
         let Some(state) = self.source.1 else { return self };
         let at_source = at_source(state);
+        if at_source == AtSource::Leave {
+            assert!(self.lost && self.source.2 == Copy::Frozen, "{self:?}");
+            self.source.1 = None;
+            return self;
+        }
         if at_source == AtSource::GoOn {
             assert_ne!(self.source.2, Copy::None, "nothing to go on with: {self:?}");
             self.source.2 = Copy::Runs;
@@ -234,6 +279,11 @@ impl World {
             AtDestination::Return => {
                 assert_eq!(self.source.2, Copy::Frozen, "given back to nobody: {self:?}");
                 (self.destination.1, self.source.1, self.source.2) = (None, None, Copy::Runs);
+            }
+            AtDestination::Lose | AtDestination::Lost => {
+                assert_eq!(self.source.2, Copy::Frozen, "nothing is left of it: {self:?}");
+                (self.destination.1, self.destination.2) = (None, Copy::None);
+                (self.source.1, self.lost) = (None, true);
             }
             other => panic!("{other:?}: {self:?}"),
         }
@@ -252,7 +302,7 @@ fn looked(mut world: World) -> World {
 
 #[test]
 fn never_two_and_always_one_that_can() {
-    let (mut seen, mut waiting) = (HashSet::new(), vec![World::new()]);
+    let (mut seen, mut waiting) = (HashSet::new(), vec![World::new(false), World::new(true)]);
     while let Some(world) = waiting.pop() {
         if !seen.insert(world.clone()) {
             continue;
@@ -263,7 +313,10 @@ fn never_two_and_always_one_that_can() {
         assert!(can, "none can: {world:?}");
         let ended = looked(world.clone()).recover();
         let running = [ended.source.2, ended.destination.2].iter().filter(|copy| **copy == Copy::Runs).count();
-        assert_eq!(running, 1, "after recovery: {world:?} -> {ended:?}");
+        assert_eq!(running, usize::from(!ended.lost), "after recovery: {world:?} -> {ended:?}");
+        if ended.lost {
+            assert!(ended.leaves && ended.source.2 == Copy::Frozen, "{world:?} -> {ended:?}");
+        }
         waiting.extend(world.source_steps());
         waiting.extend(world.destination_steps());
         waiting.extend(world.faults());
@@ -273,18 +326,24 @@ fn never_two_and_always_one_that_can() {
 
 #[test]
 fn undisturbed_it_ends_at_the_destination_with_nothing_left() {
-    let mut world = World::new();
-    while let Some(next) = world.source_steps().into_iter().chain(world.destination_steps()).next() {
-        world = next;
+    for leaves in [false, true] {
+        let mut world = World::new(leaves);
+        while let Some(next) = world.source_steps().into_iter().chain(world.destination_steps()).next() {
+            world = next;
+        }
+        assert_eq!(world.source, (Step::End, None, Copy::None));
+        assert_eq!(world.destination, (Step::End, None, Copy::Runs));
     }
-    assert_eq!(world.source, (Step::End, None, Copy::None));
-    assert_eq!(world.destination, (Step::End, None, Copy::Runs));
 }
 
 #[test]
 fn only_the_source_knows_what_became_of_a_prepared_one() {
     assert_eq!(at_destination(Some(State::Prepared), None), AtDestination::Wait);
     assert_eq!(at_destination(Some(State::Committed), None), AtDestination::TakeOver);
+    // What may have run without all of its memory is not restored again from what had come.
+    assert_eq!(at_destination(Some(State::Incomplete), None), AtDestination::Lose);
+    assert_eq!(at_destination(Some(State::Incomplete), Some(Verdict::Committed)), AtDestination::Lose);
+    assert_eq!(at_destination(Some(State::Lost), Some(Verdict::Aborted)), AtDestination::Contradict);
     assert_eq!(at_destination(Some(State::Active), Some(Verdict::Aborted)), AtDestination::Contradict);
     assert_eq!(at_destination(None, Some(Verdict::Committed)), AtDestination::Unknown);
 }

@@ -125,7 +125,8 @@ impl Pump {
                     }
                 }
             }
-            if daemon {
+            // It may have turned out to be gone meanwhile.
+            if daemon && !self.is_over {
                 self.ask()?;
             }
         }
@@ -168,6 +169,7 @@ impl Pump {
 
     /// The daemon is gone, or does not ask as it should. Ferry, which ends the container, still has something to tell the source.
     fn lacks(&mut self, error: &Error) -> Result<()> {
+        // Once: ferry hears nothing but the source after that.
         (self.is_over, self.is_whole) = (true, false);
         self.ferry.send(&Message::Failed(error.to_string()))
     }
@@ -189,6 +191,7 @@ impl Pump {
             (asked.image, asked.address) == (pages.image, pages.address) && (1..=asked.count).contains(&pages.count);
         let block = match self.source.receive_any()? {
             Some(Frame::Data(block)) if fits => self.unpacker.block(&block)?,
+            None => return Err(refused("the connection is cut")),
             _ => return Err(stranger()),
         };
         if block.len() as u64 != pages.count * page() {
