@@ -27,7 +27,7 @@
 //! | 5 | `launch` | plan, clone, handshake, steps |
 //! | 6 | `checkpoint`, `migrate` | a container's life in a file, and elsewhere |
 //! | 7 | `lifecycle` | one file a verb, no printing |
-//! | 8 | `cli` | one file a verb: arguments, lifecycle, print |
+//! | 8 | `cli`, `shim` | one file a verb: arguments, lifecycle, print; and the same verbs for containerd |
 //!
 //! # Invariants
 //!
@@ -75,5 +75,6 @@ pub mod process;
 pub mod procfs;
 pub mod rootfs;
 pub mod security;
+pub mod shim;
 pub mod spec;
 pub mod sys;

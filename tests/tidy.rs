@@ -24,7 +24,7 @@ const RANKS: &[&[&str]] = &[
     &["launch"],
     &["checkpoint", "migrate"],
     &["lifecycle"],
-    &["cli"],
+    &["cli", "shim"],
 ];
 
 /// Imports between modules of one rank: who, from whom, and why. The second stands before the first in its row of [`RANKS`], so

@@ -246,6 +246,15 @@ pub fn read(cgroup: &Cgroup) -> Result<Stats> {
     })
 }
 
+/// How often memory ran short, and what came of it: memory.events, empty without the controller.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn memory_events(cgroup: &Cgroup) -> Result<BTreeMap<String, u64>> {
+    Source(cgroup).text("memory.events").map(|text| key_values(&text))
+}
+
 /// What memory.min and memory.low promise the cgroup: the larger of the two, in bytes.
 ///
 /// # Errors

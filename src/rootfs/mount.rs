@@ -302,7 +302,10 @@ pub fn place(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Resu
 }
 
 /// Attributes of a bind and then what every mount gets; nothing is called when nothing is asked for.
-fn attributes(mount: BorrowedFd<'_>, options: &Options) -> std::result::Result<(), Errno> {
+///
+/// # Errors
+/// What mount_setattr(2) answers: EPERM for an attribute that is locked.
+pub fn attributes(mount: BorrowedFd<'_>, options: &Options) -> std::result::Result<(), Errno> {
     if options.about_attributes {
         match set(mount, options.attributes.replacing(), 0, false) {
             // The source has attributes that a user namespace may not take away; what was asked for may do without that.

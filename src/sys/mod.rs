@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod capability;
 pub mod clone;
 pub mod entry;
+pub mod environment;
 pub mod fd;
 pub mod keyring;
 pub mod loop_device;

@@ -1,0 +1,139 @@
+//! One process that a shim answers for: a container's first, or one that was executed in it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
+
+use super::console::Console;
+use super::messages::task;
+use super::service::Reply;
+use super::stdio::{self, Pump, Streams};
+use crate::error::{Context, Result};
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It is to be: of an exec, and of a container that is restored, before Start.
+    Added,
+    /// It waits for Start.
+    Created,
+    /// Its program runs.
+    Running,
+    /// It has ended, or could not be started.
+    Stopped,
+}
+
+/// How and when a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// As a shell has it: 128 and the signal, where it was one.
+    pub status: u32,
+    /// When it was heard of.
+    pub at: SystemTime,
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Process {
+    /// As the host counts; 0 before there is one.
+    pub pid: i32,
+    /// How far it is.
+    pub stage: Stage,
+    /// A worker is at it.
+    pub busy: bool,
+    /// As its client has named them.
+    pub streams: Streams,
+    /// Of one that was executed: what it is, as JSON.
+    pub spec: Vec<u8>,
+    /// Set when it is stopped.
+    pub end: Option<End>,
+    /// Whom its end is told to.
+    pub waiting: Vec<Reply>,
+    /// Its terminal.
+    pub master: Option<OwnedFd>,
+    /// On its way to the process.
+    pub input: Option<Pump>,
+    /// On its way from the terminal.
+    pub output: Option<Pump>,
+    keepers: Vec<OwnedFd>,
+}
+
+impl Process {
+    /// One that is to be.
+    pub fn new(streams: Streams, spec: Vec<u8>) -> Self {
+        Self {
+            pid: 0,
+            stage: Stage::Added,
+            busy: false,
+            streams,
+            spec,
+            end: None,
+            waiting: Vec::new(),
+            master: None,
+            input: None,
+            output: None,
+            keepers: Vec::new(),
+        }
+    }
+
+    /// Prepares its input; answers the end that the process gets, where it has input and no terminal.
+    ///
+    /// # Errors
+    /// The fifo is not there.
+    pub fn prepare(&mut self) -> Result<Option<OwnedFd>> {
+        if self.streams.terminal {
+            return Ok(None);
+        }
+        let Some(fifo) = self.streams.input()? else { return Ok(None) };
+        let (theirs, ours) = stdio::pipe()?;
+        self.input = Some(Pump::new(fifo, ours));
+        Ok(Some(theirs))
+    }
+
+    /// It is there: its terminal is taken, and its streams are held.
+    ///
+    /// # Errors
+    /// The terminal has not come; a fifo has gone.
+    pub fn made(&mut self, pid: i32, console: Option<Console>) -> Result<()> {
+        self.pid = pid;
+        let Some(console) = console else {
+            self.keepers = self.streams.keepers();
+            return Ok(());
+        };
+        let master = console.take()?;
+        stdio::do_not_block(&master)?;
+        let copy = || master.as_fd().try_clone_to_owned().or_cannot("copy", "the terminal");
+        if !self.streams.stdout.is_empty() {
+            self.output = Some(Pump::new(copy()?, self.streams.terminal_output()?));
+        }
+        if let Some(fifo) = self.streams.input()? {
+            self.input = Some(Pump::new(fifo, copy()?));
+        }
+        self.master = Some(master);
+        Ok(())
+    }
+
+    /// It has ended, or will not be. What its terminal has said is still copied.
+    pub fn ended(&mut self, end: End) {
+        self.stage = Stage::Stopped;
+        self.end = Some(end);
+        self.keepers.clear();
+        self.input = None;
+        self.master = None;
+    }
+
+    /// Its end, to whoever waits for it.
+    pub fn exit(&self) -> task::Exit {
+        let (status, at) = self.told();
+        task::Exit { exit_status: status, exited_at: at }
+    }
+
+    /// Exit status and time; a process that has not ended has neither.
+    pub fn told(&self) -> (u32, Option<super::messages::Timestamp>) {
+        self.end.map_or((0, None), |end| (end.status, Some(end.at.into())))
+    }
+
+    /// Its number on the wire.
+    pub fn number(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+}

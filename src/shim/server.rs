@@ -1,0 +1,192 @@
+//! The server: one loop around poll(2), over clients, workers, streams and signals. Nothing in it blocks.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+use prost::Message;
+
+use super::frames::{Connection, Frame, REQUEST, RESPONSE};
+use super::messages::{Request, Response};
+use super::service::{Answer, Key, Reply, Service};
+use super::stdio::Pump;
+use crate::error::{Context, Result};
+
+/// After how many milliseconds a daemon that is away is looked for again.
+const LOOK_AGAIN: u16 = 5000;
+
+/// A socket, and whoever has come by it.
+#[derive(Debug)]
+struct Server {
+    listener: UnixListener,
+    connections: BTreeMap<u64, Connection>,
+    next: u64,
+    signals: SignalFd,
+    service: Service,
+}
+
+/// What something has happened to.
+#[derive(Debug, Clone)]
+enum Token {
+    Listener,
+    Signals,
+    Connection(u64),
+    Job(i32),
+    Events,
+    Input(Key),
+    Output(Key),
+    Memory(String),
+}
+
+/// Serves until nothing is left to be done.
+///
+/// # Errors
+/// The kernel's answer to what a server cannot be without.
+pub fn serve(listener: UnixListener, service: Service) -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).or_cannot("become", "a subreaper")?;
+    listener.set_nonblocking(true).or_cannot("prepare", "the shim's socket")?;
+    let mut wanted = SigSet::empty();
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().for_each(|signal| wanted.add(signal));
+    wanted.thread_block().or_cannot("block", "signals")?;
+    let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .or_cannot("listen for", "signals")?;
+    let mut server = Server { listener, connections: BTreeMap::new(), next: 0, signals, service };
+    while !server.is_over() {
+        let ready = server.wait()?;
+        ready.into_iter().for_each(|(token, flags)| server.serve(&token, flags));
+        server.answer();
+    }
+    Ok(())
+}
+
+impl Server {
+    /// Everybody is told everything, as far as they can be.
+    fn is_over(&self) -> bool {
+        let told = self.service.events.is_idle() || self.service.events.is_cut_off();
+        self.service.over && told && self.connections.values().all(|connection| !connection.is_behind())
+    }
+
+    /// Waits until something happens.
+    fn wait(&self) -> Result<Vec<(Token, PollFlags)>> {
+        let interests = self.interests();
+        let mut fds: Vec<_> = interests.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
+        let timeout = if self.service.events.is_cut_off() { PollTimeout::from(LOOK_AGAIN) } else { PollTimeout::NONE };
+        let timeout = if self.service.events.is_cut_off() && self.service.over { PollTimeout::ZERO } else { timeout };
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            Ok(0) => return Ok(vec![(Token::Events, PollFlags::empty())]),
+            answer => answer.or_cannot("wait for", "what happens")?,
+        };
+        let happened = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready = interests.iter().zip(happened).filter(|(_, flags)| !flags.is_empty());
+        Ok(ready.map(|((token, ..), flags)| (token.clone(), flags)).collect())
+    }
+
+    fn interests(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
+        let reading = PollFlags::POLLIN;
+        let mut all =
+            vec![(Token::Listener, self.listener.as_fd(), reading), (Token::Signals, self.signals.as_fd(), reading)];
+        for (number, connection) in &self.connections {
+            let writing = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            all.push((Token::Connection(*number), connection.as_fd(), reading | writing));
+        }
+        for job in &self.service.jobs {
+            all.push((Token::Job(job.work.pid.as_raw()), job.work.as_fd(), reading));
+        }
+        all.extend(self.service.events.interest().map(|(fd, flags)| (Token::Events, fd, flags)));
+        for (id, container) in &self.service.containers {
+            let memory = container.memory.as_ref();
+            all.extend(memory.map(|memory| (Token::Memory(id.clone()), memory.as_fd(), PollFlags::POLLPRI)));
+            for (exec, process) in &container.processes {
+                let key = || (id.clone(), exec.clone());
+                for (token, pump) in [(Token::Input(key()), &process.input), (Token::Output(key()), &process.output)] {
+                    all.extend(pump.as_ref().map(Pump::interest).map(|(fd, flags)| (token, fd, flags)));
+                }
+            }
+        }
+        all
+    }
+
+    fn serve(&mut self, token: &Token, flags: PollFlags) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Signals => self.signal(),
+            Token::Connection(number) => self.converse(*number),
+            Token::Job(pid) => {
+                if let Some(at) = self.service.jobs.iter().position(|job| job.work.pid.as_raw() == *pid) {
+                    self.service.heard(at);
+                }
+            }
+            Token::Events if flags.is_empty() => self.service.events.connect(),
+            Token::Events => self.service.events.step(),
+            Token::Input(key) => self.service.pump(key, |process| &mut process.input),
+            Token::Output(key) => self.service.pump(key, |process| &mut process.output),
+            Token::Memory(id) => self.service.out_of_memory(id),
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.listener.accept() {
+            // Whoever else can reach the socket has no business with other users' containers.
+            let same = getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.uid() == geteuid().as_raw());
+            if let (true, Ok(connection)) = (same, Connection::new(socket)) {
+                self.connections.insert(self.next, connection);
+                self.next += 1;
+            }
+        }
+    }
+
+    fn signal(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let ends = [Signal::SIGTERM, Signal::SIGINT].iter().any(|end| *end as u32 == signal.ssi_signo);
+            // Containers need whoever tells of their end.
+            if ends && self.service.containers.is_empty() {
+                self.service.over = true;
+            }
+        }
+        self.service.reap();
+    }
+
+    fn converse(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let frames = match connection.flush().and_then(|()| connection.receive()) {
+            Ok(frames) => frames,
+            Err(_) => {
+                self.connections.remove(&number);
+                return;
+            }
+        };
+        for frame in frames.into_iter().filter(|frame| frame.kind == REQUEST) {
+            let reply = Reply { connection: number, stream: frame.stream };
+            match Request::decode(&*frame.payload) {
+                Ok(request) => self.service.call(reply, &request),
+                Err(error) => self.service.answers.push((reply, Err(error.into()))),
+            }
+        }
+    }
+
+    /// Sends the answers that there are; to those who have gone, none.
+    fn answer(&mut self) {
+        for (reply, answer) in std::mem::take(&mut self.service.answers) {
+            let sent =
+                self.connections.get_mut(&reply.connection).map(|connection| connection.send(&frame(reply, answer)));
+            if matches!(sent, Some(Err(_))) {
+                self.connections.remove(&reply.connection);
+            }
+        }
+    }
+}
+
+fn frame(reply: Reply, answer: Answer) -> Frame {
+    let response = match answer {
+        Ok(payload) => Response { status: None, payload },
+        Err(failure) => Response { status: Some(failure.status()), payload: Vec::new() },
+    };
+    Frame { stream: reply.stream, kind: RESPONSE, payload: response.encode_to_vec() }
+}

@@ -1,0 +1,296 @@
+//! Calls that change something: each is a worker's.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use super::{Code, Container, End, Failure, Job, Key, Process, Reply, Service, Stage, Then, invalid, task};
+use crate::checkpoint::dump::{Choice, DumpChoice};
+use crate::checkpoint::progress::Silent;
+use crate::checkpoint::restore::RestoreChoice;
+use crate::error::{Context, Error, Result};
+use crate::lifecycle::{self, Setting};
+use crate::shim::console::Console;
+use crate::shim::messages::{CheckpointOptions, Options};
+use crate::shim::stdio::Streams;
+use crate::shim::{mounts, settings, work};
+
+/// What a call answers later, or at once.
+type Later = Result<Option<Vec<u8>>, Failure>;
+
+impl Service {
+    fn begin(&mut self, reply: Reply, key: Key, work: Result<work::Work>, then: Then) -> Later {
+        let work = work?;
+        if let Ok(process) = self.process(&key) {
+            process.busy = true;
+        }
+        self.jobs.push(Job { work, key, reply, then });
+        Ok(None)
+    }
+
+    /// The process, if nobody is at it.
+    fn idle(&mut self, key: &Key) -> Result<&mut Process, Failure> {
+        let process = self.process(key)?;
+        if process.busy { Err(Failure::state("another call is at it")) } else { Ok(process) }
+    }
+
+    pub(super) fn create(&mut self, reply: Reply, asked: task::CreateTask) -> Later {
+        if self.containers.contains_key(&asked.id) {
+            return Err(Failure::new(Code::AlreadyExists, format!("container {} is there", asked.id)));
+        }
+        let options = settings::read(asked.options.as_ref())?;
+        let bundle = PathBuf::from(&asked.bundle);
+        let root = settings::root(&options, &self.namespace);
+        settings::keep_root(&bundle, &root)?;
+        let streams = Streams {
+            stdin: asked.stdin.clone(),
+            stdout: asked.stdout.clone(),
+            stderr: asked.stderr.clone(),
+            terminal: asked.terminal,
+        };
+        streams.check()?;
+        let setting = settings::setting(&options, root, &bundle);
+        let checkpoint = Some(PathBuf::from(&asked.checkpoint)).filter(|path| !path.as_os_str().is_empty());
+        let key = (asked.id.clone(), String::new());
+        let mut first = Process::new(streams.clone(), Vec::new());
+        let restored = checkpoint.is_some();
+        let (input, console) = if restored { (None, None) } else { prepared(&mut first, &bundle, "init")? };
+        let processes = BTreeMap::from([(String::new(), first)]);
+        let create = creation(&asked.id, &bundle, &options, console.as_ref());
+        let mounted = asked.rootfs.clone();
+        let kept: Vec<_> = input.iter().map(AsFd::as_fd).collect();
+        let work = work::begin(&kept, || {
+            mounts::make(&mounted, &bundle)?;
+            // A restore comes with Start.
+            let created = if restored { Ok(0) } else { create_now(&setting, &create, &streams, input.as_ref()) };
+            created.map_err(|error| error.and_then(mounts::undo(&bundle)))
+        });
+        let container = Container { bundle, setting, processes, memory: None, paused: false, checkpoint, options };
+        self.containers.insert(asked.id.clone(), container);
+        let begun = self.begin(reply, key, work, Then::Created { request: Box::new(asked.clone()), console });
+        if begun.is_err() {
+            self.containers.remove(&asked.id);
+        }
+        begun
+    }
+
+    pub(super) fn start(&mut self, reply: Reply, which: task::Which) -> Later {
+        let key = (which.id, which.exec_id);
+        let stage = self.idle(&key)?.stage;
+        match (stage, key.1.is_empty()) {
+            (Stage::Created, true) => {
+                let container = self.container(&key.0)?;
+                let (setting, id) = (container.setting.clone(), key.0.clone());
+                let work = work::begin(&[], move || lifecycle::start::start(&setting, &id).map(|()| 0));
+                self.begin(reply, key, work, Then::Started { console: None })
+            }
+            (Stage::Added, true) => self.restore(reply, key),
+            (Stage::Added, false) => self.start_exec(reply, key),
+            _ => Err(Failure::state(format!("process {} of container {} was started before", key.1, key.0))),
+        }
+    }
+
+    fn start_exec(&mut self, reply: Reply, key: Key) -> Later {
+        let container = self.container(&key.0)?;
+        let (setting, bundle) = (container.setting.clone(), container.bundle.clone());
+        let process = self.process(&key)?;
+        let (input, console) = prepared(process, &bundle, &key.1)?;
+        let (spec, streams) = (memory_file(&process.spec)?, process.streams.clone());
+        let options = lifecycle::exec::Options {
+            id: key.0.clone(),
+            process: Some(format!("/proc/self/fd/{}", spec.as_raw_fd()).into()),
+            detach: true,
+            pid_file: Some(bundle.join(format!("{}.pid", key.1))),
+            console_socket: console.as_ref().map(|console| console.path.clone()),
+            ..lifecycle::exec::Options::default()
+        };
+        let kept: Vec<_> = input.iter().map(AsFd::as_fd).chain([spec.as_fd()]).collect();
+        let work = work::begin(&kept, || {
+            streams.arrange(input.as_ref().map(AsFd::as_fd))?;
+            lifecycle::exec::exec(&setting, &options)?;
+            options.pid_file.as_deref().map_or(Ok(0), taken)
+        });
+        self.begin(reply, key, work, Then::Started { console })
+    }
+
+    fn restore(&mut self, reply: Reply, key: Key) -> Later {
+        let container = self.container(&key.0)?;
+        let (setting, bundle) = (container.setting.clone(), container.bundle.clone());
+        let (images, asked) = (container.checkpoint.clone().unwrap_or_default(), container.options.clone());
+        let work_path = Some(asked.criu_work_path.as_str()).filter(|path| !path.is_empty());
+        let work_path = work_path.map_or_else(|| bundle.join("work"), PathBuf::from);
+        let process = self.process(&key)?;
+        let (input, console) = prepared(process, &bundle, "init")?;
+        let streams = process.streams.clone();
+        let options = lifecycle::restore::Options {
+            create: creation(&key.0, &bundle, &asked, console.as_ref()),
+            detach: true,
+            no_subreaper: true,
+            choice: RestoreChoice {
+                choice: Choice { images, work: Some(work_path), ..Choice::default() },
+                ..RestoreChoice::default()
+            },
+        };
+        let kept: Vec<_> = input.iter().map(AsFd::as_fd).collect();
+        let work = work::begin(&kept, || {
+            streams.arrange(input.as_ref().map(AsFd::as_fd))?;
+            lifecycle::restore::restore(&setting, &options, &Silent)?;
+            first_pid(&setting, &options.create.id)
+        });
+        self.begin(reply, key, work, Then::Started { console })
+    }
+
+    pub(super) fn delete(&mut self, reply: Reply, which: task::Which) -> Later {
+        let key = (which.id, which.exec_id);
+        let process = self.idle(&key)?;
+        match (process.stage, key.1.is_empty()) {
+            (Stage::Running, _) => Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid))),
+            (_, false) => {
+                let (exit_status, exited_at) = process.told();
+                let deleted = task::Deleted { pid: process.number(), exit_status, exited_at };
+                self.container(&key.0)?.processes.remove(&key.1);
+                Ok(Some(deleted.encode_to_vec()))
+            }
+            (stage, true) => {
+                // One that was created only is taken down with its process.
+                let force = stage != Stage::Stopped;
+                if force {
+                    process.end.get_or_insert(End { status: 137, at: std::time::SystemTime::now() });
+                }
+                let container = self.container(&key.0)?;
+                let (setting, bundle, id) = (container.setting.clone(), container.bundle.clone(), key.0.clone());
+                let absent = stage == Stage::Added;
+                let work = work::begin(&[], move || {
+                    match lifecycle::delete::delete(&setting, &id, force || absent) {
+                        // Whoever could not be started may be gone already.
+                        Err(error) if error.to_string().ends_with("does not exist") => (),
+                        deleted => deleted?,
+                    }
+                    mounts::undo(&bundle).map(|()| 0)
+                });
+                self.begin(reply, key, work, Then::Deleted)
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, reply: Reply, id: String) -> Later {
+        let setting = self.container(&id)?.setting.clone();
+        let name = id.clone();
+        let work = work::begin(&[], move || lifecycle::pause::pause(&setting, &name).map(|()| 0));
+        self.begin_unmarked(reply, id, work, Then::Paused)
+    }
+
+    pub(super) fn resume(&mut self, reply: Reply, id: String) -> Later {
+        let setting = self.container(&id)?.setting.clone();
+        let name = id.clone();
+        let work = work::begin(&[], move || lifecycle::resume::resume(&setting, &name).map(|()| 0));
+        self.begin_unmarked(reply, id, work, Then::Resumed)
+    }
+
+    pub(super) fn update(&mut self, reply: Reply, asked: task::Update) -> Later {
+        let setting = self.container(&asked.id)?.setting.clone();
+        let value = asked.resources.map(|any| any.value).unwrap_or_default();
+        let resources: crate::spec::resources::Resources =
+            serde_json::from_slice(&value).map_err(|why| invalid(format!("cannot read the resources: {why}")))?;
+        let name = asked.id.clone();
+        let work = work::begin(&[], move || lifecycle::update::update(&setting, &name, &resources).map(|()| 0));
+        self.begin_unmarked(reply, asked.id, work, Then::Updated)
+    }
+
+    pub(super) fn checkpoint(&mut self, reply: Reply, asked: task::Checkpoint) -> Later {
+        let container = self.container(&asked.id)?;
+        let (setting, bundle) = (container.setting.clone(), container.bundle.clone());
+        let options = asked
+            .options
+            .map_or_else(|| Ok(CheckpointOptions::default()), |any| CheckpointOptions::decode(&*any.value))?;
+        let images = if asked.path.is_empty() { options.image_path.clone() } else { asked.path.clone() };
+        if images.is_empty() {
+            return Err(invalid("a checkpoint without a place for it"));
+        }
+        let work_path =
+            if options.work_path.is_empty() { bundle.join("work") } else { PathBuf::from(&options.work_path) };
+        let choice = DumpChoice {
+            choice: Choice {
+                images: PathBuf::from(&images),
+                work: Some(work_path),
+                tcp_established: options.open_tcp,
+                ext_unix_sk: options.external_unix_sockets,
+                shell_job: options.terminal,
+                file_locks: options.file_locks,
+                ..Choice::default()
+            },
+            leave_running: !options.exit,
+            ..DumpChoice::default()
+        };
+        let name = asked.id.clone();
+        let work =
+            work::begin(&[], move || lifecycle::checkpoint::checkpoint(&setting, &name, &choice, &Silent).map(|()| 0));
+        self.begin_unmarked(reply, asked.id, work, Then::Checkpointed(images))
+    }
+
+    /// For deeds beside which the process may end, and its end be told.
+    fn begin_unmarked(&mut self, reply: Reply, id: String, work: Result<work::Work>, then: Then) -> Later {
+        self.jobs.push(Job { work: work?, key: (id, String::new()), reply, then });
+        Ok(None)
+    }
+}
+
+/// What a process needs before it is made: the end of its input, or a socket that its terminal comes by.
+fn prepared(process: &mut Process, bundle: &Path, name: &str) -> Result<(Option<OwnedFd>, Option<Console>)> {
+    let input = process.prepare()?;
+    let console =
+        if process.streams.terminal { Some(Console::listen(bundle, format!("{name}.console"))?) } else { None };
+    Ok((input, console))
+}
+
+fn creation(id: &str, bundle: &Path, asked: &Options, console: Option<&Console>) -> lifecycle::create::Options {
+    lifecycle::create::Options {
+        id: id.to_owned(),
+        bundle: bundle.to_owned(),
+        console_socket: console.map(|console| console.path.clone()),
+        no_pivot: asked.no_pivot_root,
+        no_new_keyring: asked.no_new_keyring,
+        // As other shims do: there are tools that look for it.
+        pid_file: Some(bundle.join("init.pid")),
+        ..lifecycle::create::Options::default()
+    }
+}
+
+fn create_now(
+    setting: &Setting,
+    create: &lifecycle::create::Options,
+    streams: &Streams,
+    input: Option<&OwnedFd>,
+) -> Result<i32> {
+    streams.arrange(input.map(AsFd::as_fd))?;
+    lifecycle::create::create(setting, create)?;
+    create.pid_file.as_deref().map_or(Ok(0), number)
+}
+
+fn first_pid(setting: &Setting, id: &str) -> Result<i32> {
+    lifecycle::state::state(setting, id).map(|state| state.pid)
+}
+
+fn number(path: &Path) -> Result<i32> {
+    let text = std::fs::read_to_string(path).or_cannot("read", path.display())?;
+    text.trim().parse().map_err(|_| Error::said("read", path.display().to_string(), "it is no process id"))
+}
+
+/// The number in a file that is of no use any more.
+fn taken(path: &Path) -> Result<i32> {
+    let number = number(path)?;
+    std::fs::remove_file(path).or_cannot("remove", path.display())?;
+    Ok(number)
+}
+
+/// A file without a name.
+fn memory_file(content: &[u8]) -> Result<std::fs::File> {
+    let fd =
+        rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).or_cannot("make", "a file in memory")?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(content).or_cannot("write", "a file in memory")?;
+    Ok(file)
+}

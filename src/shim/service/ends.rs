@@ -1,0 +1,245 @@
+//! Ends: of workers, which have made something or have not, and of containers' processes.
+
+use std::time::SystemTime;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use prost::Message;
+
+use super::{Container, End, Failure, Job, Key, Service, Stage, Then, empty, task};
+use crate::cgroup::stats::MemoryEvents;
+use crate::error::Result;
+use crate::shim::messages::events::{
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskIo, TaskNamed, TaskStart,
+};
+use crate::shim::work;
+use crate::spec::Config;
+
+impl Service {
+    /// Waits for whichever children have ended.
+    pub fn reap(&mut self) {
+        loop {
+            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), code.unsigned_abs()),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), 128 + (signal as i32).unsigned_abs()),
+                // None has, or there is none.
+                Ok(WaitStatus::StillAlive) | Err(_) => break,
+                Ok(_) => continue,
+            };
+            self.unclaimed.insert(pid, End { status, at: SystemTime::now() });
+        }
+        for at in (0..self.jobs.len()).rev() {
+            // What it said lies in the socket; one that said nothing has died.
+            if self.unclaimed.contains_key(&self.jobs[at].work.pid.as_raw()) {
+                let job = self.jobs.swap_remove(at);
+                let result = job.work.result().unwrap_or_else(|| Err(work::died()));
+                self.unclaimed.remove(&job.work.pid.as_raw());
+                self.done(job, result);
+            }
+        }
+        self.claim();
+    }
+
+    /// A worker tells how it went.
+    pub fn heard(&mut self, at: usize) {
+        if let Some(result) = self.jobs[at].work.result() {
+            let job = self.jobs.swap_remove(at);
+            self.done(job, result);
+            self.claim();
+        }
+    }
+
+    /// Gives ends to the processes whose they are.
+    fn claim(&mut self) {
+        let mut ended: Vec<(Key, End)> = Vec::new();
+        for (id, container) in &self.containers {
+            for (exec, process) in &container.processes {
+                if process.pid != 0 && !process.busy && process.stage != Stage::Stopped {
+                    ended.extend(self.unclaimed.remove(&process.pid).map(|end| ((id.clone(), exec.clone()), end)));
+                }
+            }
+        }
+        // The first process' end is the last that is told.
+        ended.sort_by_key(|((_, exec), _)| exec.is_empty());
+        for (key, end) in ended {
+            self.ended(&key, end);
+        }
+        // Orphans of containers, which a subreaper gets as well.
+        if self.jobs.is_empty()
+            && self.containers.values().all(|container| container.processes.values().all(|process| !process.busy))
+        {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn ended(&mut self, key: &Key, end: End) {
+        let (id, exec) = key;
+        if exec.is_empty() {
+            self.end_the_rest(id);
+        }
+        let Ok(process) = self.process(key) else { return };
+        process.ended(end);
+        let (exit, waiting) = (process.exit(), std::mem::take(&mut process.waiting));
+        let pid = process.number();
+        self.answers.extend(waiting.into_iter().map(|reply| (reply, Ok(exit.encode_to_vec()))));
+        self.out_of_memory(id);
+        let event = TaskExit {
+            container_id: id.clone(),
+            id: if exec.is_empty() { id.clone() } else { exec.clone() },
+            pid,
+            exit_status: end.status,
+            exited_at: exit.exited_at,
+        };
+        self.events.tell("exit", "TaskExit", &event);
+    }
+
+    /// Without a pid namespace of its own, a container's processes do not end with the first.
+    fn end_the_rest(&mut self, id: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        let config = container.config(id).unwrap_or_default();
+        let own = |namespace: &crate::spec::config::Namespace| {
+            namespace.kind == "pid" && namespace.path.as_os_str().is_empty()
+        };
+        if !config.linux.namespaces.iter().any(own)
+            && let Err(error) = crate::lifecycle::kill::kill(&container.setting, id, libc::SIGKILL, true)
+        {
+            container.setting.log.warning(error);
+        }
+    }
+
+    /// Tells of processes that memory ran short for.
+    pub fn out_of_memory(&mut self, id: &str) {
+        let memory = self.containers.get_mut(id).and_then(|container| container.memory.as_mut());
+        if memory.is_some_and(|memory| memory.new_kills().is_ok_and(|kills| kills > 0)) {
+            self.events.tell("oom", "TaskOOM", &TaskNamed { container_id: id.to_owned() });
+        }
+    }
+
+    fn done(&mut self, job: Job, result: Result<i32>) {
+        let Job { key, reply, then, .. } = job;
+        if let Ok(process) = self.process(&key) {
+            process.busy = false;
+        }
+        let answer = match (then, result) {
+            (Then::Created { request, console }, result) => match result.map_err(Failure::from) {
+                Ok(pid) => self.made(&key, pid, console).map(|()| self.created(*request, pid)),
+                Err(failure) => {
+                    self.containers.remove(&key.0);
+                    Err(failure)
+                }
+            },
+            (Then::Started { console }, Ok(pid)) => self.started(&key, pid, console),
+            (Then::Started { .. }, Err(error)) => {
+                self.never_ran(&key);
+                Err(error.into())
+            }
+            (_, Err(error)) => Err(error.into()),
+            (Then::Deleted, Ok(_)) => Ok(self.deleted(&key)),
+            (Then::Paused, Ok(_)) => Ok(self.paused(&key.0, true)),
+            (Then::Resumed, Ok(_)) => Ok(self.paused(&key.0, false)),
+            (Then::Updated, Ok(_)) => Ok(empty()),
+            (Then::Checkpointed(checkpoint), Ok(_)) => {
+                let event = TaskCheckpointed { container_id: key.0, checkpoint };
+                self.events.tell("checkpointed", "TaskCheckpointed", &event);
+                Ok(empty())
+            }
+        };
+        self.answers.push((reply, answer));
+    }
+
+    fn made(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> Result<(), Failure> {
+        let process = self.process(key)?;
+        Ok(process.made(pid, console)?)
+    }
+
+    fn created(&mut self, request: task::CreateTask, pid: i32) -> Vec<u8> {
+        if let Some(container) = self.containers.get_mut(&request.id) {
+            if let Some(first) = container.processes.get_mut("") {
+                first.stage = if pid == 0 { Stage::Added } else { Stage::Created };
+            }
+            container.watch_memory(&request.id);
+        }
+        let io =
+            TaskIo { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
+        let event = TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: Some(io),
+            checkpoint: request.checkpoint,
+            pid: pid.unsigned_abs(),
+        };
+        self.events.tell("create", "TaskCreate", &event);
+        task::Pid { pid: pid.unsigned_abs() }.encode_to_vec()
+    }
+
+    fn started(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> super::Answer {
+        let process = self.process(key)?;
+        if process.pid == 0 {
+            process.made(pid, console)?;
+        }
+        process.stage = Stage::Running;
+        let pid = process.number();
+        let (container_id, exec_id) = key.clone();
+        if exec_id.is_empty() {
+            self.container(&container_id)?.watch_memory(&container_id);
+            self.events.tell("start", "TaskStart", &TaskStart { container_id, pid });
+        } else {
+            let event = TaskExecStarted { container_id, exec_id, pid };
+            self.events.tell("exec-started", "TaskExecStarted", &event);
+        }
+        Ok(task::Pid { pid }.encode_to_vec())
+    }
+
+    /// What could not be started has ended, for those who wait for it. A container's process that is there ends by itself.
+    fn never_ran(&mut self, key: &Key) {
+        let Ok(process) = self.process(key) else { return };
+        if process.pid != 0 {
+            return;
+        }
+        process.ended(End { status: 255, at: SystemTime::now() });
+        process.output = None;
+        let (exit, waiting) = (process.exit().encode_to_vec(), std::mem::take(&mut process.waiting));
+        self.answers.extend(waiting.into_iter().map(|reply| (reply, Ok(exit.clone()))));
+    }
+
+    fn paused(&mut self, id: &str, paused: bool) -> Vec<u8> {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.paused = paused;
+        }
+        let (topic, name) = if paused { ("paused", "TaskPaused") } else { ("resumed", "TaskResumed") };
+        self.events.tell(topic, name, &TaskNamed { container_id: id.to_owned() });
+        empty()
+    }
+
+    fn deleted(&mut self, key: &Key) -> Vec<u8> {
+        // One that was created only has ended by this.
+        if let Some(first) = self.process(key).ok().filter(|first| first.stage != Stage::Stopped && first.pid != 0) {
+            let (pid, told) = (first.pid, first.end);
+            let end = self.unclaimed.remove(&pid).or(told);
+            self.ended(key, end.unwrap_or(End { status: 137, at: SystemTime::now() }));
+        }
+        let container = self.containers.remove(&key.0);
+        let first = container.and_then(|mut container| container.processes.remove(""));
+        let (exit_status, exited_at) = first.as_ref().map_or((0, None), super::Process::told);
+        let pid = first.map_or(0, |first| first.number());
+        let event = TaskDelete { container_id: key.0.clone(), pid, exit_status, exited_at, id: String::new() };
+        self.events.tell("delete", "TaskDelete", &event);
+        task::Deleted { pid, exit_status, exited_at }.encode_to_vec()
+    }
+}
+
+impl Container {
+    fn config(&self, id: &str) -> Result<Config> {
+        use crate::container::{Id, Store};
+        Store::new(&self.setting.root).open(&Id::new(id)?)?.config()
+    }
+
+    /// A host without the controller tells of nothing.
+    fn watch_memory(&mut self, id: &str) {
+        if self.memory.is_none()
+            && let Ok(cgroup) = self.cgroup(id)
+        {
+            self.memory = MemoryEvents::open(&cgroup).unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The streams of a container's process: fifos of containerd's, on whose other ends its clients are.
+//!
+//! Output is not copied: the process writes into the fifo itself. A shim only keeps a reading end open beside it, so that a
+//! client that goes away does not end the process by SIGPIPE, and one that comes back finds what was written. Input goes
+//! through a pipe, since the end of a fifo is wherever nobody has it open to write at the moment, and the end of input is
+//! where a client says so. With a terminal both are copied, to and from its master.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
+use nix::unistd::{pipe2, read, write};
+
+use super::failure::{Code, Failure};
+use crate::error::{Context, Result};
+use crate::sys::fd;
+
+/// What a client says of a process' streams; an empty name is a stream to and from nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// A fifo.
+    pub stdin: String,
+    /// A fifo, or the address of a file: `file:///path`.
+    pub stdout: String,
+    /// The same; nothing with a terminal.
+    pub stderr: String,
+    /// The process has a terminal for all three.
+    pub terminal: bool,
+}
+
+impl Streams {
+    /// Refuses addresses that lead nowhere.
+    ///
+    /// # Errors
+    /// Of a kind that is not known here.
+    pub fn check(&self) -> Result<(), Failure> {
+        match [&self.stdin, &self.stdout, &self.stderr].into_iter().find(|address| path(address).is_none()) {
+            Some(unknown) => {
+                let message = format!("cannot use {unknown} as a stream: it is neither a fifo nor file://");
+                Err(Failure::new(Code::InvalidArgument, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until clients have hold of the outputs: what is written before would be lost if it ended early.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn meet(&self) -> Result<[OwnedFd; 2]> {
+        let stderr = if self.terminal { "" } else { &self.stderr };
+        Ok([output(&self.stdout)?, output(stderr)?])
+    }
+
+    /// For a worker: makes `input` and the outputs the standard streams.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn arrange(&self, input: Option<BorrowedFd<'_>>) -> Result<()> {
+        let [stdout, stderr] = self.meet()?;
+        let nothing = output("")?;
+        let streams = if self.terminal {
+            [nothing.as_fd(); 3]
+        } else {
+            [input.unwrap_or(nothing.as_fd()), stdout.as_fd(), stderr.as_fd()]
+        };
+        fd::arrange(0, &streams).or_cannot("arrange", "the standard streams")
+    }
+
+    /// Reading ends of the outputs, where they are fifos.
+    pub fn keepers(&self) -> Vec<OwnedFd> {
+        let fifos =
+            [&self.stdout, &self.stderr].into_iter().filter_map(|address| path(address)).filter(|path| is_fifo(path));
+        // One that has gone has no client to be kept for.
+        fifos.filter_map(|path| open(&path, OpenOptions::new().read(true)).ok()).collect()
+    }
+
+    /// The fifo for input, where there is one.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn input(&self) -> Result<Option<OwnedFd>> {
+        match path(&self.stdin) {
+            Some(path) if path.as_os_str().is_empty() => Ok(None),
+            Some(path) => open(&path, OpenOptions::new().read(true)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Where a terminal's output goes: without blocking, and with a reading end of its own.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn terminal_output(&self) -> Result<OwnedFd> {
+        match path(&self.stdout) {
+            Some(path) if is_fifo(&path) => open(&path, OpenOptions::new().read(true).write(true)),
+            _ => output(&self.stdout),
+        }
+    }
+}
+
+/// The path in an address; `None`: it is of another kind.
+fn path(address: &str) -> Option<PathBuf> {
+    match address.split_once("://") {
+        None => Some(PathBuf::from(address)),
+        Some(("fifo" | "file", rest)) => Some(PathBuf::from(rest.split('?').next().unwrap_or(rest))),
+        Some(_) => None,
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> Result<OwnedFd> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    options.custom_flags(flags.bits()).open(path).or_cannot("open the stream", path.display()).map(OwnedFd::from)
+}
+
+/// Opens an output: a fifo as soon as somebody has it open to read.
+fn output(address: &str) -> Result<OwnedFd> {
+    let path = path(address).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    if path.as_os_str().is_empty() {
+        return options.read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null").map(OwnedFd::from);
+    }
+    if address.starts_with("file://") {
+        options.create(true).mode(0o600);
+    }
+    let opened = options.append(true).custom_flags(OFlag::O_NOCTTY.bits()).open(&path);
+    opened.or_cannot("open the stream", path.display()).map(OwnedFd::from)
+}
+
+/// A pipe for input: the process' end, and the shim's, which does not block.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
+    do_not_block(&ours)?;
+    Ok((theirs, ours))
+}
+
+/// Has reads and writes answer at once.
+///
+/// # Errors
+/// None in practice.
+pub fn do_not_block(fd: &OwnedFd) -> Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).or_cannot("set", "a descriptor not to block")
+}
+
+/// Bytes on their way from one descriptor to another, neither of which blocks.
+#[derive(Debug)]
+pub struct Pump {
+    from: OwnedFd,
+    to: OwnedFd,
+    pending: Vec<u8>,
+    ending: bool,
+}
+
+impl Pump {
+    /// From one descriptor to another.
+    pub fn new(from: OwnedFd, to: OwnedFd) -> Self {
+        Self { from, to, pending: Vec::new(), ending: false }
+    }
+
+    /// Ends when it has run dry, without waiting for more.
+    pub fn end(&mut self) {
+        self.ending = true;
+    }
+
+    /// What it waits for.
+    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        if self.pending.is_empty() {
+            (self.from.as_fd(), PollFlags::POLLIN)
+        } else {
+            (self.to.as_fd(), PollFlags::POLLOUT)
+        }
+    }
+
+    /// Moves what can be moved; false: nothing will come any more, or nobody takes it.
+    pub fn step(&mut self) -> bool {
+        loop {
+            while !self.pending.is_empty() {
+                match write(&self.to, &self.pending) {
+                    Ok(count) => drop(self.pending.drain(..count)),
+                    Err(Errno::EINTR) => (),
+                    Err(Errno::EAGAIN) => return true,
+                    Err(_) => return false,
+                }
+            }
+            let mut chunk = [0; 16384];
+            match read(&self.from, &mut chunk) {
+                // A terminal that nobody has open any more answers EIO.
+                Ok(0) | Err(Errno::EIO) => return false,
+                Ok(count) => self.pending.extend(&chunk[..count]),
+                Err(Errno::EINTR) => (),
+                Err(Errno::EAGAIN) => {
+                    self.pending = Vec::new();
+                    return !self.ending;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_paths_fifos_or_files() {
+        assert_eq!(path("/run/x"), Some("/run/x".into()));
+        assert_eq!(path("file:///var/log/x?y=z"), Some("/var/log/x".into()));
+        assert_eq!(path("fifo:///run/x"), Some("/run/x".into()));
+        let streams = Streams { stdout: "binary:///bin/logger?a=b".into(), ..Streams::default() };
+        assert!(streams.check().unwrap_err().status().message.contains("binary:///bin/logger"));
+        assert_eq!(Streams::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_pump_keeps_what_nobody_takes_yet_and_ends_when_it_is_dry() {
+        let (source, feed) = pipe().unwrap();
+        let (sink, to) = pipe().unwrap();
+        do_not_block(&source).unwrap();
+        do_not_block(&sink).unwrap();
+        let mut pump = Pump::new(source, to);
+        let (mut fed, mut got) = (0, 0);
+        while let Ok(count) = write(&feed, &[1; 8192]) {
+            fed += count;
+            assert!(pump.step());
+        }
+        pump.end();
+        assert_eq!(pump.interest().1, PollFlags::POLLOUT);
+        let mut chunk = [0; 4096];
+        loop {
+            let more = pump.step();
+            while let Ok(count @ 1..) = read(&sink, &mut chunk) {
+                got += count;
+            }
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(got, fed);
+        assert!(fed > 65536);
+    }
+
+    #[test]
+    fn a_pump_ends_with_whoever_feeds_it() {
+        let (source, feed) = pipe().unwrap();
+        let (sink, to) = pipe().unwrap();
+        write(&feed, b"last").unwrap();
+        drop(feed);
+        assert!(!Pump::new(source, to).step());
+        let mut chunk = [0; 9];
+        assert_eq!(read(&sink, &mut chunk), Ok(4));
+    }
+}
