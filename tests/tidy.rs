@@ -115,7 +115,7 @@ fn imports_upwards(source: &Source) -> Vec<Finding> {
     let Some(module) = source.file.strip_prefix("src/").and_then(|path| path.split(['/', '.']).next()) else {
         return Vec::new();
     };
-    if ["lib", "main", "image_main"].contains(&module) {
+    if ["lib", "main", "image_main", "shim_main"].contains(&module) {
         return Vec::new();
     }
     let Some(_) = rank(module) else {

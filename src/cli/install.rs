@@ -29,6 +29,11 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         Flag {
+            long: "native",
+            help: "Have containerd start containerd-shim-ferry-v2, which lies beside this program, in place of its own shim",
+            ..Flag::SWITCH
+        },
+        Flag {
             long: "config",
             value: Value::Path("FILE"),
             help: "The engine's configuration, where it is not in its usual place",
@@ -49,7 +54,7 @@ pub const VERB: Verb = Verb {
         (
             "EXAMPLES",
             "    ferry install --engine podman --write\n    podman --runtime ferry run IMAGE\n    ferry install --engine podman \
-             --write --undo",
+             --write --undo\n    ferry install --engine containerd --native --write",
         ),
     ],
     run,
@@ -64,6 +69,7 @@ fn run(_: &Globals, matches: &ArgMatches) -> Result<u8> {
         engine: install::engine(name)?,
         deed: if undo { Deed::Undo } else { Deed::Install },
         binary: given::absolute(matches, "binary")?,
+        native: given::switch(matches, "native"),
         config: given::absolute(matches, "config")?,
         write: given::switch(matches, "write"),
     };

@@ -18,6 +18,8 @@ use super::service::{Answer, Key, Reply, Service};
 use super::stdio::Pump;
 use crate::error::{Context, Result};
 
+/// For how many milliseconds a daemon may keep a shim that is over from its end, by not confirming what it was told.
+const FAREWELL: u16 = 2000;
 /// After how many milliseconds a daemon that is away is looked for again.
 const LOOK_AGAIN: u16 = 5000;
 
@@ -58,7 +60,7 @@ pub fn serve(listener: UnixListener, service: Service) -> Result<()> {
         .or_cannot("listen for", "signals")?;
     let mut server = Server { listener, connections: BTreeMap::new(), next: 0, signals, service };
     while !server.is_over() {
-        let ready = server.wait()?;
+        let Some(ready) = server.wait()? else { break };
         ready.into_iter().for_each(|(token, flags)| server.serve(&token, flags));
         server.answer();
     }
@@ -72,20 +74,24 @@ impl Server {
         self.service.over && told && self.connections.values().all(|connection| !connection.is_behind())
     }
 
-    /// Waits until something happens.
-    fn wait(&self) -> Result<Vec<(Token, PollFlags)>> {
+    /// Waits until something happens; `None`: nothing will any more.
+    fn wait(&self) -> Result<Option<Vec<(Token, PollFlags)>>> {
         let interests = self.interests();
         let mut fds: Vec<_> = interests.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
-        let timeout = if self.service.events.is_cut_off() { PollTimeout::from(LOOK_AGAIN) } else { PollTimeout::NONE };
-        let timeout = if self.service.events.is_cut_off() && self.service.over { PollTimeout::ZERO } else { timeout };
+        let timeout = match (self.service.over, self.service.events.is_cut_off()) {
+            (true, _) => PollTimeout::from(FAREWELL),
+            (false, true) => PollTimeout::from(LOOK_AGAIN),
+            (false, false) => PollTimeout::NONE,
+        };
         match poll(&mut fds, timeout) {
-            Err(Errno::EINTR) => return Ok(Vec::new()),
-            Ok(0) => return Ok(vec![(Token::Events, PollFlags::empty())]),
+            Err(Errno::EINTR) => return Ok(Some(Vec::new())),
+            Ok(0) if self.service.over => return Ok(None),
+            Ok(0) => return Ok(Some(vec![(Token::Events, PollFlags::empty())])),
             answer => answer.or_cannot("wait for", "what happens")?,
         };
         let happened = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let ready = interests.iter().zip(happened).filter(|(_, flags)| !flags.is_empty());
-        Ok(ready.map(|((token, ..), flags)| (token.clone(), flags)).collect())
+        Ok(Some(ready.map(|((token, ..), flags)| (token.clone(), flags)).collect()))
     }
 
     fn interests(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {

@@ -1,7 +1,8 @@
 //! The verbs by which containerd begins with a shim, and cleans up after one that has died: runtime/v2/README.md of containerd.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ pub fn start(arguments: &Arguments) -> Result<()> {
     match clone_either_way(0, Parent::Caller).or_cannot("fork", "the shim")? {
         Cloned::Parent { .. } => tell(&address),
         Cloned::Child => {
+            fd::close_from(3, &[listener.as_fd()]).or_cannot("close", "the daemon's descriptors")?;
             detach(&options)?;
             let events = std::env::var_os("TTRPC_ADDRESS").filter(|path| !path.is_empty()).map(PathBuf::from);
             let events = Events::new(events, &arguments.namespace);
@@ -92,7 +94,7 @@ fn socket(daemon: &str, namespace: &str, group: &str) -> PathBuf {
 fn listen(socket: &Path) -> Result<UnixListener> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(SOCKETS).or_cannot("make", SOCKETS)?;
     match fs::remove_file(socket) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
+        Err(error) if error.kind() == ErrorKind::NotFound => (),
         // Nobody answers there any more.
         removed => removed.or_cannot("remove", socket.display())?,
     }
@@ -131,7 +133,6 @@ fn print(bytes: &[u8]) -> Result<()> {
 
 /// Becomes a process of its own: of no session, with no streams but containerd's log, in no directory that is in use.
 fn detach(options: &Options) -> Result<()> {
-    use std::os::fd::AsFd;
     setsid().or_cannot("begin", "a session")?;
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null")?;
     // A fifo, which stays open for reading here: the daemon that reads it may be started anew.
@@ -171,9 +172,23 @@ pub fn clean_up(arguments: &Arguments) -> Result<()> {
     let setting = Setting { root: settings::kept_root(&bundle, &arguments.namespace), ..Setting::default() };
     delete::delete(&setting, &arguments.id, true)?;
     mounts::undo(&bundle)?;
+    remove_socket(&bundle)?;
     let killed = 128 + 9;
     let deleted = task::Deleted { pid: 0, exit_status: killed, exited_at: Some(SystemTime::now().into()) };
     print(&deleted.encode_to_vec())
+}
+
+/// Removes the socket of a shim that has died; that of a pod's other containers is still answered.
+fn remove_socket(bundle: &Path) -> Result<()> {
+    // Where there is no address, there was no socket.
+    let Ok(address) = fs::read_to_string(bundle.join("address")) else { return Ok(()) };
+    let socket = Path::new(address.trim_start_matches("unix://"));
+    match UnixStream::connect(socket) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(socket).or_cannot("remove", socket.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `-info`: what this runtime is and can do.

@@ -68,7 +68,12 @@ impl Streams {
         } else {
             [input.unwrap_or(nothing.as_fd()), stdout.as_fd(), stderr.as_fd()]
         };
-        fd::arrange(0, &streams).or_cannot("arrange", "the standard streams")
+        fd::arrange(0, &streams).or_cannot("arrange", "the standard streams")?;
+        if self.terminal {
+            // The terminal's output is the server's to write; until it does, this is the end that keeps the fifo from one.
+            std::mem::forget(stdout);
+        }
+        Ok(())
     }
 
     /// Reading ends of the outputs, where they are fifos.

@@ -56,7 +56,10 @@ pub fn begin(kept: &[BorrowedFd<'_>], deed: impl FnOnce() -> Result<i32>) -> Res
             };
             let message = serde_json::to_vec(&told).unwrap_or_default();
             // Who does not hear of it sees the end of it.
-            exit_now(i32::from(send(theirs.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL).is_err()))
+            let sent = send(theirs.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL);
+            // Streams that it has opened stay open until the server has hold of them, too: a fifo's reader would see an end.
+            let gone = recv(theirs.as_raw_fd(), &mut [0], MsgFlags::empty());
+            exit_now(i32::from(sent.is_err() || gone.is_err()))
         }
         Cloned::Parent { pid, .. } => Ok(Work { pid, channel }),
     }

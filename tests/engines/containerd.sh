@@ -1,15 +1,19 @@
 # shellcheck shell=bash
 # containerd, by its own client: every verb that its shim asks of a runtime.
 
-RUN=/run/suite-containerd
+RUN=/run/suite-$ENGINE
 BOX=localhost/box:latest
 ctr() { command ctr --address $RUN/sock "$@"; }
+# How a container's runtime is chosen, and the name that containerd then has for it.
+runtime() { echo "--runc-binary $RT"; }
+runtime_name() { echo io.containerd.runc.v2; }
+by_systemd() { echo --runc-systemd-cgroup; }
 
 up() {
     mkdir -p $RUN
     cat >$RUN/config.toml <<TOML
 version = 2
-root = "/var/lib/suite-containerd"
+root = "/var/lib/suite-$ENGINE"
 state = "$RUN/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
@@ -42,7 +46,8 @@ run() {
     local flags=()
     while [ "$1" != -- ]; do flags+=("$1"); shift; done
     shift
-    ctr run --runc-binary "$RT" "${flags[@]}" $BOX "$C" "$@"
+    # shellcheck disable=SC2046
+    ctr run $(runtime) "${flags[@]}" $BOX "$C" "$@"
 }
 remove() { ctr task kill -s KILL "$C"; eventually gone "$C"; ctr containers rm "$C"; }
 gone() { ctr task rm "$1" >/dev/null 2>&1 || ! ctr task ls -q | grep -qx "$1"; }
@@ -117,7 +122,7 @@ step_a_task_in_the_background() {
     run -d -- sleep 300
     is RUNNING "$(status)"
     ctr task ps "$C" | grep -q "^$(ctr task ls | awk -v name="$C" '$1 == name { print $2 }')"
-    is "runtime" "$(ctr containers info "$C" | jq -r 'if .Runtime.Name == "io.containerd.runc.v2" then "runtime" else . end')"
+    is "$(runtime_name)" "$(ctr containers info "$C" | jq -r .Runtime.Name)"
     remove
     ! ls -d /sys/fs/cgroup/default/"$C"
 }
@@ -158,7 +163,7 @@ step_exec_gives_output_and_exit_status() {
 }
 
 step_a_terminal() {
-    has "$(on_terminal "ctr --address $RUN/sock run --rm -t --runc-binary $RT $BOX $C sh -c '$SIZED; echo \$(tty) \$(stty size)'")" \
+    has "$(on_terminal "ctr --address $RUN/sock run --rm -t $(runtime) $BOX $C sh -c '$SIZED; echo \$(tty) \$(stty size)'")" \
         "/dev/pts/0 24 80"
     run -d -- sleep 300
     has "$(on_terminal "ctr --address $RUN/sock task exec -t --exec-id t $C sh -c '$SIZED; echo \$(tty) \$(stty size)'")" \
@@ -227,7 +232,8 @@ step_out_of_memory_is_an_event() {
 }
 
 step_a_cgroup_by_way_of_systemd() {
-    run -d --runc-systemd-cgroup --cgroup "system.slice:suite:$C" --memory-limit 33554432 -- sleep 300
+    # shellcheck disable=SC2046
+    run -d $(by_systemd) --cgroup "system.slice:suite:$C" --memory-limit 33554432 -- sleep 300
     is "active 33554432" "$(systemctl show -P ActiveState -P MemoryMax "suite-$C.scope" | xargs)"
     is 33554432 "$(cat "/sys/fs/cgroup/system.slice/suite-$C.scope/memory.max")"
     is inside "$(ctr task exec --exec-id a "$C" echo inside)"
@@ -260,17 +266,17 @@ step_many_at_once_leave_nothing() {
     local before after
     before=$(census)
     seq $((LONG ? 500 : 24)) | xargs -P 8 -I @ sh -c \
-        "ctr --address $RUN/sock run --rm --runc-binary $RT $BOX $C-@ true || exit 255"
+        "ctr --address $RUN/sock run --rm $(runtime) $BOX $C-@ true || exit 255"
     eventually same "$before"
     after=$(census)
     is "$before" "$after"
 }
 # Shims, containers, mounts, cgroups, records and the daemon's descriptors, in numbers.
 census() {
-    echo "shims $(pgrep -c -f 'containerd-shim.*suite-containerd' || true)" \
+    echo "shims $(pgrep -c -f "containerd-shim.*suite-$ENGINE" || true)" \
         "containers $(ctr containers ls -q | wc -l) tasks $(ctr task ls -q | wc -l)" \
-        "mounts $(grep -c suite-containerd /proc/self/mountinfo || true)" \
+        "mounts $(grep -c "suite-$ENGINE" /proc/self/mountinfo || true)" \
         "cgroups $(find /sys/fs/cgroup/default -mindepth 1 -type d 2>/dev/null | wc -l)" \
-        "records $(find /run/containerd/runc -mindepth 2 2>/dev/null | wc -l)"
+        "records $(find /run/containerd/{runc,ferry,s} -mindepth 2 2>/dev/null | wc -l)"
 }
 same() { [ "$(census)" = "$1" ]; }

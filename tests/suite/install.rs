@@ -15,6 +15,7 @@ use super::scenario::{Outcome, Scenario, scenario};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_only_shown_is_not_made", &[Ferry], shown),
     scenario("another_binary_can_be_named", &[Ferry], named),
+    scenario("containerd_can_be_given_a_shim_of_its_own", &[Ferry], native),
     scenario("what_was_installed_is_undone", &[Ferry], undone),
     scenario("what_else_is_configured_stays", &[Ferry], kept),
     scenario("a_configuration_that_is_not_understood_stays", &[Ferry], damaged),
@@ -42,6 +43,24 @@ fn shown(case: &mut Case) -> Outcome {
         assert!(names_ferry(case, &end.stdout) && end.stdout.contains("--write"), "{}", end.stdout);
         assert!(!config.exists() && !case.directory.join("conf").exists());
     }
+    Ok(())
+}
+
+fn native(case: &mut Case) -> Outcome {
+    let (config, shim) = (case.directory.join("conf"), case.directory.join("containerd-shim-ferry-v2"));
+    let binary = case.path("ferry");
+    let refused = install(case, "containerd", &config, &["--native", "--write", "--binary", &binary])?;
+    assert!(
+        refused.code == 1 && refused.stderr.contains("containerd-shim-ferry-v2: it is no file"),
+        "{}",
+        refused.stderr
+    );
+    fs::write(&shim, "")?;
+    install(case, "containerd", &config, &["--native", "--write", "--binary", &binary])?.success()?;
+    let text = fs::read_to_string(&config)?;
+    assert!(text.contains(&format!("runtime_path = \"{}\"", shim.display())), "{text}");
+    let refused = install(case, "docker", &config, &["--native"])?;
+    assert!(refused.code == 1 && refused.stderr.contains("leave out --native"), "{}", refused.stderr);
     Ok(())
 }
 

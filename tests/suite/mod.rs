@@ -72,6 +72,8 @@ mod scenario;
 mod scheduling;
 mod seccomp_agent;
 mod security;
+mod shim;
+mod shim_client;
 mod shortages;
 mod snapshot;
 mod snapshot_cut_off;
@@ -117,6 +119,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("systemd", systemd::SCENARIOS),
     ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),
+    ("shim", shim::SCENARIOS),
     ("shortages", shortages::SCENARIOS),
     ("security", security::SCENARIOS),
     ("lsm", lsm::SCENARIOS),

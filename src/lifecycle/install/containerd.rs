@@ -4,7 +4,10 @@
 //! so that such a file would drop the machine's other settings for the plugin. A table can stand anywhere in TOML, and at
 //! the end it disturbs nothing.
 
-use super::{Deed, Edited, Engine, quoted};
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::{Deed, Edited, Engine, SHIM, quoted};
 use crate::error::{Error, Result};
 
 pub(super) const ENGINE: Engine = Engine {
@@ -15,7 +18,8 @@ pub(super) const ENGINE: Engine = Engine {
     then: [
         "systemctl restart containerd",
         "systemctl --user restart containerd",
-        "Kubernetes: a RuntimeClass with `handler: ferry`; ctr needs no configuration: ctr run --runc-binary FERRY IMAGE NAME",
+        "Kubernetes: a RuntimeClass with `handler: ferry`; ctr needs no configuration: ctr run --runc-binary FERRY IMAGE NAME, or with \
+         ferry's own shim in a directory of containerd's PATH ctr run --runtime io.containerd.ferry.v2 IMAGE NAME",
     ],
 };
 
@@ -68,11 +72,14 @@ fn block(rest: &str, binary: &str) -> Result<String> {
     };
     // The kubelet and its runtimes have to agree on who makes cgroups; what holds for the others here holds for ferry.
     let systemd = rest.lines().map(squeezed).any(|line| line == "SystemdCgroup=true");
-    Ok(format!(
-        "{BEGIN}{version}[plugins.\"{plugin}\".containerd.runtimes.ferry]\n  runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"{plugin}\".containerd.runtimes.ferry.options]\n  BinaryName = {}\n  SystemdCgroup = {systemd}\n{END}",
-        quoted(binary)
-    ))
+    let table = format!("[plugins.\"{plugin}\".containerd.runtimes.ferry");
+    let (kind, named) = ("  runtime_type = \"io.containerd", quoted(binary));
+    let tables = if Path::new(binary).file_name() == Some(OsStr::new(SHIM)) {
+        format!("{table}]\n{kind}.ferry.v2\"\n  runtime_path = {named}\n{table}.options]\n")
+    } else {
+        format!("{table}]\n{kind}.runc.v2\"\n{table}.options]\n  BinaryName = {named}\n")
+    };
+    Ok(format!("{BEGIN}{version}{tables}  SystemdCgroup = {systemd}\n{END}"))
 }
 
 /// The version that a file says it is written in, which it does before its first table.
@@ -110,6 +117,17 @@ mod tests {
         assert!(after.contains("BinaryName = \"/usr/bin/ferry\"\n  SystemdCgroup = false\n"), "{after}");
         assert_eq!(text(&after, Deed::Install).as_ref(), Some(&after));
         assert_eq!(text(&after, Deed::Undo).unwrap(), USERS);
+    }
+
+    #[test]
+    fn a_shim_of_its_own_is_named_by_its_path() {
+        let after = edit(USERS, "/opt/containerd-shim-ferry-v2", Deed::Install).unwrap().file.unwrap();
+        let wanted =
+            "  runtime_type = \"io.containerd.ferry.v2\"\n  runtime_path = \"/opt/containerd-shim-ferry-v2\"\n[";
+        assert!(
+            after.contains(wanted) && after.contains(".options]\n  SystemdCgroup = false\n# ferry: end"),
+            "{after}"
+        );
     }
 
     #[test]

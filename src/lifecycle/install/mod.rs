@@ -34,6 +34,9 @@ pub struct Engine {
 /// The engines.
 pub static ENGINES: [Engine; 3] = [containerd::ENGINE, docker::ENGINE, podman::ENGINE];
 
+/// The name that containerd makes of the runtime type `io.containerd.ferry.v2`.
+const SHIM: &str = "containerd-shim-ferry-v2";
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
@@ -60,6 +63,8 @@ pub struct Options {
     pub deed: Deed,
     /// The runtime that the engine is to start, absolute; otherwise this program.
     pub binary: Option<PathBuf>,
+    /// Whether containerd is to start ferry's own shim, which lies beside that program, in place of its own.
+    pub native: bool,
     /// The configuration, where it is not in its usual place.
     pub config: Option<PathBuf>,
     /// Whether the file is changed, or only shown.
@@ -96,12 +101,18 @@ pub fn engine(name: &str) -> Result<&'static Engine> {
 /// The configuration cannot be read, understood or replaced; or it says something of ferry that is not ours to change.
 pub fn install(options: &Options) -> Result<Outcome> {
     let root = nix::unistd::geteuid().is_root();
+    if options.native && options.engine.name != containerd::ENGINE.name {
+        return Err(Error::plain(format!(
+            "{} has no shims of its runtimes' own: leave out --native",
+            options.engine.name
+        )));
+    }
     let path = match &options.config {
         Some(path) => path.clone(),
         None => usual_place(options.engine, root, |name| std::env::var_os(name).map(PathBuf::from))?,
     };
     let current = read(&path)?;
-    let binary = binary(options.binary.clone())?;
+    let binary = binary(options.binary.clone(), options.native)?;
     let edited = (options.engine.edit)(current.as_deref().unwrap_or(""), &binary, options.deed)
         .map_err(|error| error.in_file(&path.display().to_string(), None))?;
     let changed = current != edited.file;
@@ -134,11 +145,12 @@ fn usual_place(engine: &Engine, root: bool, variable: impl Fn(&str) -> Option<Pa
 }
 
 /// The path an engine is to start, in a form that a configuration can hold.
-fn binary(given: Option<PathBuf>) -> Result<String> {
+fn binary(given: Option<PathBuf>, native: bool) -> Result<String> {
     let path = match given {
         Some(path) => path,
         None => std::env::current_exe().or_cannot("find", "this program's own file")?,
     };
+    let path = if native { path.with_file_name(SHIM) } else { path };
     if !path.is_file() {
         return Err(Error::said("install", path.display().to_string(), "it is no file"));
     }
@@ -225,10 +237,10 @@ mod tests {
     #[test]
     fn what_no_configuration_can_hold_is_refused() {
         assert_eq!(
-            binary(Some("/dev/null".into())).unwrap_err().to_string(),
+            binary(Some("/dev/null".into()), false).unwrap_err().to_string(),
             "cannot install /dev/null: it is no file"
         );
-        assert!(binary(Some("Cargo.toml".into())).unwrap_err().to_string().contains("absolute path"));
+        assert!(binary(Some("Cargo.toml".into()), false).unwrap_err().to_string().contains("absolute path"));
     }
 
     #[test]
