@@ -8,6 +8,7 @@ use super::messages::task;
 use super::service::Reply;
 use super::stdio::{self, Pump, Streams};
 use crate::error::{Context, Result};
+use crate::sys::fd::unread;
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub struct Process {
     /// On its way from the terminal.
     pub output: Option<Pump>,
     keepers: Vec<OwnedFd>,
+    greetings: Vec<OwnedFd>,
 }
 
 impl Process {
@@ -72,7 +74,13 @@ impl Process {
             input: None,
             output: None,
             keepers: Vec::new(),
+            greetings: Vec::new(),
         }
+    }
+
+    /// Has clients open their ends of the outputs while the process is not there yet.
+    pub fn greet(&mut self) {
+        self.greetings = self.streams.greet();
     }
 
     /// Prepares its input; answers the end that the process gets, where it has input and no terminal.
@@ -95,6 +103,8 @@ impl Process {
     /// The terminal has not come; a fifo has gone.
     pub fn made(&mut self, pid: i32, console: Option<Console>) -> Result<()> {
         self.pid = pid;
+        // From here on the process itself has the outputs open, or the terminal's pump.
+        let _greetings = std::mem::take(&mut self.greetings);
         let Some(console) = console else {
             self.keepers = self.streams.keepers();
             return Ok(());
@@ -116,9 +126,14 @@ impl Process {
     pub fn ended(&mut self, end: End) {
         self.stage = Stage::Stopped;
         self.end = Some(end);
-        self.keepers.clear();
+        self.greetings.clear();
         self.input = None;
         self.master = None;
+    }
+
+    /// Whether clients have read what it wrote, or nobody can.
+    pub fn is_read(&self) -> bool {
+        self.keepers.iter().all(|fifo| unread(fifo.as_fd()).is_ok_and(|bytes| bytes == 0))
     }
 
     /// Its end, to whoever waits for it.

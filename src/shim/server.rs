@@ -20,6 +20,8 @@ use crate::error::{Context, Result};
 
 /// For how many milliseconds a daemon may keep a shim that is over from its end, by not confirming what it was told.
 const FAREWELL: u16 = 2000;
+/// After how many milliseconds fifos are asked again whether they were read.
+const ASK_AGAIN: u16 = 5;
 /// After how many milliseconds a daemon that is away is looked for again.
 const LOOK_AGAIN: u16 = 5000;
 
@@ -60,7 +62,9 @@ pub fn serve(listener: UnixListener, service: Service) -> Result<()> {
         .or_cannot("listen for", "signals")?;
     let mut server = Server { listener, connections: BTreeMap::new(), next: 0, signals, service };
     while !server.is_over() {
-        let Some(ready) = server.wait()? else { break };
+        let unread = server.service.drain();
+        server.answer();
+        let Some(ready) = server.wait(unread)? else { break };
         ready.into_iter().for_each(|(token, flags)| server.serve(&token, flags));
         server.answer();
     }
@@ -75,16 +79,18 @@ impl Server {
     }
 
     /// Waits until something happens; `None`: nothing will any more.
-    fn wait(&self) -> Result<Option<Vec<(Token, PollFlags)>>> {
+    fn wait(&self, unread: bool) -> Result<Option<Vec<(Token, PollFlags)>>> {
         let interests = self.interests();
         let mut fds: Vec<_> = interests.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
         let timeout = match (self.service.over, self.service.events.is_cut_off()) {
+            _ if unread => PollTimeout::from(ASK_AGAIN),
             (true, _) => PollTimeout::from(FAREWELL),
             (false, true) => PollTimeout::from(LOOK_AGAIN),
             (false, false) => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => return Ok(Some(Vec::new())),
+            Ok(0) if unread => return Ok(Some(Vec::new())),
             Ok(0) if self.service.over => return Ok(None),
             Ok(0) => return Ok(Some(vec![(Token::Events, PollFlags::empty())])),
             answer => answer.or_cannot("wait for", "what happens")?,

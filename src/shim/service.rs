@@ -8,6 +8,7 @@ mod queries;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -95,8 +96,19 @@ pub struct Service {
     pub events: Events,
     /// Ends of processes that are nobody's as yet: a worker may be about to tell whose.
     unclaimed: BTreeMap<i32, End>,
+    /// Processes that have ended and are to be deleted, but what they wrote is not read.
+    unread: Vec<Unread>,
     /// Nothing is left to be done.
     pub over: bool,
+}
+
+/// A process whose deletion waits for its client to read what it wrote: some clients give up their ends when it is deleted.
+#[derive(Debug)]
+struct Unread {
+    key: Key,
+    reply: Reply,
+    /// From then on it is waited for no longer: there may be no client.
+    until: Instant,
 }
 
 impl Service {
@@ -109,6 +121,7 @@ impl Service {
             answers: Vec::new(),
             events,
             unclaimed: BTreeMap::new(),
+            unread: Vec::new(),
             over: false,
         }
     }
@@ -201,6 +214,10 @@ impl Service {
         };
         streams.check()?;
         let container = self.container(&key.0)?;
+        // It is part of files' names in the bundle.
+        if key.1.contains('/') {
+            return Err(invalid(format!("an id with a slash: {}", key.1)));
+        }
         if key.1.is_empty() || container.processes.contains_key(&key.1) {
             return Err(Failure::new(
                 Code::AlreadyExists,
@@ -211,7 +228,9 @@ impl Service {
         let mut spec: serde_json::Value =
             serde_json::from_slice(&spec).map_err(|why| invalid(format!("cannot read the process: {why}")))?;
         spec["terminal"] = asked.terminal.into();
-        container.processes.insert(key.1.clone(), Process::new(streams, spec.to_string().into_bytes()));
+        let mut process = Process::new(streams, spec.to_string().into_bytes());
+        process.greet();
+        container.processes.insert(key.1.clone(), process);
         let event = super::messages::events::TaskExecAdded { container_id: key.0, exec_id: key.1 };
         self.events.tell("exec-added", "TaskExecAdded", &event);
         Ok(empty())

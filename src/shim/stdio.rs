@@ -84,6 +84,15 @@ impl Streams {
         fifos.filter_map(|path| open(&path, OpenOptions::new().read(true)).ok()).collect()
     }
 
+    /// Writing ends of the outputs for clients that wait for one, so that these have theirs open long before the process ends: some
+    /// give up a fifo that is not open when they hear of the end, and lose what it holds.
+    pub fn greet(&self) -> Vec<OwnedFd> {
+        let fifos =
+            [&self.stdout, &self.stderr].into_iter().filter_map(|address| path(address)).filter(|path| is_fifo(path));
+        // Where nobody waits yet, whoever makes the process will.
+        fifos.filter_map(|path| open(&path, OpenOptions::new().write(true)).ok()).collect()
+    }
+
     /// The fifo for input, where there is one.
     ///
     /// # Errors

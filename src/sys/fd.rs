@@ -48,6 +48,17 @@ pub fn close_in_child(descriptor: BorrowedFd<'_>) {
     unsafe { libc::close(descriptor.as_raw_fd()) };
 }
 
+/// How many bytes of a pipe or fifo nobody has read. ioctl_pipe(2), FIONREAD
+///
+/// # Errors
+/// ENOTTY for what is none.
+pub fn unread(fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int through the pointer, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// Whether a descriptor of this number is open.
 pub fn is_open(number: RawFd) -> bool {
     // SAFETY: F_GETFD reads a flag; an unopened number answers EBADF.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Code, Container, End, Failure, Job, Key, Process, Reply, Service, Stage, Then, invalid, task};
+use super::{Code, Container, End, Failure, Job, Key, Process, Reply, Service, Stage, Then, Unread, invalid, task};
 use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::RestoreChoice;
@@ -17,6 +18,9 @@ use crate::shim::console::Console;
 use crate::shim::messages::{CheckpointOptions, Options};
 use crate::shim::stdio::Streams;
 use crate::shim::{mounts, settings, work};
+
+/// How long a client may take to read what a process wrote. Others have it so, too.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a call answers later, or at once.
 type Later = Result<Option<Vec<u8>>, Failure>;
@@ -148,11 +152,10 @@ impl Service {
         let process = self.idle(&key)?;
         match (process.stage, key.1.is_empty()) {
             (Stage::Running, _) => Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid))),
+            (_, false) if process.is_read() => self.forget(&key).map(Some),
             (_, false) => {
-                let (exit_status, exited_at) = process.told();
-                let deleted = task::Deleted { pid: process.number(), exit_status, exited_at };
-                self.container(&key.0)?.processes.remove(&key.1);
-                Ok(Some(deleted.encode_to_vec()))
+                self.unread.push(Unread { key, reply, until: Instant::now() + PATIENCE });
+                Ok(None)
             }
             (stage, true) => {
                 // One that was created only is taken down with its process.
@@ -174,6 +177,30 @@ impl Service {
                 self.begin(reply, key, work, Then::Deleted)
             }
         }
+    }
+
+    /// An exec is gone without a trace: its process is, already.
+    fn forget(&mut self, key: &Key) -> Result<Vec<u8>, Failure> {
+        let process = self.process(key)?;
+        let (exit_status, exited_at) = process.told();
+        let deleted = task::Deleted { pid: process.number(), exit_status, exited_at };
+        self.container(&key.0)?.processes.remove(&key.1);
+        Ok(deleted.encode_to_vec())
+    }
+
+    /// Deletes processes whose output was read meanwhile. A fifo tells nobody when it is: it is to be asked again as long as
+    /// this answers true.
+    pub fn drain(&mut self) -> bool {
+        for waiting in std::mem::take(&mut self.unread) {
+            let read = self.process(&waiting.key).is_ok_and(|process| process.is_read());
+            if read || waiting.until <= Instant::now() {
+                let answer = self.forget(&waiting.key);
+                self.answers.push((waiting.reply, answer));
+            } else {
+                self.unread.push(waiting);
+            }
+        }
+        !self.unread.is_empty()
     }
 
     pub(super) fn pause(&mut self, reply: Reply, id: String) -> Later {

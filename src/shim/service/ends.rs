@@ -82,6 +82,12 @@ impl Service {
         let pid = process.number();
         self.answers.extend(waiting.into_iter().map(|reply| (reply, Ok(exit.encode_to_vec()))));
         self.out_of_memory(id);
+        if exec.is_empty()
+            && let Some(container) = self.containers.get_mut(id)
+        {
+            // systemd removes a scope by itself, and of a file that is gone poll(2) tells without an end.
+            container.memory = None;
+        }
         let event = TaskExit {
             container_id: id.clone(),
             id: if exec.is_empty() { id.clone() } else { exec.clone() },
