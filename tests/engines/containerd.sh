@@ -234,7 +234,9 @@ step_out_of_memory_is_an_event() {
 step_a_cgroup_by_way_of_systemd() {
     # shellcheck disable=SC2046
     run -d $(by_systemd) --cgroup "system.slice:suite:$C" --memory-limit 33554432 -- sleep 300
-    is "active 33554432" "$(systemctl show -P ActiveState -P MemoryMax "suite-$C.scope" | xargs)"
+    # One by one: several are printed in an order of systemd's own.
+    is active "$(systemctl show -P ActiveState "suite-$C.scope")"
+    is 33554432 "$(systemctl show -P MemoryMax "suite-$C.scope")"
     is 33554432 "$(cat "/sys/fs/cgroup/system.slice/suite-$C.scope/memory.max")"
     is inside "$(ctr task exec --exec-id a "$C" echo inside)"
     ctr task kill -s KILL "$C"
