@@ -7,23 +7,26 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ferry::checkpoint::restore::Moment;
 use ferry::error::{Error, Result};
 use ferry::image::digest::Digest;
-use ferry::migrate::destination::{Host, serve};
+use ferry::migrate::destination::{Host, Lazily, serve};
+use ferry::migrate::faults::Faults;
 use ferry::migrate::journal::{Entry, Journals};
 use ferry::migrate::link::Link;
 use ferry::migrate::message::{Choices, Last, Machine, Message, PROTOCOL, Place, Request, Token, Verdict};
 use ferry::migrate::pages::PAGE;
+use ferry::migrate::pump::Pump;
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes that the machine has free, and so the most that it takes.
 const ROOM: u64 = 1 << 20;
 
 /// How many kinds of frames there are to begin with.
-const KINDS: u8 = 17;
+const KINDS: u8 = 19;
 
 /// How a piece begins that is not packed.
 const STORED: u8 = 0;
@@ -32,6 +35,9 @@ const STORED: u8 = 0;
 struct Fake {
     root: PathBuf,
     runs: u32,
+    /// Where memory is asked for, and what brings it.
+    asks: Option<UnixStream>,
+    pump: Option<JoinHandle<()>>,
 }
 
 impl Host for Fake {
@@ -55,6 +61,28 @@ impl Host for Fake {
         held(Moment::Held)?;
         self.runs += 1;
         Ok(1)
+    }
+
+    fn begin_lazily(&mut self, _: &Entry, _: &Path) -> Result<Lazily> {
+        let (near, mut far) = UnixStream::pair().expect("a socket");
+        // One page, in CRIU's words. What comes of it is not read.
+        let word = [&7_u64.to_ne_bytes()[..], &1_u64.to_ne_bytes(), &4096_u64.to_ne_bytes(), &1_u64.to_ne_bytes()];
+        far.write_all(&word.concat()).expect("room in a socket");
+        self.asks = Some(far);
+        Ok(Lazily { asks: near.into(), criu: 40_200, daemon: None })
+    }
+
+    fn pump(&mut self, pump: Pump) -> Result<()> {
+        self.pump = Some(std::thread::spawn(move || drop(pump.run())));
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lose(&mut self, _: &Entry) -> Result<()> {
+        Ok(())
     }
 
     fn runs(&mut self, _: &Entry) -> Result<Option<i32>> {
@@ -135,6 +163,7 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
             memory: 4096,
             image: None,
             choices: Choices::default(),
+            leaves: true,
             dry_run: first == 255,
         })),
         4 => Message::Round(first),
@@ -150,7 +179,11 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
             files: u32::from(text.get(1).copied().unwrap_or(0)),
             still: text.len() > 2,
         },
-        8 => Message::Finish(Box::new(Last { round: first, streams: [None; 3] })),
+        8 => Message::Finish(Box::new(Last {
+            round: first,
+            left: text.len().saturating_sub(1) as u64,
+            streams: [None; 3],
+        })),
         9 => Message::Commit(token()),
         10 => Message::Abort(name()),
         11 => Message::Released,
@@ -158,6 +191,8 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
         13 => Message::Settle { version: PROTOCOL, token: token(), verdict: Verdict::Aborted },
         14 => Message::Alive,
         16 => return (2, block(text, sent)),
+        17 => return (1, br#"{"pages":{"image":1,"address":4096,"count":1}}"#.to_vec()),
+        18 => Message::Whole(Faults::default()),
         _ => Message::Prepared,
     };
     (1, message.encode().unwrap_or_default())
@@ -219,9 +254,12 @@ fuzz_target!(|bytes: &[u8]| {
     ours.write_all(&stream).and_then(|()| ours.shutdown(Shutdown::Write)).expect("room in a socket");
     let copy = theirs.try_clone().expect("a descriptor");
     let mut link = Link::new(copy.into(), theirs.into(), Duration::from_secs(5)).expect("a link");
-    let mut host = Fake { root: "/run/ferry".into(), runs: 0 };
+    let mut host = Fake { root: "/run/ferry".into(), runs: 0, asks: None, pump: None };
     let served = serve(&mut link, &Journals::new(&directory.join("store")), &mut host);
     drop(link);
+    if let Some(pump) = host.pump.take() {
+        pump.join().expect("a pump that ends");
+    }
     // What it did not read before it gave up resets the link; that it answers nothing endless is seen all the same.
     drop(ours.read_to_end(&mut Vec::new()));
     if let Err(error) = &served {

@@ -64,7 +64,9 @@ impl Running<'_> {
         let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = self.choices;
         let (images, work) = (images.to_owned(), self.logs.clone());
         let choice = Choice { images, work, tcp_established, tcp_close, ext_unix_sk, file_locks, ..Choice::default() };
-        DumpChoice { choice, parent: parent.map(Path::to_owned), ..DumpChoice::default() }
+        // Where connections are closed, one that nobody has accepted yet is no reason to stay.
+        let tcp_skip_in_flight = tcp_close;
+        DumpChoice { choice, parent: parent.map(Path::to_owned), tcp_skip_in_flight, ..DumpChoice::default() }
     }
 }
 
