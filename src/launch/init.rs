@@ -52,6 +52,8 @@ pub struct Init<'a> {
     pub handed: Handed,
     /// Whether Go has come already.
     pub let_go: bool,
+    /// Whether its OOM score is the parent's to adjust: in a user namespace there is no right to lower it.
+    pub is_scored: bool,
     /// Whether it is ferry that carries the terminal.
     pub foreground: bool,
     /// Whether it has to wait to be placed even where the plan does not say so: it was not born in its cgroup and is moved
@@ -225,7 +227,7 @@ impl Init<'_> {
     }
 
     fn oom_score(&mut self) -> Result<()> {
-        oom_score(self.plan.process.as_ref())
+        if self.is_scored { Ok(()) } else { oom_score("self", self.plan.process.as_ref()) }
     }
 
     fn keyring(&mut self) -> Result<()> {
@@ -433,13 +435,13 @@ pub fn label_procfs(process: Option<&ProcessPlan>) -> Result<Option<OwnedFd>> {
     process.and_then(|process| process.label.as_ref()).map(|_| lsm::procfs()).transpose()
 }
 
-/// Adjusts this process' OOM score, as its children's.
+/// Adjusts the OOM score of a process (a pid, or `self`) and of those it will have.
 ///
 /// # Errors
 /// EACCES for a lower score without CAP_SYS_RESOURCE.
-pub fn oom_score(process: Option<&ProcessPlan>) -> Result<()> {
+pub fn oom_score(whose: &str, process: Option<&ProcessPlan>) -> Result<()> {
     let Some(score) = process.and_then(|process| process.oom_score_adj) else { return Ok(()) };
-    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+    std::fs::write(format!("/proc/{whose}/oom_score_adj"), score.to_string())
         .or_cannot("set OOM score to", score)
         .map_err(|error| error.hint("lowering it needs CAP_SYS_RESOURCE on the host"))
 }

@@ -107,7 +107,7 @@ impl Joining<'_> {
     }
 
     fn oom_score(&mut self) -> Result<()> {
-        oom_score(Some(self.process))
+        oom_score("self", Some(self.process))
     }
 
     fn keyring(&mut self) -> Result<()> {

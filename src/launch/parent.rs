@@ -103,6 +103,7 @@ impl Launch<'_> {
             handed: init::Handed::default(),
             let_go: false,
             procfs: None,
+            is_scored: self.scores(),
             foreground: self.console_socket.is_none(),
             waits: false,
             root: None,
@@ -114,6 +115,13 @@ impl Launch<'_> {
             Ok(()) => Ok(child),
             Err(error) => Err(child.failed(error)),
         }
+    }
+
+    /// Whether the child's OOM score is adjusted from here.
+    fn scores(&self) -> bool {
+        let has_score = self.plan.process.as_ref().is_some_and(|process| process.oom_score_adj.is_some());
+        let makes = matches!(self.plan.namespaces.user, User::Make { .. });
+        has_score && makes && self.host.privileged && !host::in_user_namespace()
     }
 
     /// A namespace that the child joins itself.
@@ -208,6 +216,9 @@ impl Launch<'_> {
         scheduling::unbind(child.pid);
         if let User::Make { uids, gids } = &self.plan.namespaces.user {
             id_map::write(self.host, child.pid, uids, gids)?;
+        }
+        if self.scores() {
+            init::oom_score(&child.pid.to_string(), self.plan.process.as_ref())?;
         }
         self.plan.begin_scope(child.pid, record, cgroup)?;
         if self.plan.rootfs.is_handed() {

@@ -216,7 +216,7 @@ fn relative_path(case: &mut Case) -> Outcome {
     case.run()?.failure().map(drop)
 }
 
-fn mapped(case: &mut Case, outside: u32) -> Outcome {
+pub fn mapped(case: &mut Case, outside: u32) -> Outcome {
     config::user_namespace(&mut case.config, (outside, outside), 1000);
     Ok(case.bundle.give_to(outside)?)
 }

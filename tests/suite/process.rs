@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("umask_is_022_by_default", &[Peer("crun", "1.8.1 inherits it")], default_umask),
     scenario("rlimits_are_lowered", &[], rlimits),
     scenario("oom_score_adj_is_raised", &[], oom_score_adj),
+    scenario("oom_score_adj_is_lowered_for_a_user_namespace", &[Root], oom_score_adj_lowered),
     scenario("oom_score_adj_is_otherwise_the_callers", &[], oom_score_adj_default),
     scenario("cwd", &[], cwd),
     scenario("a_missing_cwd_is_made", &[Root], missing_cwd),
@@ -156,6 +157,21 @@ fn rlimits(case: &mut Case) -> Outcome {
 fn oom_score_adj(case: &mut Case) -> Outcome {
     case.config["process"]["oomScoreAdj"] = 321.into();
     assert_eq!(case.report()?["oom_score_adj"], 321);
+    Ok(())
+}
+
+/// Under an engine's process whose own score was raised, with the right to lower it, as containerd's are: below that is the right of
+/// the host's root alone, and not of that in a user namespace.
+fn oom_score_adj_lowered(case: &mut Case) -> Outcome {
+    super::namespaces::mapped(case, 100_000)?;
+    case.config["process"]["oomScoreAdj"] = 5.into();
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let run = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut raised = std::process::Command::new("/bin/sh");
+    raised.args(["-c", "echo 300 >/proc/self/oom_score_adj && exec \"$0\" \"$@\""]);
+    raised.arg(run.get_program()).args(run.get_args()).stdin(std::process::Stdio::null());
+    raised.env(super::case::MARK, &case.directory);
+    assert_eq!(case.finish(&mut raised)?.success()?.json()?["oom_score_adj"], 5);
     Ok(())
 }
 
