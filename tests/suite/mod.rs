@@ -46,6 +46,7 @@ mod image_root;
 mod image_tools;
 mod install;
 mod jails;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod lsm;
@@ -98,6 +99,7 @@ use stage::Stage;
 /// Scenarios by the noun they are about.
 const NOUNS: &[(&str, &[Scenario])] = &[
     ("install", install::SCENARIOS),
+    ("leaks", leaks::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("concurrency", concurrency::SCENARIOS),
     ("create", create::SCENARIOS),
