@@ -109,6 +109,8 @@ pub enum Moment {
     Waiting,
     /// Everything is there, and nothing of it runs yet: whether it runs is to be said now.
     Held,
+    /// CRIU has let it go on: it has run, though it may have ended since.
+    Running,
 }
 
 impl<'a> Restore<'a> {

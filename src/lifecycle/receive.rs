@@ -314,7 +314,7 @@ impl Host for Machine<'_> {
                 ..RestoreChoice::default()
             },
         };
-        let mut let_go = false;
+        let (mut let_go, mut ran) = (false, false);
         let mut daemon = self.daemon.take();
         let restored = {
             let _lent = Lent::new(&self.output, &entry.id, &streams, &last)?;
@@ -323,16 +323,18 @@ impl Host for Machine<'_> {
                     daemon.hold(&images)?;
                 }
                 held(moment)?;
-                let_go |= moment == Moment::Held;
+                (let_go, ran) = (let_go || moment == Moment::Held, ran || moment == Moment::Running);
                 Ok(())
             })
         };
         (self.daemon, self.let_go) = (daemon, let_go);
         match restored {
+            // Also one that has ended at once: what it did in that time is not to be done again where it came from.
+            Err(error) if ran => self.setting.log.warning(error),
             Err(error) if let_go => return self.after_all(entry, error),
-            restored => restored?,
-        };
-        self.first(entry)?.ok_or_else(|| Error::plain(format!("container {:?} has ended at once", entry.id)))
+            restored => drop(restored?),
+        }
+        Ok(live::open(self.setting, &entry.id)?.record.init.map_or(0, |init| init.pid))
     }
 
     fn begin_lazily(&mut self, entry: &Entry, images: &Path) -> Result<Lazily> {

@@ -202,6 +202,7 @@ impl Restoring<'_> {
         }
         let cgroup = self.record.cgroup.clone();
         let pid = restore.carry_out(cgroup.as_deref(), self)?;
+        (self.held)(Moment::Running)?;
         if matches!(plan.rootfs.base, Base::Directory(_)) {
             self.entry.remove_stage()?;
         }

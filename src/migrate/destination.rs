@@ -240,6 +240,7 @@ impl Taking<'_> {
         let pid = host.restore(&entry, &images, &mut |moment| {
             match (moment, committed) {
                 (Moment::Held, _) => (),
+                (Moment::Running, _) => return Ok(()),
                 (Moment::Waiting, None) => return link.alive(),
                 // It is this end's, whoever is still there to be told.
                 (Moment::Waiting, Some(_)) => return Ok(()),

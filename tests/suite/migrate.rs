@@ -25,6 +25,7 @@ use crate::rootfs_fixtures::config;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_counter_goes_there_and_back", CRIU, there_and_back),
+    scenario("one_that_ends_at_once_is_not_given_back", CRIU, ends_at_once),
     scenario("a_read_only_root_goes_along", CRIU, read_only_root),
     scenario("processes_pipes_and_sockets_go_along", CRIU, ring),
     scenario("memory_goes_along_and_the_report_tells", CRIU, memory),
@@ -142,6 +143,22 @@ fn there_and_back(case: &mut Case) -> Outcome {
         std::thread::yield_now();
     }
     assert_eq!(line.trim().parse::<u64>()?, last + 1);
+    settled(case)
+}
+
+/// What it did there in its last moment is not done again here.
+fn ends_at_once(case: &mut Case) -> Outcome {
+    let mut row = Row::of(case.args(&["/probe", "end-elsewhere"]).start()?);
+    row.go_on(3)?;
+    let (here, there) = (case.id.clone(), case.other_id());
+    migrate(case, &[], &there)?.success()?;
+    gone(case, &here)?;
+    printed(case, &there)?.until("elsewhere")?;
+    case.id = there;
+    if let pid @ 1.. = case.state()?["pid"].as_u64().unwrap_or(0) {
+        case.wait_for(u32::try_from(pid)?)?;
+    }
+    assert_eq!(case.state()?["status"], "stopped");
     settled(case)
 }
 

@@ -45,6 +45,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
             return parse(args, 1);
         }
         "scribble" => living::scribble(parse(args, 0)?, parse(args, 1)?)?,
+        "end-elsewhere" => living::end_elsewhere()?,
         "threads" => living::threads(parse(args, 0)?)?,
         "ring" => living::ring()?,
         "dialogue" => living::dialogue()?,
