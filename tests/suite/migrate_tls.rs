@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use libtest_mimic::Failed;
 
-use super::case::Case;
+use super::case::{Case, marked_processes};
 use super::checkpoint::Row;
 use super::migrate::{followed, gone, settled};
 use super::need::Need::{Criu, Ferry, Root, Tool};
@@ -159,6 +159,8 @@ fn silent(case: &mut Case) -> Outcome {
     known.kill()?;
     known.wait()?;
     assert_eq!(end(&mut receiver, case)?, 1);
+    // Who spoke for those that have hung up ends by itself, and need not have done so by now.
+    marked_processes(&case.directory).into_iter().try_for_each(|pid| case.wait_for(pid))?;
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())
 }
