@@ -237,13 +237,21 @@ fn outcome(
     let said =
         |why: String| format!("{}: {why} ({})", point.map_or_else(String::new, Point::to_string), ended.stderr.trim());
     let (id, failed) = (case.id.clone(), ended.code != 0 && point.is_some_and(|point| point.fault != Fault::Kill));
-    if point.is_some_and(|point| point.fault == Fault::Kill) && status(case)? == "paused" {
+    let killed = point.is_some_and(|point| point.fault == Fault::Kill);
+    if killed && status(case)? == "paused" {
         // Killed while it had the container stand still: that stays so until somebody says otherwise.
         case.call(&["resume", &id])?.success()?;
     }
-    let runs = status(case)? == "running";
+    let mut runs = status(case)? == "running";
+    let mut went_on = Ok(());
+    let mut row = row;
+    if let (Some(row), true) = (&mut row, runs) {
+        went_on = row.go_on(5);
+        // A CRIU that has outlived its ferry ends what it has saved, as it was told to.
+        runs = went_on.is_ok() || !killed || !ends(case)?;
+    }
     let went_on = match (row, runs) {
-        (Some(mut row), true) => row.go_on(5).map(|()| row),
+        (Some(row), true) => went_on.map(|()| row),
         (Some(mut row), false) => {
             let Some(words) = (verb.back)(case) else {
                 counts.left.push(said("it is lost".to_owned()));
@@ -257,7 +265,7 @@ fn outcome(
             let mut row = Row::of(lines);
             match row.resume().and_then(|()| row.go_on(5)) {
                 // Those that a killed ferry did not let go on end a moment after it.
-                Err(_) if point.is_some_and(|point| point.fault == Fault::Kill) && ends(case)? => {
+                Err(_) if killed && ends(case)? => {
                     return Ok(Value::Null);
                 }
                 ran => ran.map(|()| row),
