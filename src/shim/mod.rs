@@ -14,8 +14,9 @@
 //! shims weigh. So the server is one loop around poll(2) (`server`), and whatever may take its time (making a container,
 //! starting it, a checkpoint) is done by a worker: a fork of the server that calls the same function of `lifecycle` as the
 //! command line does, answers over a socket, and ends (`work`). It executes nothing, so it costs a fork and no more
-//! (0.13 to 0.6 ms under strace on a busy machine), and what a verb changes about its process (blocked signals, limits, namespaces that it enters) ends with it. The server is a
-//! subreaper: a container whose worker has gone is its child, and tells its end to nobody else.
+//! (0.13 to 0.6 ms under strace on a busy machine), and what a verb changes about its process (blocked signals, limits,
+//! namespaces that it enters) ends with it. The server is a subreaper: a container whose worker has gone is its child, and
+//! tells its end to nobody else.
 //!
 //! The protocol is version 2 and 3 of the Task service, which differ in their name alone: containerd 1.6 to 2.x.
 

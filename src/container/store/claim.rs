@@ -14,6 +14,9 @@ use super::{Entry, Id, Record, STATE, STATE_NEW, Store};
 use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
+/// How often another process may take the directory away before it is locked: a filesystem that counts no links would say so for ever.
+const TRIES: usize = 64;
+
 impl Store {
     /// Claims `id`: makes its directory, locks it, and saves the first record there, which only one process can. From then on
     /// whatever is cut off can be cleaned up by that record.
@@ -21,7 +24,7 @@ impl Store {
     /// # Errors
     /// The id is taken; the root cannot be made or written.
     pub fn claim(&self, id: &Id, record: &Record) -> Result<Entry> {
-        loop {
+        for _ in 0..TRIES {
             self.make(id)?;
             match self.claim_made(id, record) {
                 // `delete --force` took the directory for one whose making was cut off, before it was locked.
@@ -37,6 +40,7 @@ impl Store {
                 }
             }
         }
+        Err(Error::said("claim", id.to_string(), "its directory is taken away as often as it is made"))
     }
 
     fn make(&self, id: &Id) -> Result<()> {
