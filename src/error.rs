@@ -27,6 +27,8 @@ struct Parts {
     later: Vec<String>,
     hint: Option<Cow<'static, str>>,
     exit_code: u8,
+    /// Whether a child that prepares a container has sent it.
+    of_child: bool,
 }
 
 /// Why the deed failed.
@@ -97,7 +99,8 @@ impl Error {
 
     fn new(deed: Cow<'static, str>, object: String, cause: Cause) -> Self {
         let later = Vec::new();
-        Self(Box::new(Parts { deed, object, cause, later, hint: None, exit_code: EXIT_FAILURE }))
+        let exit_code = EXIT_FAILURE;
+        Self(Box::new(Parts { deed, object, cause, later, hint: None, exit_code, of_child: false }))
     }
 
     /// Adds what a person can do about it. The first hint stays: it is the one nearest to the failure.
@@ -120,7 +123,7 @@ impl Error {
 
     /// The form in which the child sends an error to whoever waits for it.
     pub fn to_wire(&self) -> Wire {
-        let Parts { deed, object, cause, later, hint, exit_code } = &*self.0;
+        let Parts { deed, object, cause, later, hint, exit_code, .. } = &*self.0;
         let (kind, errno, said) = match cause {
             Cause::Plain => (0, 0, ""),
             Cause::Kernel(errno) => (1, *errno as i32, ""),
@@ -150,7 +153,33 @@ impl Error {
         };
         let hint = wire.hint.map(Cow::Owned);
         let Wire { object, later, exit_code, .. } = wire;
-        Self(Box::new(Parts { deed: wire.deed.into(), object, cause, later, hint, exit_code }))
+        Self(Box::new(Parts { deed: wire.deed.into(), object, cause, later, hint, exit_code, of_child: false }))
+    }
+
+    /// Says that a child sent it, which failed at preparing a container.
+    pub fn of_child(mut self) -> Self {
+        self.0.of_child = true;
+        self
+    }
+
+    /// Whether a child sent it.
+    pub fn is_of_child(&self) -> bool {
+        self.0.of_child
+    }
+
+    /// The same failure behind other words, as programs in Go tell it: without the answer's name, and in small letters
+    /// (`operation not permitted`).
+    pub fn behind(mut self, words: impl fmt::Display) -> Self {
+        let Parts { deed, object, cause, .. } = &*self.0;
+        let told = match cause {
+            Cause::Plain => deed.clone().into_owned(),
+            Cause::Kernel(errno) => format!("cannot {deed}{}{object}: {}", space(object), errno.desc().to_lowercase()),
+            Cause::Config(why) => format!("{deed}{object}: {why}"),
+            Cause::Said(why) => format!("cannot {deed}{}{object}: {why}", space(object)),
+        };
+        self.0.deed = format!("{words}{told}").into();
+        self.0.cause = Cause::Plain;
+        self
     }
 
     /// The exit code that `main` ends with.
@@ -161,6 +190,17 @@ impl Error {
     /// Whether it is this deed that failed.
     pub fn is_of(&self, deed: &str) -> bool {
         self.0.deed == deed
+    }
+
+    /// Whether its sentence begins so.
+    pub fn begins(&self, words: &str) -> bool {
+        self.0.deed.starts_with(words)
+    }
+
+    /// The same without its hint.
+    pub fn unhinted(mut self) -> Self {
+        self.0.hint = None;
+        self
     }
 
     /// The kernel's answer, where there was one.

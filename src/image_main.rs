@@ -3,7 +3,7 @@
 #![no_main]
 
 use ferry::error::Context;
-use ferry::log::Log;
+use ferry::log::{Form, Log};
 use nix::errno::Errno;
 
 ferry::program!(program);
@@ -14,7 +14,7 @@ fn program(begun: Result<(), Errno>) -> u8 {
         .or_cannot("prepare", "the standard descriptors and signals")
         .and_then(|()| ferry::cli::image::program::run(std::env::args_os().skip(1), &mut log));
     ran.unwrap_or_else(|error| {
-        log.failure(&error);
+        log.failure(&error, Form::Person);
         error.exit_code()
     })
 }

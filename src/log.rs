@@ -48,6 +48,42 @@ impl Level {
     }
 }
 
+/// How the error of a failed verb reads on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `ferry: …`, as programs tell a person.
+    Person,
+    /// As a line of the log, where that is standard error; else as it is.
+    Line,
+    /// As it is.
+    Bare,
+}
+
+/// How far a process has come that is to execute a program, for the debug log. The words are those that runc logs at the same
+/// point: whoever looks for them in a runtime's log finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// It was cloned, and its namespaces are there.
+    Cloned,
+    /// Everything around it is in force, and it prepares itself.
+    Prepares,
+    /// A process that joins a container is let go.
+    LetGo,
+    /// The stream on which it would have reported a failure has ended: it has executed the program, or it is dead.
+    StreamEnds,
+}
+
+impl Milestone {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Cloned => "nsexec container setup",
+            Self::Prepares => "child process in init()",
+            Self::LetGo => "setns_init: about to exec",
+            Self::StreamEnds => "init: closing the pipe to signal completion",
+        }
+    }
+}
+
 /// Where lines go, in what form, and from which level. The default is standard error, text, warnings and errors; making
 /// that one costs no system call.
 #[derive(Debug, Clone, Default)]
@@ -93,19 +129,29 @@ impl Log {
         self.line(Level::Debug, message);
     }
 
+    /// A process has come so far.
+    pub fn milestone(&self, milestone: Milestone, pid: impl fmt::Display) {
+        self.debug(format_args!("{} (process {pid})", milestone.words()));
+    }
+
     /// Something was ignored or done otherwise than asked, and the verb goes on.
     pub fn warning(&self, message: impl fmt::Display) {
         self.line(Level::Warning, message);
     }
 
     /// The end of a failed verb, from `main` alone: the log's line, and a person's on standard error.
-    pub fn failure(&self, error: &Error) {
-        if self.file.is_some() || self.format == Format::Json {
+    pub fn failure(&self, error: &Error, form: Form) {
+        let logged = self.file.is_some() || self.format == Format::Json;
+        if logged || form == Form::Line {
             self.line(Level::Error, error);
         }
-        if self.file.is_some() || self.format == Format::Text {
-            to_stderr(format!("ferry: {error}\n").as_bytes());
+        if self.file.is_none() && (self.format == Format::Json || form == Form::Line) {
+            return;
         }
+        to_stderr(match form {
+            Form::Person => format!("ferry: {error}\n"),
+            Form::Bare | Form::Line => format!("{error}\n"),
+        });
     }
 
     fn line(&self, level: Level, message: impl fmt::Display) {
@@ -117,17 +163,17 @@ impl Log {
             // One write for a line: O_APPEND keeps the lines of several runs whole.
             Some(file) => {
                 if let Err(refused) = (&mut &**file).write_all(line.as_bytes()) {
-                    to_stderr(format!("ferry: cannot write to the log: {refused}\n{line}").as_bytes());
+                    to_stderr(format!("ferry: cannot write to the log: {refused}\n{line}"));
                 }
             }
-            None => to_stderr(line.as_bytes()),
+            None => to_stderr(line),
         }
     }
 }
 
 /// Standard error is the last resort: when it does not take a line, there is nobody left to tell.
-fn to_stderr(bytes: &[u8]) {
-    io::stderr().lock().write_all(bytes).ok();
+fn to_stderr(text: String) {
+    io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
 fn render(format: Format, level: Level, now: SystemTime, message: &str) -> String {

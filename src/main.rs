@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use ferry::cli::name::Name;
 use ferry::error::Context;
 use ferry::log::Log;
 use nix::errno::Errno;
@@ -10,11 +11,13 @@ ferry::program!(program);
 
 fn program(begun: Result<(), Errno>) -> u8 {
     let mut log = Log::default();
+    let mut argv = std::env::args_os();
+    let name = Name::of(argv.next().as_deref());
     let ran = begun
         .or_cannot("prepare", "the standard descriptors and signals")
-        .and_then(|()| ferry::cli::run(std::env::args_os().skip(1), &mut log));
+        .and_then(|()| ferry::cli::run(name, argv, &mut log));
     ran.unwrap_or_else(|error| {
-        log.failure(&error);
+        name.report(&error, &log);
         error.exit_code()
     })
 }

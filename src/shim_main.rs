@@ -3,7 +3,7 @@
 #![no_main]
 
 use ferry::error::Context;
-use ferry::log::Log;
+use ferry::log::{Form, Log};
 use nix::errno::Errno;
 
 ferry::program!(program);
@@ -13,7 +13,7 @@ fn program(begun: Result<(), Errno>) -> u8 {
         .or_cannot("prepare", "the standard descriptors and signals")
         .and_then(|()| ferry::shim::run(std::env::args_os().skip(1)));
     ran.unwrap_or_else(|error| {
-        Log::default().failure(&error);
+        Log::default().failure(&error, Form::Person);
         error.exit_code()
     })
 }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::Command;
 
+use super::name::Name;
 use super::verb::{documented, help_template};
 use super::{FAMILIES, VERBS, find, globals, output};
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated pro
 ///
 /// # Errors
 /// There is no such verb.
-pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
+pub fn run(called: Name, mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
     let text = match argv.next() {
         Some(name) if name != "help" && !asks(&name) => {
             match (FAMILIES.iter().find(|family| name == family.name), argv.next()) {
@@ -29,8 +30,15 @@ pub fn run(mut argv: impl Iterator<Item = OsString>) -> Result<u8> {
         }
         _ => overview().render_help().to_string(),
     };
-    output::print(&text)?;
-    Ok(0)
+    show(called, text)
+}
+
+/// Prints a help text.
+///
+/// # Errors
+/// Standard output does not take it.
+pub fn show(called: Name, text: String) -> Result<u8> {
+    output::print(&called.help(text)).map(|()| 0)
 }
 
 /// Whether a word asks for help.
@@ -46,7 +54,7 @@ pub fn no_topic(name: &OsStr, unknown: &Error) -> Error {
 /// The program as a whole: its verbs, one line each, and the flags before them. For `ferry help` and ferry(1).
 pub fn overview() -> Command {
     let command = Command::new("ferry")
-        .about("Run OCI containers, from bundles and from bare root filesystems")
+        .about("Open Container Initiative runtime, for bundles, bare root filesystems and images")
         .long_about(ABOUT)
         .help_template(help_template("ferry"))
         .override_usage("ferry [GLOBAL-FLAG...] COMMAND [FLAG...] [ARG...]")
@@ -70,7 +78,7 @@ mod tests {
     #[test]
     fn the_list_has_every_verb_and_every_global_flag() {
         let text = overview().render_help().to_string();
-        assert!(text.starts_with("NAME:\n    ferry - Run OCI containers"), "{text}");
+        assert!(text.starts_with("NAME:\n    ferry - Open Container Initiative runtime"), "{text}");
         for verb in &VERBS {
             assert!(text.contains(&format!("\n  {} ", verb.name)), "{}: {text}", verb.name);
         }

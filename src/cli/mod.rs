@@ -14,7 +14,6 @@ use clap::error::{ContextKind, ContextValue};
 
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::spec::template::OCI_VERSION;
 
 mod archive;
 pub mod argv;
@@ -41,6 +40,7 @@ mod list;
 mod migrate;
 mod mount;
 mod mounts;
+pub mod name;
 mod output;
 mod pause;
 mod progress;
@@ -65,6 +65,7 @@ pub mod verb;
 use family::Family;
 use globals::Asked;
 pub use help::overview;
+use name::Name;
 use verb::{ARGUMENTS, Arguments, Verb};
 
 /// The command table, in the order of a container's life.
@@ -105,42 +106,37 @@ pub fn rows() -> impl Iterator<Item = &'static Verb> {
     VERBS.iter().chain(FAMILIES.iter().flat_map(|family| family.verbs))
 }
 
-/// Carries out a command line, without the program's name, and answers the exit code. `log` becomes the log the command
+/// Carries out a command line, without the program's `name`, and answers the exit code. `log` becomes the log the command
 /// line asks for, so that the caller can put the error there.
 ///
 /// # Errors
 /// The command line is not understood, or the verb failed.
-pub fn run(mut argv: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
+pub fn run(name: Name, mut argv: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
     let (globals, asked) = globals::read(&mut argv, log)?;
-    let name = match asked {
-        Asked::Verb(name) => name,
-        Asked::Version => return output::print(&version()).map(|()| 0),
-        Asked::Help => return output::print(&overview().render_help().to_string()).map(|()| 0),
+    let word = match asked {
+        Asked::Verb(word) => word,
+        Asked::Version => return output::print(&name.version()).map(|()| 0),
+        Asked::Help => return help::show(name, overview().render_help().to_string()),
     };
-    if name == "help" || name == "h" {
-        return help::run(argv);
+    if word == "help" || word == "h" {
+        return help::run(name, argv);
     }
-    let verb = match FAMILIES.iter().find(|family| name == family.name) {
+    let verb = match FAMILIES.iter().find(|family| word == family.name) {
         Some(family) => match argv.next().filter(|word| !help::asks(word) && word != "help") {
             Some(word) => family.find(&word)?,
-            None => return output::print(&family.help()).map(|()| 0),
+            None => return help::show(name, family.help()),
         },
-        None => match find(&name) {
+        None => match find(&word) {
             Err(unknown) if argv.next().is_some_and(|word| help::asks(&word)) => {
-                return Err(help::no_topic(&name, &unknown));
+                return Err(help::no_topic(&word, &unknown));
             }
             verb => verb?,
         },
     };
     match argv::normalise(verb, argv).map_err(|error| usage(error, Some(verb)))? {
-        Some(argv) => (verb.run)(&globals, &parse(verb, argv)?),
-        None => output::print(&verb.help()).map(|()| 0),
+        Some(argv) => (verb.run)(&globals, &parse(verb, argv)?).map_err(|error| name.tells(verb.name, error)),
+        None => help::show(name, verb.help()),
     }
-}
-
-/// The shape engines take apart: the name, the word, the version; then `key: value`.
-fn version() -> String {
-    format!("ferry version {}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// The row of a verb.
@@ -226,9 +222,8 @@ mod tests {
     use super::*;
 
     fn refused(line: &str) -> String {
-        run(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from), &mut Log::default())
-            .unwrap_err()
-            .to_string()
+        let words = line.split(' ').filter(|word| !word.is_empty()).map(OsString::from);
+        run(Name::Ferry, words, &mut Log::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -284,10 +279,5 @@ mod tests {
                 assert_eq!(help.contains(&format!("--{}", flag.long)), !flag.hidden, "{} --{}", verb.name, flag.long);
             }
         }
-    }
-
-    #[test]
-    fn the_version_has_the_shape_engines_take_apart() {
-        assert_eq!(version(), format!("ferry version {}\nspec: 1.3.0\n", env!("CARGO_PKG_VERSION")));
     }
 }

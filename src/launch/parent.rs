@@ -28,7 +28,7 @@ use crate::container::status::{State, Status};
 use crate::container::store::Entry;
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
-use crate::log::Log;
+use crate::log::{Log, Milestone};
 use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
@@ -111,8 +111,12 @@ impl Launch<'_> {
             program: PathBuf::new(),
         };
         let (child, waits) = self.born(channel, init, cgroup.as_ref())?;
+        self.log.milestone(Milestone::Cloned, child.pid);
         match self.beside(config, record, &child, cgroup, waits) {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                self.log.milestone(Milestone::Prepares, child.pid);
+                Ok(child)
+            }
             Err(error) => Err(child.failed(error)),
         }
     }
@@ -245,7 +249,10 @@ impl Launch<'_> {
     /// What the child reported, or a hook that failed.
     pub fn serve(&self, child: &mut Child, record: &Record) -> Result<Reached> {
         loop {
-            let Some((message, descriptor)) = child.channel.receive()? else { return Ok(Reached::End) };
+            let Some((message, descriptor)) = child.channel.receive()? else {
+                self.log.milestone(Milestone::StreamEnds, child.pid);
+                return Ok(Reached::End);
+            };
             match (message, descriptor) {
                 (Message::Ready, _) => return Ok(Reached::Ready),
                 (Message::Warning(text), _) => self.log.warning(text),
@@ -300,7 +307,7 @@ impl Plan {
     pub fn told(&self, message: Message) -> Error {
         let name = self.process.as_ref().and_then(|process| process.command.args.first()).map_or("", String::as_str);
         match message {
-            Message::Failed(error) => error,
+            Message::Failed(error) => error.of_child(),
             Message::NotExecuted(stage, errno) => execute::failure(stage, errno, name),
             other => Error::said("follow", "the handshake", format!("{other:?} came out of turn")),
         }
@@ -363,7 +370,7 @@ impl Child {
         let first = matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ESRCH | Errno::ENOENT));
         let cause = match first && self.channel.has_message() {
             true => match self.channel.receive() {
-                Ok(Some((Message::Failed(told), _))) => told,
+                Ok(Some((Message::Failed(told), _))) => told.of_child(),
                 _ => error,
             },
             false => error,

@@ -22,6 +22,7 @@ use crate::launch::join::{self, Joining};
 use crate::launch::parent::{Child, send_descriptor, tell_agent};
 use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
+use crate::log::{Log, Milestone};
 use crate::namespaces::Kind;
 use crate::process::{limits, scheduling};
 use crate::security::capabilities;
@@ -105,19 +106,25 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     process.say(&setting.log);
     limits::raise_own(&process.limits)?;
     match &process.scheduling.affinity {
-        Some(affinity) if !affinity.first.is_empty() => scheduling::bind_to(&affinity.first)?,
+        Some(affinity) if !affinity.first.is_empty() => {
+            scheduling::bind_to(&affinity.first)?;
+            let mask = scheduling::hexadecimal(&affinity.first);
+            setting.log.debug(format_args!("nsexec[{}]: affinity: {mask}", std::process::id()));
+        }
         _ => scheduling::unbind(Pid::from_raw(0)),
     }
     let foreground = options.console_socket.is_none();
     let joined = (&record, &host, &process);
     let cloned = clone_joining(joined, &init, init_fd, birthplace.as_ref(), foreground);
     let mut child = cloned.map_err(|error| or_ended(&init, error))?;
+    setting.log.milestone(Milestone::Cloned, child.pid);
     let grouped = record.resctrl.as_ref().map_or(Ok(()), |groups| cgroup::resctrl::join(groups, child.pid));
     let state = || {
         status::of(&entry, &record).map(|status| State::new(&record, status, config.annotations.clone(), String::new()))
     };
+    setting.log.milestone(Milestone::Prepares, child.pid);
     let told = grouped
-        .and_then(|()| announce(&child, options))
+        .and_then(|()| announce(&child, options, &setting.log))
         .and_then(|()| serve(setting, &mut child, &process, options, &state))
         .map_err(|error| or_ended(&init, error));
     let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child.attended(), None) });
@@ -305,13 +312,14 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
         .or_cannot("open root filesystem", path.display())
 }
 
-fn announce(child: &Child, options: &Options) -> Result<()> {
+fn announce(child: &Child, options: &Options, log: &Log) -> Result<()> {
     if let Some(path) = &options.pid_file {
         write_pid_file(path, child.pid.as_raw())?;
     }
     if let Some(path) = &options.pidfd_socket {
         send_descriptor(path, b"pidfd", child.pidfd.as_fd())?;
     }
+    log.milestone(Milestone::LetGo, child.pid);
     // A child that has failed already takes no message; what it said is read next.
     match child.go() {
         Err(error) if error.errno() != Some(Errno::EPIPE) => Err(error),
@@ -330,7 +338,10 @@ fn serve(
     let name = process.command.args.first().map_or("", String::as_str);
     loop {
         match child.channel.receive()? {
-            None => return Ok(()),
+            None => {
+                setting.log.milestone(Milestone::StreamEnds, child.pid);
+                return Ok(());
+            }
             Some((Message::Warning(text), _)) => setting.log.warning(text),
             Some((Message::Console, Some(master))) => match &options.console_socket {
                 Some(path) => send_descriptor(path, b"console", master.as_fd())?,

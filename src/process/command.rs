@@ -121,7 +121,15 @@ pub fn refused(name: &str, answer: Errno) -> Error {
 
 /// What became of an exec that the kernel refused although the file is there.
 pub fn not_executed(name: &str, answer: Errno) -> Error {
-    refusal(&format!("exec {name}"), answer)
+    refusal(&format!("{EXEC}{name}"), answer)
+}
+
+/// What the sentence of a program that could not be executed begins with.
+const EXEC: &str = "exec ";
+
+/// Whether it says that the kernel did not execute the program.
+pub fn is_not_executed(error: &Error) -> bool {
+    error.begins(EXEC)
 }
 
 fn refusal(deed: &str, answer: Errno) -> Error {

@@ -165,14 +165,17 @@ fn cpus(affinity: &CpuAffinity, at: &str) -> Result<Affinity> {
 
 /// `0-3,7` as a mask, and how many nodes there are in it.
 fn nodes(list: &str) -> Result<(Vec<u64>, usize)> {
-    let mut mask = Vec::new();
     let fault = format!("invalid memory policy nodes {list:?}: must be a list such as 0-3,7, below {MOST}");
-    for node in numbers(list).ok_or_else(|| Error::config("linux.memoryPolicy.nodes", fault))? {
-        mask.resize(mask.len().max(node / 64 + 1), 0);
-        mask[node / 64] |= 1 << (node % 64);
-    }
+    let mask = mask(&numbers(list).ok_or_else(|| Error::config("linux.memoryPolicy.nodes", fault))?);
     let count = mask.iter().map(|word: &u64| word.count_ones() as usize).sum();
     Ok((mask, count))
+}
+
+/// Numbers as bits, the lowest word first.
+fn mask(numbers: &[usize]) -> Vec<u64> {
+    let mut mask = vec![0; numbers.iter().max().map_or(0, |last| last / 64 + 1)];
+    numbers.iter().for_each(|number| mask[number / 64] |= 1 << (number % 64));
+    mask
 }
 
 /// CPUs and memory nodes are numbered below this, as in Linux' own largest configurations.
@@ -205,6 +208,13 @@ pub fn bind_to(cpus: &[usize]) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set)
         .or_cannot("bind to CPUs", format_args!("{cpus:?}"))
         .map_err(|error| error.hint("none of them is online and in the cgroup's cpuset"))
+}
+
+/// CPUs as a mask in one number, `0x3`, and any wider one from its highest word on.
+pub fn hexadecimal(cpus: &[usize]) -> String {
+    let words = mask(cpus);
+    let (last, rest) = words.split_last().unwrap_or((&0, &[]));
+    rest.iter().rev().fold(format!("0x{last:x}"), |text, word| text + &format!("{word:016x}"))
 }
 
 /// What policies need, of which the kernel's EPERM says neither: sched_setattr(2).
@@ -278,6 +288,8 @@ mod tests {
         };
         let planned = affinity("0-2,5", "").unwrap().affinity;
         assert_eq!(planned, Some(Affinity { first: vec![0, 1, 2, 5], last: Vec::new() }));
+        assert_eq!(hexadecimal(&[0, 1, 5]), "0x23");
+        assert_eq!(hexadecimal(&[0, 64]), "0x10000000000000001");
         let error = affinity("", "2-").unwrap_err().to_string();
         assert!(error.starts_with("process.execCPUAffinity.final: must be a list such as"), "{error}");
     }

@@ -52,6 +52,11 @@ pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &Cgroup
     }
 }
 
+/// Whether it is a mount that failed.
+pub fn is_of_mount(error: &Error) -> bool {
+    ["mount", "bind", "remount", "set attributes of"].iter().any(|deed| error.is_of(deed))
+}
+
 /// Changes what stands at a place already: the mount's attributes, and by options of the filesystem's own that filesystem,
 /// for everybody who has it mounted. A remount of a bind is about the mount alone, as in mount(8).
 fn remount(root: &Root, mount: &Mount) -> Result<()> {

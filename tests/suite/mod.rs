@@ -57,6 +57,7 @@ mod migrate_tls;
 mod mount_options;
 mod mounts;
 mod mounts_added;
+mod name;
 mod namespaces;
 mod need;
 mod net_devices;
@@ -105,6 +106,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("create", create::SCENARIOS),
     ("state", state::SCENARIOS),
     ("exec", exec::SCENARIOS),
+    ("name", name::SCENARIOS),
     ("namespaces", namespaces::SCENARIOS),
     ("net_devices", net_devices::SCENARIOS),
     ("mounts", mounts::SCENARIOS),
