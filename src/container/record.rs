@@ -54,6 +54,9 @@ pub struct Record {
     pub cgroup_driver: Driver,
     /// The namespaces it does not share with the host: what `exec` joins.
     pub namespaces: Vec<Kind>,
+    /// Of one that has its root mounted in the host's mount namespace: the ids of what was mounted there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_over: Option<Vec<u64>>,
     /// Whether the caller's session keyring is used as it is.
     pub no_new_keyring: bool,
     /// Whether `start` and `delete` have something to read in the configuration: hooks, or a seccomp agent. Most

@@ -25,7 +25,8 @@ use crate::error::{Context, Error, Result};
 use crate::namespaces::{CLONE_NEWTIME, Kind, User};
 use crate::path::{Links, Root};
 use crate::process::{command, sysctl};
-use crate::rootfs::{Base, devices, layers, overlay, pivot, protect};
+use crate::rootfs::plan::MountedIn;
+use crate::rootfs::{Base, devices, layers, on_host, overlay, pivot, protect};
 use crate::security::lsm;
 use crate::spec::config::Hook;
 use crate::sys::{clone::exit_now, fd, keyring};
@@ -293,8 +294,11 @@ impl Init<'_> {
     fn root_filesystem(&mut self) -> Result<()> {
         let rootfs = &self.plan.rootfs;
         let root = match &rootfs.base {
-            Base::Directory(path) if rootfs.isolated => pivot::attach(rootfs, path, self.handed.root.take())?,
-            Base::Directory(path) => Root::open(path)?,
+            Base::Directory(path) => match rootfs.mounted_in {
+                MountedIn::Own => pivot::attach(rootfs, path, self.handed.root.take())?,
+                MountedIn::Host => on_host::attach(path)?,
+                MountedIn::Nowhere => Root::open(path)?,
+            },
             Base::CopyOnWrite { lower, stage } => {
                 pivot::isolate(rootfs)?;
                 let mut warnings = Vec::new();
@@ -327,7 +331,8 @@ impl Init<'_> {
     }
 
     fn make_working_directory(&mut self) -> Result<()> {
-        let (Some(process), true) = (&self.plan.process, self.plan.rootfs.isolated) else { return Ok(()) };
+        let mounts_any = self.plan.rootfs.mounted_in != MountedIn::Nowhere;
+        let (Some(process), true) = (&self.plan.process, mounts_any) else { return Ok(()) };
         match self.root()?.make_dirs(&process.command.cwd, 0o755, Links::Follow) {
             // A root that cannot be written, or a file in the way: entering it says so.
             Ok(_) | Err(_) => Ok(()),
@@ -359,16 +364,12 @@ impl Init<'_> {
     }
 
     fn mask(&mut self) -> Result<()> {
-        if self.plan.rootfs.isolated { protect::mask(self.root()?, &self.plan.rootfs.masked) } else { Ok(()) }
+        protect::mask(self.root()?, &self.plan.rootfs.masked)
     }
 
     fn write_protect(&mut self) -> Result<()> {
         protect::finish_read_only(self.root()?, &self.plan.rootfs.read_only_last)?;
-        if self.plan.rootfs.isolated {
-            protect::write_protect(self.root()?, &self.plan.rootfs.readonly)
-        } else {
-            Ok(())
-        }
+        protect::write_protect(self.root()?, &self.plan.rootfs.readonly)
     }
 
     fn pivot(&mut self) -> Result<()> {

@@ -18,6 +18,7 @@ use crate::namespaces::{self, Kind, Namespaces, User};
 use crate::network::bandwidth::{self, Bandwidth};
 use crate::network::devices::{self, Device};
 use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
+use crate::rootfs::plan::MountedIn;
 use crate::rootfs::{self, Rootfs};
 use crate::security::capabilities;
 use crate::security::lsm::{self, Label};
@@ -183,6 +184,19 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let around = rootfs::plan::Around { namespaces: &namespaces, bundle, root: &root, privileged: host.privileged };
     let mut rootfs = rootfs::plan::plan(config, around, !options.no_pivot)?;
     label(config, &mut rootfs.mounts)?;
+    match rootfs.mounted_in {
+        MountedIn::Own => (),
+        _ if options.copy_on_write.is_some() || options.layers.is_some() => {
+            let why = "a root with layers needs a mount namespace: without one it would be mounted on the host";
+            return Err(Error::config("linux.namespaces", why));
+        }
+        MountedIn::Host => warnings.push(format!(
+            "container {id} shares the host's mount namespace: what it mounts is mounted on the host, below {}, until it is \
+             deleted",
+            root.display()
+        )),
+        MountedIn::Nowhere => (),
+    }
     if let (Some(stage), rootfs::Base::Directory(lower)) = (&options.copy_on_write, &rootfs.base) {
         rootfs.base = rootfs::Base::CopyOnWrite { lower: lower.clone(), stage: stage.clone() };
         rootfs.handed = false;

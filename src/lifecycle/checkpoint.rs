@@ -77,6 +77,10 @@ pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoi
                 .hint("only one whose program runs, or is paused, has anything to keep"));
         }
     };
+    if container.record.mounted_over.is_some() {
+        let why = format!("container {id:?} cannot be checkpointed: its mounts are the host's");
+        return Err(Error::plain(why).hint("give it a mount namespace of its own"));
+    }
     let images = &choice.choice.images;
     let kept = match (has_own(container) && !choice.pre_dump, keep_root) {
         (true, Some(keep_root)) => Some(keep_root(container, images)?),

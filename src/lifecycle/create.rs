@@ -19,7 +19,8 @@ use crate::launch::parent::{self, Child, Launch, Reached, state_json};
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::{self, Kind, User};
 use crate::process::memory_merge;
-use crate::rootfs::Base;
+use crate::rootfs::plan::MountedIn;
+use crate::rootfs::{Base, on_host};
 use crate::spec::seccomp::Seccomp;
 use crate::spec::{self, Config, extensions};
 
@@ -174,6 +175,9 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
 
     let mut record = record(&plan, &source.config, options, &host);
     record.store = source.image.as_ref().map(|image| image.path.clone());
+    if plan.rootfs.mounted_in == MountedIn::Host {
+        record.mounted_over = Some(on_host::mounts_at(&record.rootfs)?);
+    }
     let entry = claim(&store, &plan.id, source.again, &mut record)?;
     let mut listener = None;
     let begun = prepare(&entry, &plan, source.image.as_ref())
@@ -294,6 +298,7 @@ pub(super) fn record(plan: &Plan, config: &Config, options: &Options, host: &Hos
         store: None,
         cgroup_driver: plan.cgroup.driver,
         namespaces: kinds,
+        mounted_over: None,
         no_new_keyring: options.no_new_keyring,
         reads_config: config.process.is_none()
             || !config.hooks.poststart.is_empty()
@@ -406,6 +411,10 @@ pub(super) fn undo_entry(entry: &Entry, record: &Record, error: Error) -> Error 
     if let Some(before) = entry.before() {
         return error.and_then(entry.end_again(before));
     }
+    let error = match &record.mounted_over {
+        Some(before) => error.and_then(on_host::detach(&record.rootfs, before)),
+        None => error,
+    };
     let error = match &record.store {
         Some(store) => error.and_then(run_image::end(store, entry.path())),
         None => error,

@@ -15,6 +15,7 @@ use crate::container::store::Entry;
 use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::launch::hooks;
+use crate::rootfs::on_host;
 use crate::spec::Config;
 use crate::sys::signal::pidfd_send;
 
@@ -127,7 +128,10 @@ pub(super) fn take_down(record: &Record) -> Result<()> {
     if let Some(unit) = &record.unit {
         cgroup::systemd::Manager::connect()?.stop(unit)?;
     }
-    Ok(())
+    match &record.mounted_over {
+        Some(before) => on_host::detach(&record.rootfs, before),
+        None => Ok(()),
+    }
 }
 
 /// Runs the poststop hooks of a container that is down.

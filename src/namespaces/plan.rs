@@ -181,25 +181,7 @@ fn names(config: &Config, namespaces: &Namespaces) -> Result<()> {
             return Err(Error::config(field, "needs a uts namespace: without one the host's own would change"));
         }
     }
-    if namespaces.has(Kind::Mount) { Ok(()) } else { without_mounts(config) }
-}
-
-/// What is mounted, hidden or made read-only by mounts.
-fn without_mounts(config: &Config) -> Result<()> {
-    let linux = &config.linux;
-    let asked = [
-        ("mounts", !config.mounts.is_empty()),
-        ("root.readonly", config.root.as_ref().is_some_and(|root| root.readonly)),
-        ("linux.rootfsPropagation", !linux.rootfs_propagation.is_empty()),
-        ("linux.maskedPaths", !linux.masked_paths.is_empty()),
-        ("linux.readonlyPaths", !linux.readonly_paths.is_empty()),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => {
-            Err(Error::config(field, "needs a mount namespace: without one it would be done to the host"))
-        }
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// What nix calls the flags, for setns.

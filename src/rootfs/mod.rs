@@ -12,6 +12,7 @@ pub mod label;
 pub mod layers;
 pub mod mount;
 pub mod mountinfo;
+pub mod on_host;
 pub mod options;
 pub mod overlay;
 pub mod pivot;

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::mount::{clone_tree, place, propagate, read_only};
 use super::mountinfo;
-use super::plan::Rootfs;
+use super::plan::{MountedIn, Rootfs};
 use crate::error::{Context, Result};
 use crate::path::{Root, fd_path};
 
@@ -172,7 +172,7 @@ pub fn enter(root: &Root, rootfs: &Rootfs) -> Result<()> {
         umount2(".", MntFlags::MNT_DETACH).or_cannot("unmount", "the old root")?;
     } else {
         fchdir(root.dir()).or_cannot("enter", root)?;
-        if rootfs.isolated {
+        if rootfs.mounted_in == MountedIn::Own {
             hide_kernel_views(root)?;
             // By names that need no /proc: the host's has just gone.
             mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).or_cannot("move to /", root)?;

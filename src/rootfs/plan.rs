@@ -41,10 +41,22 @@ pub struct Rootfs {
     pub readonly: Vec<PathBuf>,
     /// Whether the root itself is read-only.
     pub read_only_root: bool,
-    /// Whether there is a mount namespace to do all this in; without one the process is only put in its root.
-    pub isolated: bool,
+    /// Where all this is done.
+    pub mounted_in: MountedIn,
     /// pivot_root(2), or (`--no-pivot`) a move and chroot(2).
     pub pivot: bool,
+}
+
+/// The mount namespace that a container's root is made in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MountedIn {
+    /// Its own.
+    Own,
+    /// The host's, which it shares: see [`super::on_host`].
+    Host,
+    /// None: it shares the host's and has nothing mounted. The process is only put in its root.
+    Nowhere,
 }
 
 /// What stands at `/`.
@@ -199,7 +211,11 @@ pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> 
     let read_only_last = read_only_last(&mut mounts);
     let own_dev =
         !mounts.iter().any(|mount| mount.destination == Path::new("/dev") && matches!(mount.what, What::Bind(_)));
-    let isolated = namespaces.has(Kind::Mount);
+    let mounted_in = match namespaces.has(Kind::Mount) {
+        true => MountedIn::Own,
+        false => shared(config, around)?,
+    };
+    let mounts_any = mounted_in != MountedIn::Nowhere;
     let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
     Ok(Rootfs {
         base: Base::Directory(around.bundle.join(&root.path)),
@@ -208,16 +224,40 @@ pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> 
         root_propagation,
         mounts,
         read_only_last,
-        devices: if own_dev && isolated { devices::plan(&linux.devices)? } else { Vec::new() },
-        own_dev: own_dev && isolated,
+        devices: if own_dev && mounts_any { devices::plan(&linux.devices)? } else { Vec::new() },
+        own_dev: own_dev && mounts_any,
         terminal,
         masked: each_once(&linux.masked_paths),
         readonly: each_once(&linux.readonly_paths),
         read_only_root: root.readonly,
-        isolated,
+        mounted_in,
         // Without a mount namespace it would be the host's root that is exchanged.
-        pivot: pivot && isolated,
+        pivot: pivot && mounted_in == MountedIn::Own,
     })
+}
+
+/// What is done in the host's mount namespace for a container that shares it. What would reach beyond the container's root, or what
+/// the kernel never does there, is refused.
+fn shared(config: &Config, around: Around<'_>) -> Result<MountedIn> {
+    let linux = &config.linux;
+    let refused = |field: &str, why: &str| Err(Error::config(field, format!("needs a mount namespace: {why}")));
+    if !linux.rootfs_propagation.is_empty() {
+        return refused("linux.rootfsPropagation", "without one it would be done to the host");
+    }
+    let asked = [
+        ("mounts", !config.mounts.is_empty()),
+        ("root.readonly", config.root.as_ref().is_some_and(|root| root.readonly)),
+        ("linux.maskedPaths", !linux.masked_paths.is_empty()),
+        ("linux.readonlyPaths", !linux.readonly_paths.is_empty()),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        None => Ok(MountedIn::Nowhere),
+        Some((field, _)) if around.root == Path::new("/") => refused(field, "without one it would be done to the host"),
+        Some((field, _)) if around.namespaces.user != User::Inherit => {
+            refused(field, "a user namespace cannot mount in the host's")
+        }
+        Some(_) => Ok(MountedIn::Host),
+    }
 }
 
 /// Takes the read-only attribute from new filesystems that something is still made in, and answers their places.

@@ -125,6 +125,13 @@ impl HostMount {
         let done = command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status()?;
         if done.success() { Ok(Self(path)) } else { Err("the test cannot mount a tmpfs".into()) }
     }
+
+    /// A directory that is a mount point.
+    pub(super) fn of_itself(path: std::path::PathBuf) -> Result<Self, Failed> {
+        let none: Option<&str> = None;
+        nix::mount::mount(Some(&path), &path, none, nix::mount::MsFlags::MS_BIND, none)?;
+        Ok(Self(path))
+    }
 }
 
 impl Drop for HostMount {

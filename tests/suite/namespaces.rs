@@ -8,6 +8,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::mounts::HostMount;
 use super::need::Need::{OrdinaryUser, Peer, Root};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -51,7 +52,22 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "without_a_mount_namespace_nothing_of_the_host_is_touched",
         &[Root, Peer("runc", "mounts on the host"), Peer("crun", "mounts on the host")],
-        no_mount_namespace,
+        nothing_mounted,
+    ),
+    scenario(
+        "without_a_mount_namespace_the_hosts_own_root_is_not_mounted_over",
+        &[Root, Peer("runc", "mounts on the host"), Peer("crun", "mounts on the host")],
+        done_to_the_host,
+    ),
+    scenario(
+        "without_a_mount_namespace_a_user_namespace_mounts_nothing",
+        &[Root, Peer("runc", "mounts on the host"), Peer("crun", "mounts on the host")],
+        with_a_user_namespace,
+    ),
+    scenario(
+        "without_a_mount_namespace_mounts_are_the_hosts_until_the_end",
+        &[Root, Peer("runc", "leaves them"), Peer("crun", "leaves them")],
+        mounted_on_the_host,
     ),
     scenario("a_new_cgroup_namespace_begins_at_the_containers_cgroup", &[], cgroup_root),
 ];
@@ -356,16 +372,16 @@ fn cgroup_root(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-/// Nothing is mounted on the host, whose root stays what it is.
-fn no_mount_namespace(case: &mut Case) -> Outcome {
+/// What would be done to the host itself.
+fn done_to_the_host(case: &mut Case) -> Outcome {
     config::without_namespace(&mut case.config, "mount");
-    case.args(&["/probe", "say", "aboard"]);
+    case.config["root"]["path"] = json!("/");
     case.config["root"]["readonly"] = json!(true);
     case.config["linux"]["rootfsPropagation"] = json!("shared");
     for (field, nothing) in [
+        ("/linux/rootfsPropagation", json!("")),
         ("/mounts", json!([])),
         ("/root/readonly", json!(false)),
-        ("/linux/rootfsPropagation", json!("")),
         ("/linux/maskedPaths", json!([])),
         ("/linux/readonlyPaths", json!([])),
     ] {
@@ -376,10 +392,67 @@ fn no_mount_namespace(case: &mut Case) -> Outcome {
             *value = nothing;
         }
     }
+    Ok(())
+}
+
+fn with_a_user_namespace(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "mount");
+    config::user_namespace(&mut case.config, (100_000, 100_000), 65536);
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("mounts: needs a mount namespace: a user namespace cannot"), "{}", end.stderr);
+    Ok(())
+}
+
+/// How many mounts of the host there are at the container's root, or below it.
+fn mounted_below(root: &Path) -> Result<usize, Failed> {
+    let below = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point).starts_with(root));
+    Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter(below).count())
+}
+
+/// Its mounts are the host's as long as it is there, and no longer; what the host had there before stays.
+fn mounted_on_the_host(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "mount");
+    case.config["root"]["readonly"] = json!(true);
+    let rootfs = case.bundle.rootfs();
+    let _before = HostMount::of_itself(rootfs.clone())?;
+    case.start_waiting()?;
+    assert!(mounted_below(&rootfs)? > 3, "nothing is mounted on the host");
+    let seen = case.exec(&[], &["/probe", "list", "/proc/self"])?.success()?;
+    assert!(seen.stdout.contains("mountinfo"), "{}", seen.stdout);
+    let written = case.exec(&[], &["/probe", "write", "/new", "x"])?.success()?.json()?;
+    assert_eq!(written["error"], nix::libc::EROFS, "{written}");
+    let id = case.id.clone();
+    case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(mounted_below(&rootfs)?, 1);
+    // One that never comes to be leaves nothing, either.
+    case.args(&["/nowhere"]);
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("mount namespace: what it mounts is mounted on the host"), "{}", end.stderr);
+    assert_eq!(mounted_below(&rootfs)?, 1);
+    // Nor does one that has ended by itself.
+    case.args(&["/probe", "say", "aboard"]);
+    assert_eq!(case.run()?.success()?.stdout.trim(), "aboard");
+    assert_eq!(mounted_below(&rootfs)?, 1);
+    Ok(())
+}
+
+/// Nothing is mounted on the host, whose root stays what it is.
+fn nothing_mounted(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "mount");
+    case.args(&["/probe", "say", "aboard"]);
+    for (field, nothing) in [
+        ("/mounts", json!([])),
+        ("/root/readonly", json!(false)),
+        ("/linux/maskedPaths", json!([])),
+        ("/linux/readonlyPaths", json!([])),
+    ] {
+        if let Some(value) = case.config.pointer_mut(field) {
+            *value = nothing;
+        }
+    }
     // A root that is a mount point is one that pivot_root would take.
     let rootfs = case.bundle.rootfs();
-    let none: Option<&str> = None;
-    nix::mount::mount(Some(&rootfs), &rootfs, none, nix::mount::MsFlags::MS_BIND, none)?;
+    let mounted = HostMount::of_itself(rootfs)?;
     let host = || -> Result<_, Failed> {
         let root = fs::metadata("/")?;
         Ok((std::os::unix::fs::MetadataExt::ino(&root), fs::read_dir("/")?.count()))
@@ -387,7 +460,7 @@ fn no_mount_namespace(case: &mut Case) -> Outcome {
     let before = host()?;
     let end = case.run();
     let after = host()?;
-    nix::mount::umount(&rootfs)?;
+    drop(mounted);
     assert_eq!((end?.success()?.stdout.trim(), before), ("aboard", after));
     Ok(())
 }

@@ -146,6 +146,7 @@ mod tests {
             store: None,
             cgroup_driver: Driver::Cgroupfs,
             namespaces: Vec::new(),
+            mounted_over: None,
             no_new_keyring: false,
             reads_config: false,
             resctrl: None,

@@ -7,7 +7,7 @@ use crate::namespaces::{TABLE, User};
 use crate::network::bandwidth::Bandwidth;
 use crate::process::limits::Limit;
 use crate::rootfs::options::propagation_name;
-use crate::rootfs::plan::{Base, Mount, Rootfs, What};
+use crate::rootfs::plan::{Base, Mount, MountedIn, Rootfs, What};
 use crate::security::capabilities::{self, Capabilities};
 use crate::spec::Config;
 use crate::spec::config::{Hook, IdMapping};
@@ -135,10 +135,11 @@ fn root(rootfs: &Rootfs) -> Vec<String> {
         }
         Base::Layers(stack) => format!("{} layers of an image, beneath one of the container's own", stack.lowers.len()),
     };
-    let how = match (rootfs.isolated, rootfs.pivot) {
-        (true, true) => "entered by pivot_root",
-        (true, false) => "entered by moving it over the root and chroot",
-        (false, _) => "entered by chroot, without a mount namespace of its own",
+    let how = match (rootfs.mounted_in, rootfs.pivot) {
+        (MountedIn::Own, true) => "entered by pivot_root",
+        (MountedIn::Own, false) => "entered by moving it over the root and chroot",
+        (MountedIn::Host, _) => "entered by chroot, and mounted on the host until the container is deleted",
+        (MountedIn::Nowhere, _) => "entered by chroot, without a mount namespace of its own",
     };
     let access = if rootfs.read_only_root { "read-only" } else { "writable" };
     let propagation = propagation_name(rootfs.propagation).unwrap_or("as it is");
