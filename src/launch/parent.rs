@@ -4,7 +4,7 @@
 //! record, the limits, the device program. All of it is in force before the child is let go.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use super::foreground::Attended;
 use super::init::{self, Init};
 use super::plan::Plan;
 use super::protocol::{Channel, Message};
-use super::{gate, hooks, sources};
+use super::{descriptor, gate, hooks, sources};
 use crate::cgroup::location::Place;
 use crate::cgroup::{Cgroup, resctrl};
 use crate::container::record::{Init as InitProcess, Record};
@@ -33,7 +33,6 @@ use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
 use crate::process::{limits, scheduling};
-use crate::security::seccomp::Notify;
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
 
@@ -274,7 +273,7 @@ impl Launch<'_> {
                     }
                 }
                 (Message::Console, Some(master)) => match self.console_socket {
-                    Some(path) => send_descriptor(path, b"console", master.as_fd())?,
+                    Some(path) => descriptor::send(path, b"console", master.as_fd())?,
                     None => child.console = Some(master),
                 },
                 (Message::Listener, Some(listener)) => {
@@ -320,7 +319,7 @@ impl Plan {
     pub fn send_listener(&self, listener: &OwnedFd, record: &Record, state: &[u8]) -> Result<()> {
         let filter = self.process.as_ref().and_then(|process| process.seccomp.as_ref());
         let Some(notify) = filter.and_then(|filter| filter.notify.as_ref()) else { return Ok(()) };
-        tell_agent(notify, record.init.map_or(0, |init| init.pid), state, listener.as_fd())
+        descriptor::tell_agent(notify, record.init.map_or(0, |init| init.pid), state, listener.as_fd())
     }
 }
 
@@ -467,40 +466,4 @@ pub fn state_json(record: &Record, plan: &Plan, status: Status) -> Vec<u8> {
 fn state_of(record: &Record, plan: &Plan, status: Status) -> State {
     let pid = record.init.map_or(0, |init| init.pid);
     State { pid, ..State::new(record, status, plan.annotations.clone(), String::new()) }
-}
-
-/// Passes the seccomp listener of the process `pid` to its agent, with the container's state.
-///
-/// # Errors
-/// The agent cannot be reached.
-pub fn tell_agent(notify: &Notify, pid: i32, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
-    send_descriptor(&notify.listener_path, &notify.message(pid, state), listener)
-        .map_err(|error| error.hint("failed to connect with seccomp agent, which linux.seccomp.listenerPath names"))
-}
-
-/// Sends a descriptor, with a message, to the socket at `path` (`--console-socket`, `--pidfd-socket`, a seccomp agent).
-///
-/// # Errors
-/// Nobody listens there.
-pub fn send_descriptor(path: &Path, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
-    use nix::sys::socket::{
-        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
-    };
-    use std::os::fd::AsRawFd;
-    let named = || path.display();
-    let socket =
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).or_cannot("make", "a socket")?;
-    let dir = open(
-        path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-        OFlag::O_PATH | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    );
-    let dir = dir.or_cannot("open the directory of socket", named())?;
-    let address = gate::address(dir.as_fd(), path.file_name().unwrap_or_default()).or_cannot("name socket", named())?;
-    connect(socket.as_raw_fd(), &address).or_cannot("connect to socket", named())?;
-    let fds = [descriptor.as_raw_fd()];
-    let slices = [std::io::IoSlice::new(message)];
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &slices, &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
-        .map(drop)
-        .or_cannot("send a descriptor to", named())
 }

@@ -14,8 +14,9 @@ use crate::container::store::Entry;
 use crate::container::{Id, Record, Store};
 use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::host::{self, Host};
+use crate::launch::descriptor;
 use crate::launch::notify::{self, Notify};
-use crate::launch::parent::{self, Child, Launch, Reached, state_json};
+use crate::launch::parent::{Child, Launch, Reached, state_json};
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::{self, Kind, User};
 use crate::process::memory_merge;
@@ -320,7 +321,7 @@ pub(super) fn announce(child: &Child, plan: &Plan, options: &Options) -> Result<
         write_pid_file(path, child.pid.as_raw())?;
     }
     match options.pidfd_socket.as_deref().or_else(|| extensions::pidfd_receiver(&plan.annotations)) {
-        Some(path) => parent::send_descriptor(path, b"pidfd", child.pidfd.as_fd()),
+        Some(path) => descriptor::send(path, b"pidfd", child.pidfd.as_fd()),
         None => Ok(()),
     }
 }

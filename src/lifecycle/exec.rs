@@ -18,8 +18,9 @@ use crate::container::store::Entry;
 use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
+use crate::launch::descriptor;
 use crate::launch::join::{self, Joining};
-use crate::launch::parent::{Child, send_descriptor, tell_agent};
+use crate::launch::parent::Child;
 use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
 use crate::log::{Log, Milestone};
@@ -317,7 +318,7 @@ fn announce(child: &Child, options: &Options, log: &Log) -> Result<()> {
         write_pid_file(path, child.pid.as_raw())?;
     }
     if let Some(path) = &options.pidfd_socket {
-        send_descriptor(path, b"pidfd", child.pidfd.as_fd())?;
+        descriptor::send(path, b"pidfd", child.pidfd.as_fd())?;
     }
     log.milestone(Milestone::LetGo, child.pid);
     // A child that has failed already takes no message; what it said is read next.
@@ -344,13 +345,13 @@ fn serve(
             }
             Some((Message::Warning(text), _)) => setting.log.warning(text),
             Some((Message::Console, Some(master))) => match &options.console_socket {
-                Some(path) => send_descriptor(path, b"console", master.as_fd())?,
+                Some(path) => descriptor::send(path, b"console", master.as_fd())?,
                 None => child.console = Some(master),
             },
             Some((Message::Listener, Some(listener))) => {
                 if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
                     let state = serde_json::to_vec(&state()?).unwrap_or_default();
-                    tell_agent(notify, child.pid.as_raw(), &state, listener.as_fd())?;
+                    descriptor::tell_agent(notify, child.pid.as_raw(), &state, listener.as_fd())?;
                 }
             }
             Some((Message::Failed(error), _)) => return Err(error),

@@ -24,8 +24,9 @@ use crate::container::worker::Worker;
 use crate::container::{Id, Record, Status, Store};
 use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::host;
+use crate::launch::descriptor;
 use crate::launch::foreground::{self, Attended};
-use crate::launch::parent::{send_descriptor, state_json};
+use crate::launch::parent::state_json;
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::Kind;
 use crate::rootfs::{Base, Layers};
@@ -303,7 +304,7 @@ impl Keeper for Restoring<'_> {
 
     fn terminal(&mut self, master: OwnedFd) -> Result<()> {
         match &self.options.create.console_socket {
-            Some(path) => send_descriptor(path, b"console", master.as_fd()),
+            Some(path) => descriptor::send(path, b"console", master.as_fd()),
             None => {
                 self.console = Some(master);
                 Ok(())

@@ -10,7 +10,7 @@ use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{EXIT_FAILURE, Error, Result};
 use crate::launch::notify::Notify;
 use crate::launch::protocol::{Channel, Message};
-use crate::launch::{execute, gate, hooks, parent, plan};
+use crate::launch::{descriptor, execute, gate, hooks, plan};
 use crate::spec::Config;
 
 /// `start`.
@@ -97,5 +97,5 @@ fn follow(
 /// Passes the seccomp listener on.
 fn tell_agent(record: &Record, config: &Config, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
     let Some(notify) = plan::filter(config)?.and_then(|program| program.notify) else { return Ok(()) };
-    parent::tell_agent(&notify, record.init.map_or(0, |init| init.pid), state, listener)
+    descriptor::tell_agent(&notify, record.init.map_or(0, |init| init.pid), state, listener)
 }
