@@ -3,8 +3,9 @@
 //!
 //! The file is runc's: a list of what `/proc/PID/fd/0`, `1` and `2` link to. A pipe stands there as `pipe:[INODE]`, which
 //! is also the name CRIU gives it. A file of the host's, which is on no mount of the container, is known to CRIU as
-//! `file[MOUNT:INODE]`, and stands there with its path behind it, and a terminal as `tty[RDEV:DEV]`; runc passes over such names. CRIU opens such a file anew
-//! and goes to where it was in it, so that only another file can take its place; `/dev/null` stays what it is.
+//! `file[MOUNT:INODE]`, and stands there with its path behind it, a fifo of the host's as `fifo[MOUNT:INODE]`, and a terminal
+//! as `tty[RDEV:DEV]`; runc passes over such names. CRIU opens such a file anew and goes to where it was in it, so that only
+//! another file can take its place; `/dev/null` stays what it is. For a fifo, as for a pipe, anything will do.
 
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -44,9 +45,9 @@ impl Streams {
 
     /// Names for `--external`.
     pub fn external(&self) -> impl Iterator<Item = String> {
-        let key = |name| file(name).map(|(key, _)| key).or_else(|| terminal(name));
-        let keys: BTreeSet<&str> = self.names.iter().filter_map(|name| key(name)).collect();
-        keys.into_iter().map(str::to_owned)
+        let key = |name| file(name).map(|(key, _)| key.to_owned()).or_else(|| terminal(name).map(str::to_owned));
+        let keys: BTreeSet<String> = self.names.iter().filter_map(|name| key(name).or_else(|| fifo(name))).collect();
+        keys.into_iter()
     }
 
     /// The number of the first that is a terminal from outside.
@@ -95,16 +96,18 @@ impl Streams {
             let (key, handed) = match file(name) {
                 Some((key, NULL)) => {
                     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-                    (key, openat(CWD, NULL, flags, Mode::empty()).or_cannot("open", NULL)?)
+                    (key.to_owned(), openat(CWD, NULL, flags, Mode::empty()).or_cannot("open", NULL)?)
                 }
                 Some((key, path)) => {
                     own_file(number, path, owner)?;
-                    (key, copy_of_own(number)?)
+                    (key.to_owned(), copy_of_own(number)?)
                 }
-                None if name.starts_with("pipe:[") || terminal(name).is_some() => (name.as_str(), copy_of_own(number)?),
-                None => continue,
+                None => match taken_as_it_is(name) {
+                    Some(key) => (key, copy_of_own(number)?),
+                    None => continue,
+                },
             };
-            options.inherit.push((key.to_owned(), FIRST_INHERITED + inherited.len() as i32));
+            options.inherit.push((key, FIRST_INHERITED + inherited.len() as i32));
             inherited.push(handed);
         }
         Ok(())
@@ -122,6 +125,20 @@ fn file(name: &str) -> Option<(&str, &str)> {
 /// The name, if it is a terminal's.
 fn terminal(name: &str) -> Option<&str> {
     name.starts_with("tty[").then_some(name)
+}
+
+/// The name that CRIU has for a fifo of the host's, which it knows by the file it is.
+fn fifo(name: &str) -> Option<String> {
+    let end = name.find("]:")?;
+    name[..=end].strip_prefix("fifo").map(|place| format!("file{place}"))
+}
+
+/// The name that CRIU has in a restore for what it takes as it is handed, without opening it anew: a pipe, a terminal, a fifo.
+/// The latter's is a path, which it has relative to the root, without the first letter. `collect_one_regfile` and
+/// `inherited_fd`, criu/files-reg.c and criu/files.c
+fn taken_as_it_is(name: &str) -> Option<String> {
+    let known = name.starts_with("pipe:[") || terminal(name).is_some();
+    if known { Some(name.to_owned()) } else { fifo(name).map(|key| key[1..].to_owned()) }
 }
 
 fn own(number: i32) -> BorrowedFd<'static> {
@@ -199,23 +216,24 @@ fn is_reopened(kind: FileType, device: u64) -> bool {
     kind == FileType::RegularFile || kind == FileType::CharacterDevice && !is_terminal
 }
 
-/// CRIU's name for a file or a terminal on a mount that the container does not have.
+/// The name of a file, a fifo or a terminal on a mount that the container does not have.
 fn outside_file(pid: Pid, number: i32, path: &str, table: &[Row]) -> Option<String> {
     let found = stat(path).ok()?;
     let kind = FileType::from_raw_mode(found.st_mode);
     let is_file = is_reopened(kind, found.st_rdev) || kind == FileType::Directory;
-    if !is_file && kind != FileType::CharacterDevice {
+    if !is_file && kind != FileType::CharacterDevice && kind != FileType::Fifo {
         return None;
     }
     let mount: u64 = fdinfo(pid, number, "mnt_id:")?.parse().ok()?;
     if table.iter().any(|row| row.id == mount) {
         return None;
     }
-    if !is_file {
+    if kind == FileType::CharacterDevice && !is_file {
         return Some(format!("tty[{:x}:{:x}]", found.st_rdev, found.st_dev));
     }
     let target = std::fs::read_link(path).ok()?;
-    Some(format!("file[{mount:x}:{:x}]:{}", found.st_ino, target.display()))
+    let what = if is_file { "file" } else { "fifo" };
+    Some(format!("{what}[{mount:x}:{:x}]:{}", found.st_ino, target.display()))
 }
 
 #[cfg(test)]
@@ -234,6 +252,15 @@ mod tests {
         assert_eq!(inherited.len(), 3);
         assert_eq!(streams.external().collect::<Vec<_>>(), ["file[1f:2]", "tty[8800:1b]"]);
         assert_eq!(streams.terminal(), Some(2));
+    }
+
+    #[test]
+    fn a_fifo_is_left_out_as_a_file_and_replaced_as_it_is() {
+        let (mut options, mut inherited) = (Options::default(), Vec::new());
+        let streams = Streams { names: vec!["fifo[1f:2]:/run/out".into(), "fifo[1f".into(), "fifo:[7]".into()] };
+        streams.inherit(&mut options, &mut inherited, None).unwrap();
+        assert_eq!(options.inherit, [("ile[1f:2]".to_owned(), FIRST_INHERITED)]);
+        assert_eq!(streams.external().collect::<Vec<_>>(), ["file[1f:2]"]);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes};
-use super::need::Need::{Ferry, Root};
+use super::checkpoint::{Row, images};
+use super::need::Need::{Criu, Ferry, Root};
+use super::output::Lines;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::shim_client::{Client, Daemon, Message, clean_up};
 
@@ -27,6 +29,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_not_started_is_deleted", &[Ferry, Root], not_started),
     scenario("what_a_killed_shim_leaves_is_cleaned_up", &[Ferry, Root], killed),
     scenario("a_root_is_mounted_and_unmounted", &[Ferry, Root], mounted),
+    scenario("what_was_saved_goes_on_with_new_fifos", &[Ferry, Root, Criu], saved),
     scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
     scenario("bad_calls_are_refused_and_the_next_is_served", &[Ferry, Root], refused),
 ];
@@ -332,6 +335,43 @@ fn mounted(case: &mut Case) -> Outcome {
     shim.create(|request| request.message(3, &mount))?;
     assert_eq!(shim.run()?, 0);
     assert!(fs::exists(shim.bundle.join("rootfs/probe"))?);
+    shim.end(case)
+}
+
+/// A fifo that a client reads: what comes, line by line, until nobody has it open to write.
+fn read_fifo(case: &Case, name: &str) -> Result<(String, Lines), Failed> {
+    let path = case.path(name);
+    mkfifo(path.as_str(), Mode::from_bits_truncate(0o700))?;
+    let end = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
+    Ok((path, Lines::new(end.into(), case.patience())))
+}
+
+/// Saved and ended, created from what was saved, and started: with other fifos than before, as containerd has them.
+fn saved(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "count", "1000000", "0"]);
+    let mut shim = Shim::start(case)?;
+    let (this, images) = (shim.this(), images(case));
+    let (stdin, _input) = fifo(case, "stdin")?;
+    let ((stdout, lines), (stderr, _errors)) = (read_fifo(case, "stdout")?, read_fifo(case, "stderr")?);
+    shim.create(|request| request.text(5, &stdin).text(6, &stdout).text(7, &stderr))?;
+    shim.client.done("Start", &this)?;
+    let mut row = Row::of(lines);
+    row.go_on(10)?;
+    let exit = Message::default().number(1, 1);
+    let options = Message::default().text(1, "containerd.runc.v1.CheckpointOptions").message(2, &exit);
+    shim.client.done("Checkpoint", &this.clone().text(2, &images).message(3, &options))?;
+    shim.client.done("Wait", &this)?;
+    shim.client.done("Delete", &this)?;
+
+    let ((stdout, lines), (stderr, _errors)) = (read_fifo(case, "stdout2")?, read_fifo(case, "stderr2")?);
+    let (stdin, _input) = fifo(case, "stdin2")?;
+    let request = shim.creation().text(5, &stdin).text(6, &stdout).text(7, &stderr).text(8, &images);
+    shim.client.done("Create", &request)?;
+    let pid = shim.client.done("Start", &this)?.number(1);
+    assert!(fs::exists(format!("/proc/{pid}"))?);
+    row.continued(lines)?;
+    shim.client.done("Kill", &this.clone().number(3, 9))?;
+    assert_eq!(shim.client.done("Wait", &this)?.number(1), 137);
     shim.end(case)
 }
 

@@ -12,6 +12,7 @@ use super::{Code, Container, End, Failure, Job, Key, Process, Reply, Service, St
 use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::RestoreChoice;
+use crate::container::{Id, Store};
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::{self, Setting};
 use crate::shim::console::Console;
@@ -167,10 +168,9 @@ impl Service {
                 let (setting, bundle, id) = (container.setting.clone(), container.bundle.clone(), key.0.clone());
                 let absent = stage == Stage::Added;
                 let work = work::begin(&[], move || {
-                    match lifecycle::delete::delete(&setting, &id, force || absent) {
-                        // Whoever could not be started may be gone already.
-                        Err(error) if error.to_string().ends_with("does not exist") => (),
-                        deleted => deleted?,
+                    // Whoever could not be started has no record, and whoever ended with a checkpoint has none any more.
+                    if Store::new(&setting.root).has(&Id::new(&id)?) {
+                        lifecycle::delete::delete(&setting, &id, force || absent)?;
                     }
                     mounts::undo(&bundle).map(|()| 0)
                 });
