@@ -357,9 +357,15 @@ fn saved(case: &mut Case) -> Outcome {
     shim.client.done("Start", &this)?;
     let mut row = Row::of(lines);
     row.go_on(10)?;
+    let options =
+        |options: Message| Message::default().text(1, "containerd.runc.v1.CheckpointOptions").message(2, &options);
+    // Where the client asks for it, and not the daemon; it goes on.
+    let place = Message::default().text(8, case.path("place"));
+    shim.client.done("Checkpoint", &this.clone().text(2, &images).message(3, &options(place)))?;
+    assert_eq!((fs::exists(case.path("place/inventory.img"))?, fs::exists(&images)?), (true, false));
+    row.go_on(10)?;
     let exit = Message::default().number(1, 1);
-    let options = Message::default().text(1, "containerd.runc.v1.CheckpointOptions").message(2, &exit);
-    shim.client.done("Checkpoint", &this.clone().text(2, &images).message(3, &options))?;
+    shim.client.done("Checkpoint", &this.clone().text(2, &images).message(3, &options(exit)))?;
     shim.client.done("Wait", &this)?;
     shim.client.done("Delete", &this)?;
 

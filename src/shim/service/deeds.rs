@@ -233,7 +233,8 @@ impl Service {
         let options = asked
             .options
             .map_or_else(|| Ok(CheckpointOptions::default()), |any| CheckpointOptions::decode(&*any.value))?;
-        let images = if asked.path.is_empty() { options.image_path.clone() } else { asked.path.clone() };
+        // For runc's shim alone containerd puts the place that a client asks for into the call; for others one of its own.
+        let images = if options.image_path.is_empty() { asked.path } else { options.image_path };
         if images.is_empty() {
             return Err(invalid("a checkpoint without a place for it"));
         }
