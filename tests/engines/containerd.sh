@@ -245,6 +245,33 @@ step_a_cgroup_by_way_of_systemd() {
     eventually test ! -e "/sys/fs/cgroup/system.slice/suite-$C.scope"
 }
 
+step_a_checkpoint_is_restored() {
+    command -v criu || skip "no criu"
+    run -d -- sh -c 'n=0; while :; do n=$((n + 1)); echo $n; echo $n >/count; sleep 0.05; done'
+    eventually ctr task exec --exec-id a "$C" test -s /count
+    ctr containers checkpoint --rw --task --image "$C" "localhost/$C:1"
+    # It goes on meanwhile, and what it was is saved.
+    is RUNNING "$(status)"
+    remove
+    ctr containers restore --rw --live "$C" "localhost/$C:1" >"$D/out"
+    is RUNNING "$(status)"
+    [ "$(ctr task exec --exec-id b "$C" cat /count)" -gt 0 ]
+    remove
+    ctr images rm "localhost/$C:1"
+}
+
+step_a_checkpoint_that_ends_its_task() {
+    command -v criu || skip "no criu"
+    run -d -- sh -c 'n=0; while :; do n=$((n + 1)); echo $n >/count; sleep 0.05; done'
+    eventually ctr task exec --exec-id a "$C" test -s /count
+    ctr task checkpoint --exit --image-path "$D/images" "$C"
+    test -s "$D/images/inventory.img"
+    eventually stopped
+    eventually gone "$C"
+    ctr containers rm "$C"
+    ! ls -d /sys/fs/cgroup/default/"$C"
+}
+
 step_the_configuration_that_install_makes_is_understood() {
     printf 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "%s"\n' $BOX >"$D/config.toml"
     "$SUITE/ferry" install --engine containerd --binary "$RT" --config "$D/config.toml" --write

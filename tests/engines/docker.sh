@@ -7,10 +7,16 @@ DAEMON=/run/suite-docker
 up() { daemon; }
 # A daemon with its own folders and the image, to which ferry is made known.
 daemon() {
-    mkdir -p $DAEMON
+    mkdir -p $DAEMON/bin
+    # What a vendor of graphics cards installs: docker has it run for every container that is to have one.
+    cat >$DAEMON/bin/nvidia-container-runtime-hook <<'SH'
+#!/bin/sh
+[ "$1" = prestart ] && jq -er '"\(.status) \(.pid)"' >"$(dirname "$0")/seen"
+SH
+    chmod +x $DAEMON/bin/nvidia-container-runtime-hook
     "$SUITE/ferry" install --engine docker --config $DAEMON/daemon.json --write
-    dockerd --config-file $DAEMON/daemon.json --data-root /var/lib/suite-docker --exec-root $DAEMON/exec --pidfile $DAEMON/pid --host unix://$DAEMON/sock \
-        --log-level warn "$@" >$DAEMON/log 2>&1 </dev/null &
+    PATH=$DAEMON/bin:$PATH dockerd --config-file $DAEMON/daemon.json --data-root /var/lib/suite-docker --exec-root $DAEMON/exec --pidfile $DAEMON/pid --host unix://$DAEMON/sock \
+        --experimental --log-level warn "$@" >$DAEMON/log 2>&1 </dev/null &
     local pid=$!
     until docker version >/dev/null 2>&1; do kill -0 $pid; sleep 0.2; done
     docker load -q -i "$IMAGE"
@@ -188,6 +194,72 @@ step_a_network_by_name() {
 step_a_published_port() {
     docker run -d --runtime "$RUNTIME" --name "$C" -p 127.0.0.1:8081:8080 $BOX sh -c 'echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp'
     eventually sh -c 'busybox wget -q -O - http://127.0.0.1:8081/ | grep -q served'
+    remove
+}
+
+step_a_graphics_card_by_its_hook() {
+    rm -f $DAEMON/bin/seen
+    is "all" "$(run --rm --gpus all -- sh -c 'echo $NVIDIA_VISIBLE_DEVICES')"
+    [[ $(cat $DAEMON/bin/seen) =~ ^creat(ing|ed)\ [1-9] ]]
+    # A container that its hook refuses is none.
+    mv $DAEMON/bin/nvidia-container-runtime-hook $DAEMON/bin/kept
+    printf '#!/bin/sh\necho no card >&2; exit 3\n' >$DAEMON/bin/nvidia-container-runtime-hook
+    chmod +x $DAEMON/bin/nvidia-container-runtime-hook
+    local status=0
+    run --gpus all -- true 2>"$D/err" || status=$?
+    mv $DAEMON/bin/kept $DAEMON/bin/nvidia-container-runtime-hook
+    [ $status -gt 124 ]
+    grep "no card" "$D/err"
+    remove
+}
+
+step_services_that_find_one_another_by_name() {
+    local service
+    docker network create --internal "$C" >/dev/null
+    docker volume create "$C" >/dev/null
+    for service in store front; do
+        docker run -d --runtime "$RUNTIME" --name "$C-$service" --network "$C" --network-alias $service --label "project=$C" -v "$C:/data" \
+            $BOX sh -c "echo $service >/tmp/index.html; echo $service >>/data/log; exec httpd -f -p 8080 -h /tmp" >/dev/null
+    done
+    eventually docker exec "$C-front" wget -q -O /tmp/got http://store:8080/
+    is store "$(docker exec "$C-front" cat /tmp/got)"
+    eventually docker exec "$C-store" wget -q -O /tmp/got "http://$C-front:8080/"
+    is "front store" "$(docker exec "$C-store" sort /data/log | xargs)"
+    # Off the network and on it again, while it runs.
+    docker network disconnect "$C" "$C-store"
+    fails 1 docker exec "$C-front" wget -q -T 2 -O /tmp/got http://store:8080/
+    docker network connect --alias store "$C" "$C-store"
+    eventually docker exec "$C-front" wget -q -T 5 -O /tmp/got http://store:8080/
+    docker ps -q --filter "label=project=$C" | xargs docker --host unix://$DAEMON/sock rm -f -v
+    docker network rm "$C"
+    docker volume rm "$C"
+}
+
+step_a_checkpoint_is_made() {
+    command -v criu || skip "no criu"
+    run -d -- sh -c 'n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done'
+    eventually logged 5
+    docker checkpoint create --leave-running "$C" first
+    is true "$(inspect '{{.State.Running}}')"
+    is "first" "$(docker checkpoint ls "$C" | awk 'NR == 2 { print $1 }')"
+    docker checkpoint rm "$C" first
+    docker checkpoint create "$C" second
+    eventually ended
+    docker rm -f "$C"
+}
+ended() { [ "$(inspect '{{.State.Running}}')" = false ]; }
+
+step_a_checkpoint_is_restored() {
+    command -v criu || skip "no criu"
+    run -d -- sh -c 'n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done'
+    eventually logged 5
+    docker checkpoint create "$C" saved
+    eventually ended
+    local lines
+    lines=$(docker logs "$C" | wc -l)
+    docker start --checkpoint saved "$C"
+    eventually logged "^$((lines + 5))$"
+    is inside "$(docker exec "$C" echo inside)"
     remove
 }
 

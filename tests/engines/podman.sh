@@ -292,6 +292,47 @@ step_a_bridge_between_containers() {
     podman network rm -f "$C"
 }
 
+# A program that counts, to its standard output.
+COUNT='n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done'
+# in_a_row CONTAINER COUNT: its lines are the numbers in their order, over all its lives, and more than so many.
+in_a_row() { podman logs "$1" | awk '$1 != NR { exit 1 } END { exit NR <= '"$2"' }'; }
+
+step_a_checkpoint_is_restored() {
+    command -v criu || skip "no criu"
+    run -d -- sh -c "$COUNT"
+    eventually in_a_row "$C" 5
+    podman container checkpoint "$C"
+    is "exited true" "$(inspect '{{.State.Status}} {{.State.Checkpointed}}')"
+    ! ls -d /run/{ferry,runc}/"$(inspect '{{.Id}}')"
+    podman container restore "$C"
+    running running
+    local lines
+    lines=$(podman logs "$C" | wc -l)
+    eventually in_a_row "$C" $((lines + 5))
+    is inside "$(podman exec "$C" echo inside)"
+    podman container checkpoint --leave-running --keep "$C"
+    running running
+    lines=$(podman logs "$C" | wc -l)
+    eventually in_a_row "$C" $((lines + 5))
+    remove
+}
+
+step_a_checkpoint_goes_by_an_archive() {
+    command -v criu || skip "no criu"
+    run -d --memory 64m -- sh -c "echo kept >/data/f; $COUNT"
+    eventually in_a_row "$C" 5
+    podman container checkpoint --export "$D/checkpoint.tar.zst" "$C"
+    remove
+    podman container restore --import "$D/checkpoint.tar.zst"
+    running running
+    is "kept" "$(podman exec "$C" cat /data/f)"
+    is 67108864 "$(cat "$(group)/memory.max")"
+    podman container restore --import "$D/checkpoint.tar.zst" --name "$C-2"
+    is "kept" "$(podman exec "$C-2" cat /data/f)"
+    podman rm -f -t 0 "$C-2"
+    remove
+}
+
 step_cgroups_by_hand() {
     podman --cgroup-manager cgroupfs run -d --name "$C" --network none --memory 64m $BOX sleep 300
     is 67108864 "$(cat "$(group)/memory.max")"

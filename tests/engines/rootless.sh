@@ -35,6 +35,8 @@ step_readiness_by_notify() {
 }
 step_a_whole_systemd_inside() { skip "an overlay over the host's root is root's to make; podman has the step as root"; }
 step_a_bridge_between_containers() { skip "needs slirp4netns or pasta with a way out, which this host has not"; }
+step_a_checkpoint_is_restored() { skip "podman saves containers of root's alone"; }
+step_a_checkpoint_goes_by_an_archive() { skip "podman saves containers of root's alone"; }
 step_devices_limits_and_kernel_parameters() {
     is "character 1000 1000 1" "$(run --rm --device /dev/fuse --ulimit nofile=1000:1000 --sysctl net.ipv4.ip_forward=1 -- \
         sh -c 'echo $(test -c /dev/fuse && echo character) $(ulimit -Sn) $(ulimit -Hn) $(cat /proc/sys/net/ipv4/ip_forward)')"

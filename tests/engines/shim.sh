@@ -55,22 +55,6 @@ step_output_waits_for_nobody() {
     ctr containers rm "$C"
 }
 
-step_a_checkpoint_is_restored() {
-    command -v criu || skip "no criu"
-    # Without streams: CRIU takes no fifo of the host's, which are a container's output here.
-    run -d --null-io -- sh -c 'n=0; while :; do n=$((n + 1)); echo $n >/count; sleep 0.05; done'
-    eventually ctr task exec --exec-id a "$C" test -s /count
-    ctr containers checkpoint --rw --task --image "$C" "localhost/$C:1"
-    ctr task kill -s KILL "$C"
-    eventually gone "$C"
-    ctr containers rm "$C"
-    ctr containers restore --rw --live "$C" "localhost/$C:1"
-    is RUNNING "$(status)"
-    [ "$(ctr task exec --exec-id b "$C" cat /count)" -gt 0 ]
-    remove
-    ctr images rm "localhost/$C:1"
-}
-
 step_the_configuration_that_install_makes_is_understood() {
     "$SUITE/ferry" install --engine containerd --native --config "$D/config.toml" --write
     containerd --config "$D/config.toml" config dump >"$D/dump"
