@@ -12,10 +12,11 @@ use super::faults::Faults;
 use super::frame::refused;
 use super::images::{self, Intake};
 use super::journal::{Entry, FORMAT, Journal, Journals};
+use super::left;
 use super::link::{Frame, Link};
 use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
 use super::ownership::{AtDestination, Role, State, at_destination};
-use super::page_server::Form;
+use super::page_server::{Form, Pages};
 use super::pages::Unpacker;
 use super::pump::Pump;
 use crate::checkpoint::restore::Moment;
@@ -208,9 +209,13 @@ impl Taking<'_> {
     fn receive(&mut self, most: u64) -> Result<()> {
         let Self { link, journal, .. } = self;
         let images = journal.open_images()?;
-        let (last, unpacker) = jail::confined(Work::Receives(images.as_fd()), || rounds(link, journal, most))?;
+        let (last, unpacker, left) = jail::confined(Work::Receives(images.as_fd()), || {
+            let (last, unpacker) = rounds(link, journal, most)?;
+            let left = if last.left > 0 { left::missing(&journal.round(last.round)?) } else { Vec::new() };
+            Ok((last, unpacker, left))
+        })?;
         journal.entry.last = Some(last);
-        if self.left() > 0 { self.lend(unpacker) } else { Ok(()) }
+        if self.left() > 0 { self.lend(unpacker, left) } else { Ok(()) }
     }
 
     /// How many pages come later.
@@ -219,14 +224,14 @@ impl Taking<'_> {
     }
 
     /// From here on what brings them stands between the source and this end.
-    fn lend(&mut self, unpacker: Unpacker) -> Result<()> {
+    fn lend(&mut self, unpacker: Unpacker, left: Vec<Pages>) -> Result<()> {
         let Self { link, journal, host, .. } = self;
         let Lazily { asks, criu, daemon } = host.begin_lazily(&journal.entry, &journal.images())?;
         journal.entry.daemon = daemon;
         journal.note(State::Open)?;
         let (near, far) = Link::pair(link.patience())?;
         let source = std::mem::replace(*link, near);
-        host.pump(Pump::new(source, far, asks, Form::of(criu), unpacker))
+        host.pump(Pump::new(source, far, asks, Form::of(criu), unpacker, left))
     }
 
     /// Restores it, holds it until the source has decided, and lets it go on if it may.

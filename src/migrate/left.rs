@@ -11,7 +11,7 @@
 //! So the source has the whole of it until the destination has, whatever becomes of the processes, of CRIU and of ferry.
 //! criu/include/pagemap.h
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -35,6 +35,12 @@ const FLAGS: u32 = 4;
 
 /// The most bytes of an answer: whoever waits for one page waits for what was asked for before.
 pub const MOST: usize = BLOCK * PAGE / 2;
+
+/// So many questions may be open.
+pub const OPEN: usize = 4096;
+
+/// The most bytes of an image that is read to find out what is left. Where it is longer, nothing is asked for before it is needed.
+const LONGEST_MAP: u64 = 16 << 20;
 
 /// Pages in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,25 +113,65 @@ pub struct Giving<'a> {
     pub left: &'a Left,
     /// How it is packed.
     pub packer: &'a mut Packer,
+    /// What is asked for and was not given yet.
+    asked: VecDeque<Pages>,
 }
 
-impl Giving<'_> {
+impl<'a> Giving<'a> {
+    /// Nothing is asked for yet.
+    pub fn new(left: &'a Left, packer: &'a mut Packer) -> Self {
+        Self { left, packer, asked: VecDeque::new() }
+    }
+
     /// The next message that does not ask for memory; what does is answered.
     ///
     /// # Errors
     /// As [`Link::hear`]; it asks for what is not left here.
     pub fn hear(&mut self, link: &mut Link) -> Result<Message> {
         loop {
-            match link.hear()? {
-                Message::Want(asked) => {
-                    let (count, pages) = self.left.read(asked)?;
-                    link.send(&Message::Pages(Pages { count, ..asked }))?;
-                    link.send_data(&self.packer.passing(&pages)?)?;
-                }
-                other => return Ok(other),
+            let heard = match self.asked.is_empty() {
+                true => Some(link.hear()?),
+                false => link.hear_now()?,
+            };
+            match heard {
+                Some(Message::Want(asked)) if self.asked.len() < OPEN => self.asked.push_back(asked),
+                Some(Message::Want(_)) => return Err(refused("it asks for too much at once")),
+                Some(other) => return Ok(other),
+                None => self.give(link)?,
             }
         }
     }
+
+    /// Answers one question: a process waits for a page that is asked for alone, and nobody yet for what comes in the background.
+    fn give(&mut self, link: &mut Link) -> Result<()> {
+        let first = self.asked.iter().position(|asked| asked.count == 1).unwrap_or(0);
+        let Some(asked) = self.asked.remove(first) else { return Ok(()) };
+        let (count, pages) = self.left.read(asked)?;
+        link.send(&Message::Pages(Pages { count, ..asked }))?;
+        link.send_data(&self.packer.passing(&pages)?)
+    }
+}
+
+/// What is left elsewhere of these images, as far as that is found out: it is only what is asked for before it is needed.
+pub fn missing(directory: &Path) -> Vec<Pages> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut missing = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("pagemap-").and_then(|name| name.strip_suffix(".img"));
+        let (Some(Ok(image)), Ok(found)) = (number.map(str::parse::<u64>), entry.metadata()) else { continue };
+        if found.len() > LONGEST_MAP {
+            continue;
+        }
+        let messages = images::read(&entry.path(), Kind::Pages).unwrap_or_default();
+        missing.extend(messages.iter().skip(1).filter_map(|entry| {
+            let field = |number| one(entry, number).map(Value::number);
+            let is_left = field(FLAGS)? & (LAZY | PRESENT | IN_PARENT) == LAZY;
+            let pages = Pages { image, address: field(1)?, count: field(5).or_else(|| field(2))? };
+            is_left.then_some(pages)
+        }));
+    }
+    missing
 }
 
 /// Bytes of a page of the machine's.

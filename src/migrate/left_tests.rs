@@ -47,21 +47,48 @@ fn what_may_come_later_is_taken_out_and_given_when_it_is_asked_for() {
     assert_eq!(flags, [PRESENT, LAZY, IN_PARENT, LAZY]);
     let (mut source, mut other) = pair(Duration::from_secs(30));
     let asked = |index: u64, count| Pages { image: 1, address: 0x10_000 + index * page(), count };
-    for question in [asked(4, 9), asked(9, 1)] {
+    for question in [asked(4, 9), asked(9, 2), asked(10, 1)] {
         other.send(&Message::Want(question)).unwrap();
     }
-    other.send(&Message::Prepared).unwrap();
+    // It is at work: that is no word to wait for another one after.
+    other.send(&Message::Alive).unwrap();
     let mut packer = Packer::new(Some(1)).unwrap();
-    let mut giving = Giving { left: &left, packer: &mut packer };
-    assert_eq!(giving.hear(&mut source).unwrap(), Message::Prepared);
+    let mut giving = Giving::new(&left, &mut packer);
     let mut unpacker = Unpacker::new().unwrap();
-    for (pages, first) in [(asked(4, 3), 4), (asked(9, 1), 7)] {
+    // What a process waits for goes first.
+    for (pages, first) in [(asked(10, 1), 8), (asked(4, 3), 4), (asked(9, 2), 7)] {
+        while giving.asked.len() < 3 && first == 8 {
+            let Some(Message::Want(asked)) = source.hear_now().unwrap() else { panic!("nothing is asked") };
+            giving.asked.push_back(asked);
+        }
+        giving.give(&mut source).unwrap();
         assert_eq!(other.hear().unwrap(), Message::Pages(pages));
         let super::super::link::Frame::Data(block) = other.receive().unwrap() else { panic!("no pages") };
         let block = unpacker.block(&block).unwrap();
         assert_eq!((block.len() as u64, block[0]), (pages.count * page(), first));
     }
-    assert_eq!(packer.counts.pages, 4 * page() / PAGE as u64);
+    assert_eq!(source.hear_now().unwrap(), None);
+    other.send(&Message::Want(asked(3, 1))).unwrap();
+    other.send(&Message::Prepared).unwrap();
+    // A word is not kept waiting by who waits for memory, who is answered when there is time to listen again.
+    assert_eq!(giving.hear(&mut source).unwrap(), Message::Prepared);
+    other.send(&Message::Commit(super::super::message::Token::new().unwrap())).unwrap();
+    giving.hear(&mut source).unwrap();
+    drop(other);
+    assert!(giving.hear(&mut source).is_err());
+    assert_eq!(packer.counts.pages, 6 * page() / PAGE as u64);
+}
+
+#[test]
+fn the_other_end_finds_out_what_is_left() {
+    let scratch = Scratch::new("missing");
+    images_of(&scratch.0);
+    assert_eq!(missing(&scratch.0), []);
+    Left::take_out(&scratch.0).unwrap();
+    let asked = |index: u64, count| Pages { image: 1, address: 0x10_000 + index * page(), count };
+    assert_eq!(missing(&scratch.0), [asked(3, 4), asked(9, 2)]);
+    std::fs::write(scratch.0.join("pagemap-2.img"), "nonsense").unwrap();
+    assert_eq!(missing(&scratch.0).len(), 2);
 }
 
 #[test]

@@ -227,7 +227,31 @@ impl Link {
     /// # Errors
     /// As [`Link::receive`].
     pub fn hear(&mut self) -> Result<Message> {
-        match self.receive()? {
+        let frame = self.receive()?;
+        self.heard(frame)
+    }
+
+    /// The next message, if there is one by now. As [`Link::hear`].
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(super) fn hear_now(&mut self) -> Result<Option<Message>> {
+        loop {
+            let mut waited = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut waited, PollTimeout::ZERO) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(None),
+                Ok(_) => (),
+                Err(answer) => return Err(Error::kernel("wait for", "the far end", answer)),
+            }
+            match self.receive_any()?.ok_or_else(cut)? {
+                Frame::Message(Message::Alive) => (),
+                frame => return self.heard(frame).map(Some),
+            }
+        }
+    }
+
+    fn heard(&mut self, frame: Frame) -> Result<Message> {
+        match frame {
             Frame::Message(Message::Failed(why)) => {
                 self.failed = true;
                 Err(Error::plain(format!("the destination: {}", message::shown(&why))))

@@ -22,6 +22,7 @@
 //!       effort     how hard to compress                                         pure
 //!   left           memory that stays until it is asked for
 //!   pump           what brings it, in a process of its own
+//!     ahead        what is asked for before it is needed                       pure
 //!     page_server  CRIU's words for that                                          pure
 //!     faults       how long who needed it had to wait                             pure
 //! report, plot     what it came to
@@ -32,6 +33,7 @@
 //! ([`crate::security::jail`]), and is alone again before CRIU is cloned off from it.
 
 mod addresses;
+mod ahead;
 mod delta;
 pub mod destination;
 mod effort;

@@ -10,7 +10,7 @@
 //! is asked for is brought by a process of its own, which passes on what else the two ends say to each other. It takes a
 //! stranger's bytes apart, and so reaches nothing but what it has open ([`crate::security::jail`]).
 //!
-//! It asks for everything at once and in order, and is answered in that order.
+//! The daemon is answered in the order in which it asks. What it will ask for next is on its way by then ([`super::ahead`]).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,9 +20,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::ahead::Ahead;
 use super::faults::Waits;
 use super::frame::refused;
-use super::left::{MOST, page};
+use super::left::{OPEN, page};
 use super::link::{Frame, Link};
 use super::message::Message;
 use super::page_server::{CLOSED, Form, Pages, Word};
@@ -31,9 +32,6 @@ use crate::error::{Context, Error, Result};
 
 /// How often it looks whether anybody is to be told that it is at work.
 const BEAT: u16 = 1000;
-
-/// So many questions may be open.
-const OPEN: usize = 4096;
 
 /// Who asks.
 const NAMED: &str = "CRIU's lazy-pages daemon";
@@ -47,8 +45,9 @@ pub struct Pump {
     daemon: File,
     form: Form,
     unpacker: Unpacker,
-    /// What was asked for and has not come, and when.
+    /// What the daemon has asked for and was not answered, and when.
     open: VecDeque<(Pages, Instant)>,
+    ahead: Ahead,
     waits: Waits,
     /// The daemon asks for nothing more.
     is_over: bool,
@@ -61,8 +60,9 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// `daemon` is a stream socket; `unpacker` has taken what was sent before.
-    pub fn new(source: Link, ferry: Link, daemon: OwnedFd, form: Form, unpacker: Unpacker) -> Self {
+    /// `daemon` is a stream socket; `unpacker` has taken what was sent before, and `left` is what was not.
+    pub fn new(source: Link, ferry: Link, daemon: OwnedFd, form: Form, unpacker: Unpacker, left: Vec<Pages>) -> Self {
+        let ahead = Ahead::new(left);
         let (open, waits) = (VecDeque::new(), Waits::default());
         let (is_over, is_whole, is_active, has_told) = (false, false, false, false);
         Self {
@@ -72,6 +72,7 @@ impl Pump {
             form,
             unpacker,
             open,
+            ahead,
             waits,
             is_over,
             is_whole,
@@ -152,9 +153,12 @@ impl Pump {
         let heard = self.daemon.read_exact(&mut word).or_cannot("hear from", NAMED);
         match heard.and_then(|()| self.form.decode(&word)) {
             Ok(Word::Get(pages)) => {
-                let asked = Pages { count: pages.count.min(MOST as u64 / page()), ..pages };
-                self.open.push_back((asked, Instant::now()));
-                self.source.send(&Message::Want(asked))
+                let now = Instant::now();
+                self.open.push_back((pages, now));
+                if let Some(first) = self.ahead.wanted(pages, now) {
+                    self.source.send(&Message::Want(first))?;
+                }
+                self.answer()
             }
             Ok(Word::Close) => {
                 (self.is_over, self.is_whole) = (true, true);
@@ -186,9 +190,7 @@ impl Pump {
     /// The source has answered.
     fn put(&mut self, pages: Pages) -> Result<()> {
         let stranger = || refused("it sends memory that was not asked for");
-        let (asked, since) = self.open.pop_front().ok_or_else(stranger)?;
-        let fits =
-            (asked.image, asked.address) == (pages.image, pages.address) && (1..=asked.count).contains(&pages.count);
+        let fits = self.ahead.comes(pages, Instant::now());
         let block = match self.source.receive_any()? {
             Some(Frame::Data(block)) if fits => self.unpacker.block(&block)?,
             None => return Err(refused("the connection is cut")),
@@ -197,13 +199,29 @@ impl Pump {
         if block.len() as u64 != pages.count * page() {
             return Err(stranger());
         }
-        let answer = [self.form.answer(pages), block].concat();
-        if self.is_over {
-            return Ok(());
+        self.ahead.keep(pages, block);
+        self.answer()
+    }
+
+    /// Gives the daemon what has come of what it asked for, in the order in which it did, and has more come.
+    fn answer(&mut self) -> Result<()> {
+        while let Some((asked, since)) = self.open.front().copied().filter(|_| !self.is_over) {
+            let Some(bytes) = self.ahead.take(asked) else {
+                if let Some(first) = self.ahead.wanted_still(asked, Instant::now()) {
+                    self.source.send(&Message::Want(first))?;
+                }
+                break;
+            };
+            self.open.pop_front();
+            let count = bytes.len() as u64 / page();
+            let answer = [self.form.answer(Pages { count, ..asked }), bytes].concat();
+            match self.daemon.write_all(&answer).or_cannot("answer", NAMED) {
+                Ok(()) => self.waits.note(asked.count, count * page(), since.elapsed()),
+                Err(error) => self.lacks(&error)?,
+            }
         }
-        match self.daemon.write_all(&answer).or_cannot("answer", NAMED) {
-            Ok(()) => self.waits.note(asked.count, pages.count * page(), since.elapsed()),
-            Err(error) => self.lacks(&error)?,
+        while let Some(more) = self.ahead.more(Instant::now()).filter(|_| !self.is_over) {
+            self.source.send(&Message::Want(more))?;
         }
         Ok(())
     }

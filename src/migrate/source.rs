@@ -334,7 +334,7 @@ impl Source<'_> {
             stop.times.dumped = nanoseconds(still.since());
             let left = if leaves { Left::take_out(&directory)? } else { Left::default() };
             copied = stop.copy(&directory, number, packer, still, &left)?;
-            let verdict = stop.commit(journal, still, &mut left::Giving { left: &left, packer })?;
+            let verdict = stop.commit(journal, still, &mut left::Giving::new(&left, packer))?;
             unsure = verdict.1;
             Ok(verdict.0)
         });
