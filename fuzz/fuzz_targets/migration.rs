@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use ferry::checkpoint::restore::Moment;
 use ferry::error::{Error, Result};
-use ferry::image::digest::Digest;
 use ferry::migrate::destination::{Host, Lazily, serve};
 use ferry::migrate::faults::Faults;
 use ferry::migrate::journal::{Entry, Journals};
@@ -20,6 +19,7 @@ use ferry::migrate::link::Link;
 use ferry::migrate::message::{Choices, Last, Machine, Message, PROTOCOL, Place, Request, Token, Verdict};
 use ferry::migrate::pages::PAGE;
 use ferry::migrate::pump::Pump;
+use ferry::migrate::sum::Sum;
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes that the machine has free, and so the most that it takes.
@@ -173,7 +173,7 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
             size: u64::from(first) << (text.get(1).copied().unwrap_or(0) % 40),
             pages: text.get(1).is_some_and(|byte| byte % 2 == 1),
         },
-        6 => Message::FileEnd(Digest::of(&std::mem::take(&mut sent.data))),
+        6 => Message::FileEnd(Sum::of(&std::mem::take(&mut sent.data))),
         7 => Message::RoundEnd {
             round: first,
             files: u32::from(text.get(1).copied().unwrap_or(0)),

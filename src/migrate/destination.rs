@@ -357,6 +357,10 @@ fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Unpack
                 let directory = journal.round(round)?;
                 still = intake.take(link, &directory, round)?;
                 link.send(&Message::RoundTaken(round))?;
+                // The source is at its next dump, and need not wait for this disk.
+                if !still {
+                    images::settle(&directory, &mut || link.alive())?;
+                }
             }
             Message::Finish(last) if last.round == round && still => return Ok((*last, intake.into_unpacker())),
             other => return Err(other.out_of_turn()),

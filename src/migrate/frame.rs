@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The sequence counts frames of one direction from 0: one that is left out, doubled or played again is refused. Whole files
-//! are held to their digests beside that, so that a frame needs no sum of its own.
+//! are held to their sums beside that, so that a frame needs no sum of its own.
 
 use crate::error::{Error, Result};
 

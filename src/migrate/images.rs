@@ -1,4 +1,4 @@
-//! A round's directory of images, from one end to the other: file by file, each held to its size and its digest.
+//! A round's directory of images, from one end to the other: file by file, each held to its size and its sum.
 //!
 //! What arrives is hostile until it is verified: plain names only, in a directory that nobody else can write, each file made
 //! anew; the link to the round before is made here and not sent.
@@ -10,15 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{CWD, Mode, OFlags, fsync, openat, symlinkat, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, fsync, openat, symlinkat};
 
 use super::addresses;
 use super::frame::refused;
 use super::link::{Frame, Link};
 use super::message::{Message, is_image_name};
 use super::pages::{BLOCK, PAGE, Packer, Unpacker};
+use super::sum::Summed;
 use crate::error::{Context, Error, Result};
-use crate::image::digest::{Algorithm, Hasher};
 use crate::sys::fd;
 
 /// Bytes of a piece of a file that is no pages.
@@ -86,14 +86,14 @@ fn names(directory: &Path) -> Result<Vec<String>> {
 }
 
 fn send_file(link: &mut Link, file: &Arc<File>, path: &Path, pages: bool, packer: &mut Packer) -> Result<()> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut summed = Summed::nothing();
     let mut piece = vec![0; if pages { BLOCK * PAGE } else { PIECE }];
     loop {
         let filled = fill(file, &mut piece).or_cannot("read", path.display())?;
         if filled == 0 {
-            return link.send(&Message::FileEnd(hasher.finish()));
+            return link.send(&Message::FileEnd(summed.finish()));
         }
-        hasher.update(&piece[..filled]);
+        summed.update(&piece[..filled]);
         let begun = Instant::now();
         let packed = if pages { packer.block(&piece[..filled])? } else { packer.bytes(&piece[..filled])? };
         let packing = begun.elapsed();
@@ -154,8 +154,8 @@ impl Intake {
         self.unpacker
     }
 
-    /// Takes a round, after [`Message::Round`], into its empty directory. It is on disk then, unless it is the last, which is
-    /// answered: a container stands still meanwhile, and [`settle`] is for later.
+    /// Takes a round, after [`Message::Round`], into its empty directory. Answers whether it is the last, for which a container
+    /// stands still. The disk has begun to write it, and [`settle`] waits for that.
     ///
     /// # Errors
     /// The far end breaks a rule; the disk is full; the link's.
@@ -177,9 +177,6 @@ impl Intake {
                     self.file(link, &dir, &name, size, pages)?;
                 }
                 Message::RoundEnd { round: number, files, still } if number == round && files == taken => {
-                    if !still {
-                        syncfs(&dir).or_cannot("sync", directory.display())?;
-                    }
                     return Ok(still);
                 }
                 other => return Err(other.out_of_turn()),
@@ -204,18 +201,18 @@ impl Intake {
         if pages {
             self.unpacker.begin(&file);
         }
-        let (mut hasher, mut left) = (Hasher::new(Algorithm::Sha256), size);
+        let (mut summed, mut left) = (Summed::nothing(), size);
         loop {
             let data = match link.receive()? {
                 Frame::Data(data) => data,
-                Frame::Message(Message::FileEnd(digest)) => {
-                    return match (left, hasher.finish() == digest) {
+                Frame::Message(Message::FileEnd(sum)) => {
+                    return match (left, summed.finish() == sum) {
                         (0, true) => {
                             // The disk begins now, while the rest comes, and while CRIU restores. One that cannot does all later.
                             fd::start_writeback(&file).ok();
                             Ok(())
                         }
-                        (0, false) => Err(refused(format!("{name} arrived damaged: its digest is another"))),
+                        (0, false) => Err(refused(format!("{name} arrived damaged: its sum is another"))),
                         (left, _) => Err(refused(format!("{name} lacks {left} bytes"))),
                     };
                 }
@@ -229,7 +226,7 @@ impl Intake {
                 .checked_sub(bytes.len() as u64)
                 .filter(|_| !bytes.is_empty())
                 .ok_or_else(|| refused(format!("{name} is longer than it was said to be")))?;
-            hasher.update(&bytes);
+            summed.update(&bytes);
             (&*file).write_all(&bytes).or_cannot("write", name)?;
             // The source has sent everything long before the last of it comes out of a slow line.
             link.alive()?;
@@ -243,8 +240,8 @@ mod tests {
 
     use super::super::journal::tests::Scratch;
     use super::super::link::tests::pair;
+    use super::super::sum::Sum;
     use super::*;
-    use crate::image::digest::Digest;
 
     fn directories(name: &str) -> (Scratch, std::path::PathBuf, std::path::PathBuf) {
         let scratch = Scratch::new(name);
@@ -295,12 +292,8 @@ mod tests {
             ("link", vec![said(file("parent", 1))], "a file called \"parent\""),
             ("much", vec![said(file("a", 1 << 40))], "more than was asked for"),
             ("long", vec![said(file("a", 1)), data(b"ab")], "longer than it was said to be"),
-            (
-                "short",
-                vec![said(file("a", 3)), data(b"ab"), said(Message::FileEnd(Digest::of(b"ab")))],
-                "lacks 1 bytes",
-            ),
-            ("other", vec![said(file("a", 2)), data(b"ab"), said(Message::FileEnd(Digest::of(b"cd")))], "damaged"),
+            ("short", vec![said(file("a", 3)), data(b"ab"), said(Message::FileEnd(Sum::of(b"ab")))], "lacks 1 bytes"),
+            ("other", vec![said(file("a", 2)), data(b"ab"), said(Message::FileEnd(Sum::of(b"cd")))], "damaged"),
             ("turn", vec![said(file("a", 2)), said(Message::Prepared)], "out of turn"),
             ("data", vec![data(b"ab")], "out of turn"),
             ("count", vec![said(Message::RoundEnd { round: 1, files: 1, still: false })], "out of turn"),
@@ -308,7 +301,7 @@ mod tests {
             ("pages", vec![said(Message::File { name: "a".into(), size: 5, pages: true })], "no pages"),
             (
                 "twice",
-                vec![said(file("a", 0)), said(Message::FileEnd(Digest::of(b""))), said(file("a", 0))],
+                vec![said(file("a", 0)), said(Message::FileEnd(Sum::of(b""))), said(file("a", 0))],
                 "cannot make a: EEXIST",
             ),
         ];

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::Faults;
 use super::page_server::Pages;
+use super::sum::Sum;
 use crate::checkpoint::root::Image;
 use crate::error::{Context, Error, Result};
-use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The most letters of a text of the far end's that are shown.
 const SHOWN: usize = 2000;
@@ -196,8 +196,8 @@ pub enum Message {
         /// Whether it is pages, which come in blocks.
         pages: bool,
     },
-    /// Source: the file is whole, and this is its digest.
-    FileEnd(Digest),
+    /// Source: the file is whole, and this is its sum.
+    FileEnd(Sum),
     /// Source: that was the round, of so many files.
     RoundEnd {
         /// Which.
@@ -208,7 +208,7 @@ pub enum Message {
         /// begins to restore, but before [`Message::Prepared`].
         still: bool,
     },
-    /// Destination: the round is here and verified, and on disk unless it is the last.
+    /// Destination: the round is here and verified, and its disk writes it; before the next one it waits for that.
     RoundTaken(u32),
     /// Source: everything is sent; restore it, and hold it.
     Finish(Box<Last>),
@@ -310,7 +310,7 @@ mod tests {
         vec![
             Message::Round(3),
             Message::File { name: "pages-1.img".into(), size: 8192, pages: true },
-            Message::FileEnd(Digest::of(b"x")),
+            Message::FileEnd(Sum::of(b"x")),
             Message::Prepared,
             Message::Commit(token.clone()),
             Message::Refused(vec!["no".into()]),

@@ -16,6 +16,7 @@
 //!   reserve        what is in the way                                             pure
 //!   rounds         when to stop it                                                pure
 //!   images         a round's files on their way
+//!     sum          whether a file came as it was sent                          pure
 //!     pages        zeros, pages sent before, compression
 //!       addresses  which page one was before
 //!       delta      what is new in it                                            pure
@@ -57,6 +58,7 @@ pub mod rounds;
 pub mod settle;
 pub mod source;
 mod stop;
+pub mod sum;
 pub mod tls;
 pub mod transport;
 

@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::hash::Hasher;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use super::addresses::{History, Layout};
 use super::delta;
 use super::effort::Effort;
 use super::frame::refused;
+use super::sum::short;
 use crate::error::{Context, Error, Result};
 
 /// Bytes of a page, here; larger ones of the machine are several of these.
@@ -224,7 +224,7 @@ impl Packer {
 
     /// The number of an earlier page that is the same.
     fn earlier(&self, page: &[u8], first: u64, block: &[u8]) -> Result<Option<u64>> {
-        let Some(&number) = self.seen.get(&hash(page)) else { return Ok(None) };
+        let Some(&number) = self.seen.get(&short(page)) else { return Ok(None) };
         let same = match number.checked_sub(first) {
             Some(index) => block[index as usize * PAGE..][..PAGE] == *page,
             None => {
@@ -252,7 +252,7 @@ impl Packer {
 
     fn remember(&mut self, page: &[u8], number: u64) {
         if self.learns && self.seen.len() < REMEMBERED {
-            self.seen.insert(hash(page), number);
+            self.seen.insert(short(page), number);
         }
     }
 
@@ -274,12 +274,6 @@ impl Packer {
 
 fn is_zero(page: &[u8]) -> bool {
     page == [0; PAGE]
-}
-
-fn hash(page: &[u8]) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(page);
-    hasher.finish()
 }
 
 /// The receiving end.

@@ -4,8 +4,8 @@
 //! source                                     destination
 //!   | ---- Reserve{id, bundle, machine…} ---> |  looks; holds the place
 //!   | <--- Reserved, or Refused{reasons} ---- |
-//!   | ---- Round(n), File…, RoundEnd -------> |  verified, on disk          (any number, while it runs)
-//!   | <--- RoundTaken(n) -------------------- |
+//!   | ---- Round(n), File…, RoundEnd -------> |  verified                   (any number, while it runs)
+//!   | <--- RoundTaken(n) -------------------- |  the disk writes it
 //!   stops the container
 //!   | ---- Round(n+1), File…, RoundEnd -----> |  verified; the disk has begun to write it
 //!   | <--- RoundTaken(n+1) ------------------ |
