@@ -53,6 +53,13 @@ fn parse(text: &[u8]) -> Option<Stat> {
     Some(Stat { start_time, state, exits: flags & PF_EXITING != 0 })
 }
 
+/// Who traces a process. proc_pid_status(5)
+pub fn tracer(pid: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let number = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (number > 0).then(|| Pid::from_raw(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

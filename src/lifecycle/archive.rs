@@ -4,7 +4,7 @@
 //! The images are in a directory of their own in between, which goes when it is of no use any more. It stays where it is all
 //! there is of a container: when that has been dumped, and its archive could not be written.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Mode};
 
 use super::checkpoint::Deeds;
 use super::create::{self, Source};
-use super::live::Live;
+use super::live::{self, Live};
 use super::own_root::{self, Configured};
 use super::scratch::{self, Part, Scratch};
 use super::{Setting, checkpoint, restore};
@@ -99,10 +99,10 @@ pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, export: &Export<
     if let Some(scratch) = scratch.borrow().as_ref() {
         choice.choice.images = scratch.path.clone();
     }
-    let mut dumped = false;
+    let (mut dumped, saved) = (false, Cell::new(false));
     // From here on until the archive is whole, what is in there is all there is of a container that does not go on.
     let complete = || match scratch.borrow_mut().as_mut().filter(|_| !choice.leave_running) {
-        Some(scratch) => scratch.save(),
+        Some(scratch) => scratch.save().inspect(|()| saved.set(true)),
         None => Ok(()),
     };
     let mut after = |live: &Live| {
@@ -116,8 +116,10 @@ pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, export: &Export<
     // Before the images go: at any time one of the two is there under a name that says what it is.
     let done = out.finish(done);
     let scratch = scratch.into_inner();
+    // CRIU ends the container before it says that it has: what fails in between leaves the images.
+    let ends = dumped || saved.get() && !live::open(setting, id).is_ok_and(|live| live.goes_on());
     match (done, scratch) {
-        (Err(error), Some(scratch)) if dumped && !choice.leave_running => {
+        (Err(error), Some(scratch)) if ends && !choice.leave_running => {
             let path = scratch.keep();
             Err(error.hint(format!(
                 "the container is saved in {0}: `ferry restore --image-path {0}` brings it back",

@@ -6,6 +6,7 @@ use crate::container::record::Init;
 use crate::container::store::Entry;
 use crate::container::{Id, Record, Status, Store, status};
 use crate::error::{Error, Result};
+use crate::procfs;
 
 /// A container with a record.
 pub(super) struct Live {
@@ -53,6 +54,11 @@ impl Live {
     /// Its first process, alive when it was opened.
     pub fn init(&self) -> Option<Init> {
         self.record.init.filter(|_| self.has_process())
+    }
+
+    /// Whether its first process lives on, and no CRIU has it in its hands that may yet end it.
+    pub fn goes_on(&self) -> bool {
+        self.init().is_some_and(|init| matches!(init.is_ending(), Ok(false)) && procfs::tracer(init.pid()).is_none())
     }
 
     /// Its cgroup, without which `deed` ("pause") cannot be done.

@@ -41,6 +41,7 @@ use crate::migrate::pump::Pump;
 use crate::migrate::reserve;
 use crate::migrate::tls::Identity;
 use crate::migrate::transport::Listener;
+use crate::procfs;
 use crate::rootfs::Base;
 use crate::security::jail;
 use crate::spec::Document;
@@ -450,19 +451,12 @@ fn outlive_criu(cgroup: &cgroup::Cgroup) -> Result<()> {
         if is_criu(&words(pid)) {
             wait_for(pid)?;
         }
-        match tracer(pid).map(|tracer| (tracer, words(tracer))) {
+        match procfs::tracer(pid).map(|tracer| (tracer, words(tracer))) {
             Some((tracer, line)) if line.is_empty() || is_criu(&line) => wait_for(tracer)?,
             _ => (),
         }
     }
     Ok(())
-}
-
-/// Who traces a process. proc_pid_status(5)
-fn tracer(pid: Pid) -> Option<Pid> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let number = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
-    (number > 0).then(|| Pid::from_raw(number))
 }
 
 /// A process that was killed is there for a moment longer, and looks like any other. Freezing waits for those: it is done once

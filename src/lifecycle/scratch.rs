@@ -204,8 +204,16 @@ impl Part {
         loop {
             let file = openat(&directory, &part, flags, Mode::RUSR | Mode::WUSR).or_cannot("make", to.display())?;
             hold(file.as_fd());
-            if fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
-                return Ok(Self { file: File::from(file), directory, part, name });
+            match fstat(&file).or_cannot("look at", to.display()) {
+                Ok(found) if found.st_nlink > 0 => {
+                    return Ok(Self { file: File::from(file), directory, part, name });
+                }
+                // Somebody took it for left over before it was locked.
+                Ok(_) => (),
+                Err(error) => {
+                    let removed = unlinkat(&directory, &part, AtFlags::empty()).or_cannot("remove", to.display());
+                    return Err(error.and_then(removed));
+                }
             }
         }
     }
