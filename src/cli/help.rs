@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 const ABOUT: &str = "ferry is an OCI container runtime: it makes an isolated process of a bundle, which is a directory with \
     a config.json and a root filesystem. Container engines call it with runc's command line, which it takes with one dash \
     or two before a flag; people can as well give it a bare root filesystem and a command.\n\nEvery error names what could \
-    not be done, to what, and the kernel's answer. With --log it is also written there, in the form engines read.";
+    not be done, to what, and the kernel's answer. With --log it is also written there, in the form engines read.\n\n\
+    Called by the name runc, by a link or a copy, it says that name in its version and help, and tells failures in runc's words.";
 
 /// Prints the list of verbs, or the help of the verb that is named.
 ///
