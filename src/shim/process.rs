@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use super::console::Console;
+use super::logger::Pipes;
 use super::messages::task;
 use super::service::Reply;
 use super::stdio::{self, Pump, Streams};
@@ -57,6 +58,8 @@ pub struct Process {
     pub output: Option<Pump>,
     keepers: Vec<OwnedFd>,
     greetings: Vec<OwnedFd>,
+    /// Of one with a terminal: where its log program reads what that says.
+    log: Option<OwnedFd>,
 }
 
 impl Process {
@@ -75,6 +78,7 @@ impl Process {
             output: None,
             keepers: Vec::new(),
             greetings: Vec::new(),
+            log: None,
         }
     }
 
@@ -97,6 +101,23 @@ impl Process {
         Ok(Some(theirs))
     }
 
+    /// Prepares the pipes to its log program, where it has one.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn prepare_log(&mut self) -> Result<Option<Pipes>> {
+        if !self.streams.is_logged() {
+            return Ok(None);
+        }
+        let pipes = Pipes::new()?;
+        if self.streams.terminal {
+            let ours = pipes.write[0].try_clone().or_cannot("copy", "a pipe")?;
+            stdio::do_not_block(&ours)?;
+            self.log = Some(ours);
+        }
+        Ok(Some(pipes))
+    }
+
     /// It is there: its terminal is taken, and its streams are held.
     ///
     /// # Errors
@@ -112,7 +133,9 @@ impl Process {
         let master = console.take()?;
         stdio::do_not_block(&master)?;
         let copy = || master.as_fd().try_clone_to_owned().or_cannot("copy", "the terminal");
-        if !self.streams.stdout.is_empty() {
+        if let Some(log) = self.log.take() {
+            self.output = Some(Pump::new(copy()?, log));
+        } else if !self.streams.stdout.is_empty() {
             self.output = Some(Pump::new(copy()?, self.streams.terminal_output()?));
         }
         if let Some(fifo) = self.streams.input()? {
@@ -127,6 +150,7 @@ impl Process {
         self.stage = Stage::Stopped;
         self.end = Some(end);
         self.greetings.clear();
+        self.log = None;
         self.input = None;
         self.master = None;
     }

@@ -17,6 +17,7 @@ use super::messages::{Request, Response};
 use super::service::{Answer, Key, Reply, Service};
 use super::stdio::Pump;
 use crate::error::{Context, Result};
+use crate::sys::memory::give_back_code;
 
 /// For how many milliseconds a daemon may keep a shim that is over from its end, by not confirming what it was told.
 const FAREWELL: u16 = 2000;
@@ -24,6 +25,10 @@ const FAREWELL: u16 = 2000;
 const ASK_AGAIN: u16 = 5;
 /// After how many milliseconds a daemon that is away is looked for again.
 const LOOK_AGAIN: u16 = 5000;
+
+/// After how many milliseconds without anything to do a shim gives back the memory of code that it does not need to wait. Most
+/// of a container's life is waiting, and most of the code is for its beginning.
+const REST: u16 = 500;
 
 /// A socket, and whoever has come by it.
 #[derive(Debug)]
@@ -82,13 +87,13 @@ impl Server {
     fn wait(&self, unread: bool) -> Result<Option<Vec<(Token, PollFlags)>>> {
         let interests = self.interests();
         let mut fds: Vec<_> = interests.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
-        let timeout = match (self.service.over, self.service.events.is_cut_off()) {
-            _ if unread => PollTimeout::from(ASK_AGAIN),
-            (true, _) => PollTimeout::from(FAREWELL),
-            (false, true) => PollTimeout::from(LOOK_AGAIN),
-            (false, false) => PollTimeout::NONE,
+        let answer = match (self.service.over, self.service.events.is_cut_off()) {
+            _ if unread => poll(&mut fds, PollTimeout::from(ASK_AGAIN)),
+            (true, _) => poll(&mut fds, PollTimeout::from(FAREWELL)),
+            (false, true) => poll(&mut fds, PollTimeout::from(LOOK_AGAIN)),
+            (false, false) => rest(&mut fds),
         };
-        match poll(&mut fds, timeout) {
+        match answer {
             Err(Errno::EINTR) => return Ok(Some(Vec::new())),
             Ok(0) if unread => return Ok(Some(Vec::new())),
             Ok(0) if self.service.over => return Ok(None),
@@ -192,6 +197,19 @@ impl Server {
                 self.connections.remove(&reply.connection);
             }
         }
+    }
+}
+
+/// Waits without an end. What comes after the memory is given back is read from the program's file again: so that is only the
+/// second call.
+fn rest(fds: &mut [PollFd<'_>]) -> nix::Result<i32> {
+    match poll(fds, PollTimeout::from(REST)) {
+        Ok(0) => {
+            // Where it is refused, it is kept.
+            give_back_code().ok();
+            poll(fds, PollTimeout::NONE)
+        }
+        answer => answer,
     }
 }
 

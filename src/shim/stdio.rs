@@ -3,7 +3,8 @@
 //! Output is not copied: the process writes into the fifo itself. A shim only keeps a reading end open beside it, so that a
 //! client that goes away does not end the process by SIGPIPE, and one that comes back finds what was written. Input goes
 //! through a pipe, since the end of a fifo is wherever nobody has it open to write at the moment, and the end of input is
-//! where a client says so. With a terminal both are copied, to and from its master.
+//! where a client says so. With a terminal both are copied, to and from its master. A log program gets output by pipes of its own
+//! (`logger`).
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,9 +25,9 @@ use crate::sys::fd;
 pub struct Streams {
     /// A fifo.
     pub stdin: String,
-    /// A fifo, or the address of a file: `file:///path`.
+    /// A fifo, or the address of a file, `file:///path`, or of a log program, `binary:///path?key=value`.
     pub stdout: String,
-    /// The same; nothing with a terminal.
+    /// The same, and the same log program; nothing with a terminal.
     pub stderr: String,
     /// The process has a terminal for all three.
     pub terminal: bool,
@@ -38,13 +39,24 @@ impl Streams {
     /// # Errors
     /// Of a kind that is not known here.
     pub fn check(&self) -> Result<(), Failure> {
-        match [&self.stdin, &self.stdout, &self.stderr].into_iter().find(|address| path(address).is_none()) {
+        let logged = self.is_logged();
+        let others = [&self.stdin, if logged { &self.stdin } else { &self.stdout }];
+        // Of a log program there is one for both.
+        let stderr = (!logged || self.stderr != self.stdout).then_some(&self.stderr);
+        match others.into_iter().chain(stderr).find(|address| path(address).is_none()) {
             Some(unknown) => {
-                let message = format!("cannot use {unknown} as a stream: it is neither a fifo nor file://");
+                let message = format!(
+                    "cannot use {unknown} as a stream: it is neither a fifo, nor file://, nor binary:// with a path for both outputs"
+                );
                 Err(Failure::new(Code::InvalidArgument, message))
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a log program reads the outputs.
+    pub fn is_logged(&self) -> bool {
+        self.stdout.starts_with("binary:///")
     }
 
     /// Waits until clients have hold of the outputs: what is written before would be lost if it ended early.
@@ -56,12 +68,16 @@ impl Streams {
         Ok([output(&self.stdout)?, output(stderr)?])
     }
 
-    /// For a worker: makes `input` and the outputs the standard streams.
+    /// For a worker: makes `input` and the outputs the standard streams, where `log` is the log program's ends.
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn arrange(&self, input: Option<BorrowedFd<'_>>) -> Result<()> {
-        let [stdout, stderr] = self.meet()?;
+    pub fn arrange(&self, input: Option<BorrowedFd<'_>>, log: Option<&[OwnedFd; 2]>) -> Result<()> {
+        let copy = |fd: &OwnedFd| fd.try_clone().or_cannot("copy", "a pipe");
+        let [stdout, stderr] = match log {
+            Some([stdout, stderr]) => [copy(stdout)?, copy(stderr)?],
+            None => self.meet()?,
+        };
         let nothing = output("")?;
         let streams = if self.terminal {
             [nothing.as_fd(); 3]
@@ -232,9 +248,18 @@ mod tests {
         assert_eq!(path("/run/x"), Some("/run/x".into()));
         assert_eq!(path("file:///var/log/x?y=z"), Some("/var/log/x".into()));
         assert_eq!(path("fifo:///run/x"), Some("/run/x".into()));
-        let streams = Streams { stdout: "binary:///bin/logger?a=b".into(), ..Streams::default() };
-        assert!(streams.check().unwrap_err().status().message.contains("binary:///bin/logger"));
-        assert_eq!(Streams::default().check(), Ok(()));
+        let log = "binary:///bin/logger?a=b";
+        let check = |stdout: &str, stderr: &str| {
+            Streams { stdout: stdout.into(), stderr: stderr.into(), ..Streams::default() }.check()
+        };
+        for (stdout, stderr) in [("", ""), (log, log), (log, ""), ("/run/a", "file:///b")] {
+            assert_eq!(check(stdout, stderr), Ok(()), "{stdout} {stderr}");
+        }
+        for (stdout, stderr, unknown) in
+            [("http://a", "", "http://a"), (log, "binary:///b", "binary:///b"), ("", log, log)]
+        {
+            assert!(check(stdout, stderr).unwrap_err().status().message.contains(unknown), "{stdout} {stderr}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use libtest_mimic::Failed;
@@ -29,6 +29,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_not_started_is_deleted", &[Ferry, Root], not_started),
     scenario("what_a_killed_shim_leaves_is_cleaned_up", &[Ferry, Root], killed),
     scenario("a_root_is_mounted_and_unmounted", &[Ferry, Root], mounted),
+    scenario("a_log_program_reads_the_outputs", &[Ferry, Root], logged),
+    scenario("a_log_program_reads_a_terminal", &[Ferry, Root], logged_terminal),
     scenario("what_was_saved_goes_on_with_new_fifos", &[Ferry, Root, Criu], saved),
     scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
     scenario("bad_calls_are_refused_and_the_next_is_served", &[Ferry, Root], refused),
@@ -338,6 +340,56 @@ fn mounted(case: &mut Case) -> Outcome {
     shim.end(case)
 }
 
+/// The address of a log program, which says what it is given and what it reads.
+fn log_program(case: &Case, told: &str) -> Result<String, Failed> {
+    let program = case.directory.join("log program");
+    let script = "#!/bin/sh\nexec >\"$2\"\necho \"$# $1 $3 $CONTAINER_NAMESPACE $CONTAINER_ID\"\nexec 5>&-\n\
+                  sed 's/^/out: /' <&3 | cat &\nsed 's/^/error: /' <&4\nwait\necho over\n";
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(format!("binary://{}?file={told}&flag", program.display().to_string().replace(' ', "%20")))
+}
+
+fn logged(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "say", "said"]);
+    let mut shim = Shim::start(case)?;
+    let (told, mut lines) = read_fifo(case, "told")?;
+    let address = log_program(case, &told)?;
+    shim.create(|request| request.text(6, &address).text(7, &address))?;
+    assert_eq!(lines.until("")?, format!("4 file flag test {}", shim.id));
+    assert_eq!(shim.run()?, 0);
+    assert_eq!((lines.until("")?, lines.until("")?), ("out: said".into(), "over".into()));
+    // Without one there is no container.
+    let missing = format!("binary://{}", case.path("missing"));
+    let this = shim.this();
+    shim.client.done("Delete", &this)?;
+    let request = shim.creation().text(6, &missing);
+    let (_, words) = shim.client.refused("Create", &request)?;
+    assert!(words.contains("log program") && words.contains("No such file"), "{words}");
+    shim.shut_down(case)
+}
+
+fn logged_terminal(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "sleep", "forever"]);
+    let mut shim = Shim::start(case)?;
+    shim.create(|request| request)?;
+    let this = shim.this();
+    shim.client.done("Start", &this)?;
+    let (told, mut lines) = read_fifo(case, "told")?;
+    let address = log_program(case, &told)?;
+    let request = exec(&shim, "one", &["/probe", "say", "said"], |request| request.number(3, 1).text(5, &address));
+    shim.client.done("Exec", &request)?;
+    let one = this.clone().text(2, "one");
+    shim.client.done("Start", &one)?;
+    assert_eq!(lines.until("")?, "4 file flag test one");
+    assert_eq!(shim.client.done("Wait", &one)?.number(1), 0);
+    shim.client.done("Delete", &one)?;
+    assert_eq!((lines.until("")?, lines.until("")?), ("out: said".into(), "over".into()));
+    shim.client.done("Kill", &this.clone().number(3, 9))?;
+    shim.client.done("Wait", &this)?;
+    shim.end(case)
+}
+
 /// A fifo that a client reads: what comes, line by line, until nobody has it open to write.
 fn read_fifo(case: &Case, name: &str) -> Result<(String, Lines), Failed> {
     let path = case.path(name);
@@ -414,7 +466,11 @@ fn refused(case: &mut Case) -> Outcome {
     shim.create(|request| request)?;
     let again = shim.this().text(2, shim.bundle.display().to_string());
     assert_eq!(shim.client.refused("Create", &again)?.0, 6);
-    let unknown = Message::default().text(1, "x").text(2, case.path("bundle")).text(6, "binary:///bin/true");
-    assert_eq!(shim.client.refused("Create", &unknown)?.0, 3);
+    for (stdout, stderr) in
+        [("http://a", ""), ("binary://true", ""), ("", "binary:///bin/true"), ("binary:///a", "binary:///b")]
+    {
+        let unknown = Message::default().text(1, "x").text(2, case.path("bundle")).text(6, stdout).text(7, stderr);
+        assert_eq!(shim.client.refused("Create", &unknown)?.0, 3, "{stdout} {stderr}");
+    }
     shim.end(case)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::container::{Id, Store};
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::{self, Setting};
 use crate::shim::console::Console;
+use crate::shim::logger::{Logger, Pipes};
 use crate::shim::messages::{CheckpointOptions, Options};
 use crate::shim::stdio::Streams;
 use crate::shim::{mounts, settings, work};
@@ -62,20 +63,25 @@ impl Service {
         let key = (asked.id.clone(), String::new());
         let mut first = Process::new(streams.clone(), Vec::new());
         let restored = checkpoint.is_some();
-        let (input, console) = if restored { (None, None) } else { prepared(&mut first, &bundle, "init")? };
+        let prepared = if restored { Prepared::default() } else { Prepared::new(&mut first, &bundle, "init")? };
+        let logger = Logger::of(&asked.stdout, &asked.id, &self.namespace);
         let processes = BTreeMap::from([(String::new(), first)]);
-        let create = creation(&asked.id, &bundle, &options, console.as_ref());
+        let create = creation(&asked.id, &bundle, &options, prepared.console.as_ref());
         let mounted = asked.rootfs.clone();
-        let kept: Vec<_> = input.iter().map(AsFd::as_fd).collect();
-        let work = work::begin(&kept, || {
+        let work = work::begin(&prepared.kept(), || {
             mounts::make(&mounted, &bundle)?;
             // A restore comes with Start.
-            let created = if restored { Ok(0) } else { create_now(&setting, &create, &streams, input.as_ref()) };
+            let created = if restored {
+                Ok(0)
+            } else {
+                prepared.arrange(&streams, logger.as_ref()).and_then(|()| create_now(&setting, &create))
+            };
             created.map_err(|error| error.and_then(mounts::undo(&bundle)))
         });
         let container = Container { bundle, setting, processes, memory: None, paused: false, checkpoint, options };
         self.containers.insert(asked.id.clone(), container);
-        let begun = self.begin(reply, key, work, Then::Created { request: Box::new(asked.clone()), console });
+        let begun =
+            self.begin(reply, key, work, Then::Created { request: Box::new(asked.clone()), console: prepared.console });
         if begun.is_err() {
             self.containers.remove(&asked.id);
         }
@@ -101,24 +107,26 @@ impl Service {
     fn start_exec(&mut self, reply: Reply, key: Key) -> Later {
         let container = self.container(&key.0)?;
         let (setting, bundle) = (container.setting.clone(), container.bundle.clone());
+        let namespace = self.namespace.clone();
         let process = self.process(&key)?;
-        let (input, console) = prepared(process, &bundle, &key.1)?;
+        let logger = Logger::of(&process.streams.stdout, &key.1, &namespace);
+        let prepared = Prepared::new(process, &bundle, &key.1)?;
         let (spec, streams) = (memory_file(&process.spec)?, process.streams.clone());
         let options = lifecycle::exec::Options {
             id: key.0.clone(),
             process: Some(format!("/proc/self/fd/{}", spec.as_raw_fd()).into()),
             detach: true,
             pid_file: Some(bundle.join(format!("{}.pid", key.1))),
-            console_socket: console.as_ref().map(|console| console.path.clone()),
+            console_socket: prepared.console.as_ref().map(|console| console.path.clone()),
             ..lifecycle::exec::Options::default()
         };
-        let kept: Vec<_> = input.iter().map(AsFd::as_fd).chain([spec.as_fd()]).collect();
+        let kept: Vec<_> = prepared.kept().into_iter().chain([spec.as_fd()]).collect();
         let work = work::begin(&kept, || {
-            streams.arrange(input.as_ref().map(AsFd::as_fd))?;
+            prepared.arrange(&streams, logger.as_ref())?;
             lifecycle::exec::exec(&setting, &options)?;
             options.pid_file.as_deref().map_or(Ok(0), taken)
         });
-        self.begin(reply, key, work, Then::Started { console })
+        self.begin(reply, key, work, Then::Started { console: prepared.console })
     }
 
     fn restore(&mut self, reply: Reply, key: Key) -> Later {
@@ -127,11 +135,13 @@ impl Service {
         let (images, asked) = (container.checkpoint.clone().unwrap_or_default(), container.options.clone());
         let work_path = Some(asked.criu_work_path.as_str()).filter(|path| !path.is_empty());
         let work_path = work_path.map_or_else(|| bundle.join("work"), PathBuf::from);
+        let namespace = self.namespace.clone();
         let process = self.process(&key)?;
-        let (input, console) = prepared(process, &bundle, "init")?;
+        let logger = Logger::of(&process.streams.stdout, &key.0, &namespace);
+        let prepared = Prepared::new(process, &bundle, "init")?;
         let streams = process.streams.clone();
         let options = lifecycle::restore::Options {
-            create: creation(&key.0, &bundle, &asked, console.as_ref()),
+            create: creation(&key.0, &bundle, &asked, prepared.console.as_ref()),
             detach: true,
             no_subreaper: true,
             choice: RestoreChoice {
@@ -139,13 +149,12 @@ impl Service {
                 ..RestoreChoice::default()
             },
         };
-        let kept: Vec<_> = input.iter().map(AsFd::as_fd).collect();
-        let work = work::begin(&kept, || {
-            streams.arrange(input.as_ref().map(AsFd::as_fd))?;
+        let work = work::begin(&prepared.kept(), || {
+            prepared.arrange(&streams, logger.as_ref())?;
             lifecycle::restore::restore(&setting, &options, &Silent)?;
             first_pid(&setting, &options.create.id)
         });
-        self.begin(reply, key, work, Then::Started { console })
+        self.begin(reply, key, work, Then::Started { console: prepared.console })
     }
 
     pub(super) fn delete(&mut self, reply: Reply, which: task::Which) -> Later {
@@ -266,12 +275,34 @@ impl Service {
     }
 }
 
-/// What a process needs before it is made: the end of its input, or a socket that its terminal comes by.
-fn prepared(process: &mut Process, bundle: &Path, name: &str) -> Result<(Option<OwnedFd>, Option<Console>)> {
-    let input = process.prepare()?;
-    let console =
-        if process.streams.terminal { Some(Console::listen(bundle, format!("{name}.console"))?) } else { None };
-    Ok((input, console))
+/// What a process needs before it is made: the end of its input, or a socket that its terminal comes by, and pipes to what logs it.
+#[derive(Default)]
+struct Prepared {
+    input: Option<OwnedFd>,
+    console: Option<Console>,
+    log: Option<Pipes>,
+}
+
+impl Prepared {
+    fn new(process: &mut Process, bundle: &Path, name: &str) -> Result<Self> {
+        let (input, log) = (process.prepare()?, process.prepare_log()?);
+        let console =
+            if process.streams.terminal { Some(Console::listen(bundle, format!("{name}.console"))?) } else { None };
+        Ok(Self { input, console, log })
+    }
+
+    /// What a worker needs of it.
+    fn kept(&self) -> Vec<BorrowedFd<'_>> {
+        self.input.iter().map(AsFd::as_fd).chain(self.log.iter().flat_map(Pipes::all)).collect()
+    }
+
+    /// For a worker: starts what logs the process, and arranges its streams.
+    fn arrange(&self, streams: &Streams, logger: Option<&Logger>) -> Result<()> {
+        if let (Some(pipes), Some(logger)) = (&self.log, logger) {
+            logger.start(pipes)?;
+        }
+        streams.arrange(self.input.as_ref().map(AsFd::as_fd), self.log.as_ref().map(|log| &log.write))
+    }
 }
 
 fn creation(id: &str, bundle: &Path, asked: &Options, console: Option<&Console>) -> lifecycle::create::Options {
@@ -287,13 +318,7 @@ fn creation(id: &str, bundle: &Path, asked: &Options, console: Option<&Console>)
     }
 }
 
-fn create_now(
-    setting: &Setting,
-    create: &lifecycle::create::Options,
-    streams: &Streams,
-    input: Option<&OwnedFd>,
-) -> Result<i32> {
-    streams.arrange(input.map(AsFd::as_fd))?;
+fn create_now(setting: &Setting, create: &lifecycle::create::Options) -> Result<i32> {
     lifecycle::create::create(setting, create)?;
     create.pid_file.as_deref().map_or(Ok(0), number)
 }
