@@ -114,9 +114,10 @@ pub(super) fn read(
         for (position, name) in rule.names.iter().enumerate() {
             check_name(name, &rule.action, || format!("syscalls[{index}].names[{position}]"))?;
             let Some(numbers) = syscalls::lookup(name) else {
-                // Where the rule would let it through, there is nothing less safe without it, and profiles of engines name
-                // calls of kernels to come. podman shows only the first line of what a runtime says: it is to be the error.
-                if !["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"].contains(&rule.action.as_str()) {
+                // Where the rule would let it through, or the default does not, there is nothing less safe without it, and
+                // profiles of engines name calls of kernels to come and of other processors. podman shows its user whatever a
+                // runtime says.
+                if default.permits() && !["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"].contains(&rule.action.as_str()) {
                     warnings.push(format!("linux.seccomp.syscalls[{index}]: unknown system call {name} skipped"));
                 }
                 unknown.push(format!("syscalls[{index}].names[{position}]"));

@@ -339,6 +339,12 @@ fn nothing_asked_for_is_no_filter_and_unknown_names_are_warnings() {
             "syscalls": [{"names": ["teleport", "read"], "action": "SCMP_ACT_ALLOW"}]}"#,
     );
     assert_eq!((program.warnings.len(), program.unknown.len()), (0, 1));
+    // What is denied one way or the other.
+    let program = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": ["swapcontext", "reboot"], "action": "SCMP_ACT_ERRNO"}]}"#,
+    );
+    assert_eq!((program.warnings.len(), program.unknown.len()), (0, 1));
 }
 
 #[test]
