@@ -55,6 +55,8 @@ step_output_waits_for_nobody() {
     ctr containers rm "$C"
 }
 
+step_a_checkpoint_that_ends_its_task() { skip "its client passes the wish to end to shims of runc's name alone"; }
+
 step_the_configuration_that_install_makes_is_understood() {
     "$SUITE/ferry" install --engine containerd --native --config "$D/config.toml" --write
     containerd --config "$D/config.toml" config dump >"$D/dump"
