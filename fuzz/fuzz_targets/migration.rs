@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use ferry::checkpoint::restore::Moment;
 use ferry::error::{Error, Result};
-use ferry::migrate::destination::{Host, Lazily, serve};
+use ferry::image::digest::Digest;
+use ferry::migrate::destination::serve;
 use ferry::migrate::faults::Faults;
+use ferry::migrate::host::{Host, Lazily};
 use ferry::migrate::journal::{Entry, Journals};
 use ferry::migrate::link::Link;
-use ferry::migrate::message::{Choices, Last, Machine, Message, PROTOCOL, Place, Request, Token, Verdict};
+use ferry::migrate::message::{Blob, Choices, Last, Machine, Message, PROTOCOL, Place, Request, Token, Verdict};
 use ferry::migrate::pages::PAGE;
 use ferry::migrate::pump::Pump;
 use ferry::migrate::sum::Sum;
@@ -26,7 +28,7 @@ use libfuzzer_sys::fuzz_target;
 const ROOM: u64 = 1 << 20;
 
 /// How many kinds of frames there are to begin with.
-const KINDS: u8 = 19;
+const KINDS: u8 = 22;
 
 /// How a piece begins that is not packed.
 const STORED: u8 = 0;
@@ -43,7 +45,7 @@ struct Fake {
 impl Host for Fake {
     fn place(&mut self) -> Result<Place> {
         let machine = Machine::default();
-        Ok(Place { version: PROTOCOL, host: "b".into(), machine, memory_free: ROOM, disk_free: ROOM })
+        Ok(Place { version: PROTOCOL, host: "b".into(), machine, memory_free: ROOM, disk_free: ROOM, lacks: Vec::new() })
     }
 
     fn root(&self) -> &Path {
@@ -52,6 +54,18 @@ impl Host for Fake {
 
     fn obstacles(&mut self, request: &Request) -> Result<Vec<String>> {
         Ok(if request.id.is_empty() { vec!["it has no id".to_owned()] } else { Vec::new() })
+    }
+
+    fn lacks(&mut self, request: &Request) -> Result<Vec<Blob>> {
+        Ok(request.content.clone())
+    }
+
+    fn keep(&mut self, request: &Request, directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for blob in &request.content {
+            let path = directory.join(ferry::migrate::content::name(&blob.digest));
+            assert_eq!(Digest::of(&std::fs::read(path).expect("what has come")), blob.digest);
+        }
+        waiting()
     }
 
     fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
@@ -93,6 +107,11 @@ impl Host for Fake {
         assert_eq!(self.runs, 0, "what runs is discarded");
         Ok(())
     }
+}
+
+/// What it may lack of an image.
+fn layer() -> Blob {
+    Blob { digest: Digest::of(b"layer"), size: 5 }
 }
 
 fn token() -> Token {
@@ -162,6 +181,7 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
             machine: Machine::default(),
             memory: 4096,
             image: None,
+            content: if first % 4 == 3 { vec![layer()] } else { Vec::new() },
             choices: Choices::default(),
             leaves: true,
             dry_run: first == 255,
@@ -193,6 +213,9 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
         16 => return (2, block(text, sent)),
         17 => return (1, br#"{"pages":{"image":1,"address":4096,"count":1}}"#.to_vec()),
         18 => Message::Whole(Faults::default()),
+        19 => Message::Blob(layer()),
+        20 => Message::Content,
+        21 => return (2, [&[STORED, 5, 0, 0, 0][..], b"layer"].concat()),
         _ => Message::Prepared,
     };
     (1, message.encode().unwrap_or_default())

@@ -216,7 +216,8 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
 }
 
 fn could(report: &Report) -> String {
-    format!("{} could take {}: nothing was sent\n", report.host, report.id)
+    let notes: String = report.notes.iter().map(|note| format!("{note}\n")).collect();
+    format!("{} could take {}: nothing was sent\n{notes}", report.host, report.id)
 }
 
 fn reach(matches: &ArgMatches) -> Result<Reach> {

@@ -108,7 +108,7 @@ pub(super) fn origin(live: &Live) -> Result<Origin> {
     }
 }
 
-fn store_of(path: &Path) -> Result<Store> {
+pub(super) fn store_of(path: &Path) -> Result<Store> {
     Store::existing(path)?.ok_or_else(|| Error::plain(format!("the image store {} is gone", path.display())))
 }
 

@@ -5,7 +5,7 @@
 //! those of a bundle that is here already, and its config.json must be the one the container has. Of a container of an image the
 //! image is here already, by its digest, and the configuration is held to what `run` makes of it, as that of an archive is.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,9 +17,8 @@ use super::create::{self, Source};
 use super::lent::{self, Lent};
 use super::migrate::{host_name, journals, logs};
 use super::own_root::{self, Configured};
-use super::pause::PATIENCE;
-use super::{Setting, delete, live, restore};
-use crate::cgroup::{self, life};
+use super::{Setting, content, delete, live, outlive, restore};
+use crate::cgroup;
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::Choice;
 use crate::checkpoint::lazy::Daemon;
@@ -31,17 +30,18 @@ use crate::container::worker::Worker;
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
 use crate::host;
+use crate::image::store::Guard;
 use crate::launch::plan;
-use crate::migrate::destination::{self, Host, Lazily, Served};
+use crate::migrate::destination::{self, Served};
+use crate::migrate::host::{Host, Lazily};
 use crate::migrate::journal::{Entry, Journals};
 use crate::migrate::link::Link;
-use crate::migrate::message::{Choices, PROTOCOL, Place, Request};
+use crate::migrate::message::{Blob, Choices, PROTOCOL, Place, Request};
 
 use crate::migrate::pump::Pump;
 use crate::migrate::reserve;
 use crate::migrate::tls::Identity;
 use crate::migrate::transport::Listener;
-use crate::procfs;
 use crate::rootfs::Base;
 use crate::security::jail;
 use crate::spec::Document;
@@ -129,6 +129,8 @@ pub(super) struct Machine<'a> {
     let_go: bool,
     /// What brings that memory.
     pump: Option<Pid>,
+    /// Keeps an image here that has come along and is not used yet.
+    content: Option<Guard>,
 }
 
 impl<'a> Machine<'a> {
@@ -139,7 +141,7 @@ impl<'a> Machine<'a> {
     pub fn new(setting: &'a Setting, output: Option<PathBuf>) -> Result<Self> {
         let journals = journals(setting)?;
         let output = output.unwrap_or_else(|| journals.path().with_file_name("output"));
-        Ok(Self { setting, journals, output, criu: None, daemon: None, let_go: false, pump: None })
+        Ok(Self { setting, journals, output, criu: None, daemon: None, let_go: false, pump: None, content: None })
     }
 
     /// A link has come to its end: so does what was at work for it alone.
@@ -147,6 +149,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// The kernel's answer.
     pub fn rest(&mut self) -> Result<()> {
+        self.content = None;
         // Who may wait for it is not to go on without his memory: it stays, until that one is removed.
         let daemon = self.daemon.take().filter(|_| !self.let_go);
         let ended = daemon.map_or(Ok(()), Daemon::end);
@@ -243,6 +246,7 @@ impl Host for Machine<'_> {
             machine: reserve::machine(criu)?,
             memory_free: reserve::memory_free()?,
             disk_free: reserve::disk_free(self.journals.path())?,
+            lacks: Vec::new(),
         })
     }
 
@@ -269,11 +273,26 @@ impl Host for Machine<'_> {
             let can = criu::check_feature(program, Feature::LazyPages);
             reasons.extend(can.err().map(|_| NO_USERFAULTFD.to_owned()));
         }
+        let lacks = self.lacks(request)?;
+        reasons.extend(reserve::no_room(&lacks, request.memory, place.disk_free));
         match &request.image {
+            // Whether it can be made here is seen once it is.
+            Some(_) if !lacks.is_empty() => (),
             Some(image) => reasons.extend(self.image(request, image).err().map(|error| error.to_string())),
             None => self.bundle(request, &mut reasons)?,
         }
         Ok(reasons)
+    }
+
+    fn lacks(&mut self, request: &Request) -> Result<Vec<Blob>> {
+        let lacks = |image| content::lacks(self.setting, image, &request.content);
+        request.image.as_ref().map_or(Ok(Vec::new()), lacks)
+    }
+
+    fn keep(&mut self, request: &Request, directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let Some(image) = &request.image else { return Ok(()) };
+        self.content = Some(content::keep(self.setting, image, directory, waiting)?);
+        self.image(request, image)
     }
 
     fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
@@ -386,9 +405,9 @@ impl Host for Machine<'_> {
         let container = live::open(self.setting, &entry.id)?;
         if let Some(path) = container.record.cgroup.as_ref().filter(|path| path.exists()) {
             let cgroup = cgroup::fs::open(path)?;
-            outlive_criu(&cgroup)?;
+            outlive::criu(&cgroup)?;
             if container.status != Status::Paused {
-                outlive_the_dying(&cgroup)?;
+                outlive::the_dying(&cgroup)?;
             }
         }
         self.first(entry)
@@ -439,46 +458,5 @@ impl Machine<'_> {
             }
             _ => delete::delete(self.setting, &entry.id, true),
         }
-    }
-}
-
-/// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup; one that is ending itself has left it
-/// and has no command line any more, and traces what it restored until it has ended that.
-fn outlive_criu(cgroup: &cgroup::Cgroup) -> Result<()> {
-    let words = |pid: Pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let is_criu = |line: &[u8]| line.split(|byte| *byte == 0).any(|word| word == b"swrk");
-    for pid in life::procs(cgroup)? {
-        if is_criu(&words(pid)) {
-            wait_for(pid)?;
-        }
-        match procfs::tracer(pid).map(|tracer| (tracer, words(tracer))) {
-            Some((tracer, line)) if line.is_empty() || is_criu(&line) => wait_for(tracer)?,
-            _ => (),
-        }
-    }
-    Ok(())
-}
-
-/// A process that was killed is there for a moment longer, and looks like any other. Freezing waits for those: it is done once
-/// every process stands still or is gone.
-fn outlive_the_dying(cgroup: &cgroup::Cgroup) -> Result<()> {
-    let frozen = life::freeze(cgroup, PATIENCE);
-    let thawed = life::thaw(cgroup, PATIENCE);
-    frozen.and(thawed)
-}
-
-fn wait_for(pid: Pid) -> Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use rustix::process::{PidfdFlags, pidfd_open};
-    let Some(number) = rustix::process::Pid::from_raw(pid.as_raw()) else { return Ok(()) };
-    let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        pidfd => pidfd.or_cannot("find", "CRIU")?,
-    };
-    let limit = PollTimeout::try_from(create::PATIENCE).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit) {
-        Ok(0) => Err(Error::said("wait for", format!("CRIU (process {pid})"), "it does not end")),
-        Ok(_) => Ok(()),
-        Err(answer) => Err(Error::kernel("wait for", "CRIU", answer)),
     }
 }

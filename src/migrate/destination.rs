@@ -4,24 +4,24 @@
 //! Whatever fails before the journal says `prepared` leaves nothing. From there on only the source knows what is to become of
 //! it, and what is here stays until it has said so.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
+use super::content;
 use super::faults::Faults;
 use super::frame::refused;
-use super::images::{self, Intake};
+use super::host::{Host, Lazily};
+use super::images;
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::left;
 use super::link::{Frame, Link};
-use super::message::{self, Last, Message, PROTOCOL, Place, Request, Token, Verdict};
+use super::message::{self, Blob, Message, PROTOCOL, Place, Request, Token, Verdict};
 use super::ownership::{AtDestination, Role, State, at_destination};
 use super::page_server::{Form, Pages};
 use super::pages::Unpacker;
 use super::pump::Pump;
 use crate::checkpoint::restore::Moment;
-use crate::container::record::Init;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::security::jail::{self, Work};
 
 /// What images may take beside a multiple of the memory. Bytes.
@@ -30,79 +30,11 @@ const BESIDE: u64 = 256 << 20;
 /// Why a container is lost, as far as it is known later.
 const CUT_OFF: &str = "what brought the rest of its memory was cut off";
 
+/// The round that stands for an image's content: before the first.
+const CONTENT: u32 = 0;
+
 /// How often all of the memory may come: a round may have as much as the first.
 const ROUNDS: u64 = 64;
-
-/// The machine that a container comes to.
-pub trait Host {
-    /// What it is and has.
-    ///
-    /// # Errors
-    /// It cannot be found out.
-    fn place(&mut self) -> Result<Place>;
-
-    /// Where it keeps containers.
-    fn root(&self) -> &Path;
-
-    /// What is in the way of a container: every reason.
-    ///
-    /// # Errors
-    /// It cannot be found out.
-    fn obstacles(&mut self, request: &Request) -> Result<Vec<String>>;
-
-    /// Restores a container, and tells `held` of each [`Moment`]. Answers its first process.
-    ///
-    /// # Errors
-    /// It cannot be restored, or `held` has failed: nothing is left of it but the images.
-    fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32>;
-
-    /// Starts what puts memory in its place that comes after a container has gone on, which is about to be restored.
-    ///
-    /// # Errors
-    /// It does not begin.
-    fn begin_lazily(&mut self, entry: &Entry, images: &Path) -> Result<Lazily>;
-
-    /// Has a pump at work beside this one.
-    ///
-    /// # Errors
-    /// The kernel's answer.
-    fn pump(&mut self, pump: Pump) -> Result<()>;
-
-    /// All memory is in its place: waits for the end of what has put it there.
-    ///
-    /// # Errors
-    /// It has failed.
-    fn whole(&mut self) -> Result<()>;
-
-    /// Ends and removes a container of which memory is missing, and then what puts that in its place: never the other way round.
-    ///
-    /// # Errors
-    /// It cannot be removed.
-    fn lose(&mut self, entry: &Entry) -> Result<()>;
-
-    /// The first process of a container that was restored from this and runs.
-    ///
-    /// # Errors
-    /// It cannot be found out.
-    fn runs(&mut self, entry: &Entry) -> Result<Option<i32>>;
-
-    /// Ends and removes what a restore from this that was cut off has left: processes that have not run, and never will.
-    ///
-    /// # Errors
-    /// It cannot be removed.
-    fn discard(&mut self, entry: &Entry) -> Result<()>;
-}
-
-/// What puts memory in its place.
-#[derive(Debug)]
-pub struct Lazily {
-    /// Where it asks for that.
-    pub asks: OwnedFd,
-    /// In the words of this version of CRIU, as 40101 for 4.1.1.
-    pub criu: u32,
-    /// Its process.
-    pub daemon: Option<Init>,
-}
 
 /// What came of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +79,8 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         link.send(&Message::Refused(reasons.clone()))?;
         return Ok(Served::Refused(reasons));
     }
-    let place = host.place()?;
+    let lacks = host.lacks(request)?;
+    let place = Place { lacks: lacks.iter().map(|blob| blob.digest.clone()).collect(), ..host.place()? };
     if request.dry_run {
         link.send(&Message::Reserved(Box::new(place)))?;
         return Ok(Served::Nothing);
@@ -168,7 +101,8 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
     })?;
     let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);
     let mut taking = Taking { link, host, journal, aborted: false, unknown: false };
-    let taken = taking.link.send(&Message::Reserved(Box::new(place))).and_then(|()| taking.receive(most));
+    let reserved = taking.link.send(&Message::Reserved(Box::new(place)));
+    let taken = reserved.and_then(|()| taking.take_content(request, &lacks)).and_then(|()| taking.receive(most));
     let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
     match taken {
         Ok(active) if taking.left() > 0 => taking.bring(&active).map(|()| Served::Taken(request.id.clone())),
@@ -205,12 +139,25 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
+    /// What this end lacks of the image.
+    fn take_content(&mut self, request: &Request, lacks: &[Blob]) -> Result<()> {
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        let Self { link, host, journal, .. } = self;
+        let (images, directory) = (journal.open_images()?, journal.round(CONTENT)?);
+        jail::confined(Work::Receives(images.as_fd()), || content::take(link, &directory, lacks))?;
+        host.keep(request, &directory, &mut || link.alive())?;
+        std::fs::remove_dir_all(&directory).or_cannot("remove", directory.display())?;
+        link.send(&Message::ContentTaken)
+    }
+
     /// All rounds, and what to restore from; by a thread that reaches nothing but the images.
     fn receive(&mut self, most: u64) -> Result<()> {
         let Self { link, journal, .. } = self;
         let images = journal.open_images()?;
         let (last, unpacker, left) = jail::confined(Work::Receives(images.as_fd()), || {
-            let (last, unpacker) = rounds(link, journal, most)?;
+            let (last, unpacker) = images::rounds(link, journal, most)?;
             let left = if last.left > 0 { left::missing(&journal.round(last.round)?) } else { Vec::new() };
             Ok((last, unpacker, left))
         })?;
@@ -343,28 +290,6 @@ impl Taking<'_> {
             }
         };
         if told.is_ok() { Ok(error) } else { Err(error.and_then(told)) }
-    }
-}
-
-/// Takes rounds until there is nothing more to come.
-fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Unpacker)> {
-    let mut intake = Intake::new(most)?;
-    let (mut round, mut still) = (0, false);
-    loop {
-        match link.hear()? {
-            Message::Round(number) if number == round + 1 && !still => {
-                round = number;
-                let directory = journal.round(round)?;
-                still = intake.take(link, &directory, round)?;
-                link.send(&Message::RoundTaken(round))?;
-                // The source is at its next dump, and need not wait for this disk.
-                if !still {
-                    images::settle(&directory, &mut || link.alive())?;
-                }
-            }
-            Message::Finish(last) if last.round == round && still => return Ok((*last, intake.into_unpacker())),
-            other => return Err(other.out_of_turn()),
-        }
     }
 }
 

@@ -14,8 +14,9 @@ use rustix::fs::{CWD, Mode, OFlags, fsync, openat, symlinkat};
 
 use super::addresses;
 use super::frame::refused;
+use super::journal::Journal;
 use super::link::{Frame, Link};
-use super::message::{Message, is_image_name};
+use super::message::{Last, Message, is_image_name};
 use super::pages::{BLOCK, PAGE, Packer, Unpacker};
 use super::sum::Summed;
 use crate::error::{Context, Error, Result};
@@ -230,6 +231,31 @@ impl Intake {
             (&*file).write_all(&bytes).or_cannot("write", name)?;
             // The source has sent everything long before the last of it comes out of a slow line.
             link.alive()?;
+        }
+    }
+}
+
+/// Takes rounds until there is nothing more to come. Answers what to restore from, and what has taken them apart.
+///
+/// # Errors
+/// As [`Intake::take`]; another order.
+pub fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Unpacker)> {
+    let mut intake = Intake::new(most)?;
+    let (mut round, mut still) = (0, false);
+    loop {
+        match link.hear()? {
+            Message::Round(number) if number == round + 1 && !still => {
+                round = number;
+                let directory = journal.round(round)?;
+                still = intake.take(link, &directory, round)?;
+                link.send(&Message::RoundTaken(round))?;
+                // The source is at its next dump, and need not wait for this disk.
+                if !still {
+                    settle(&directory, &mut || link.alive())?;
+                }
+            }
+            Message::Finish(last) if last.round == round && still => return Ok((*last, intake.into_unpacker())),
+            other => return Err(other.out_of_turn()),
         }
     }
 }

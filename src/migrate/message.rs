@@ -15,6 +15,7 @@ use super::page_server::Pages;
 use super::sum::Sum;
 use crate::checkpoint::root::Image;
 use crate::error::{Context, Error, Result};
+use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
 pub const PROTOCOL: u32 = 5;
@@ -90,6 +91,16 @@ pub struct Choices {
     pub file_locks: bool,
 }
 
+/// Some content of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Blob {
+    /// What is in it.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// What the destination is asked to take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -112,6 +123,8 @@ pub struct Request {
     pub memory: u64,
     /// The image whose layers its root lies upon; then its configuration is one that `run` makes of it, and it has no bundle.
     pub image: Option<Image>,
+    /// What that image is made of: its manifest, its configuration, its layers. Empty where the source cannot send it.
+    pub content: Vec<Blob>,
     /// How it is stopped and restored.
     pub choices: Choices,
     /// Some of its memory may come after it has gone on.
@@ -150,6 +163,8 @@ pub struct Place {
     pub memory_free: u64,
     /// Bytes that are free where images are kept.
     pub disk_free: u64,
+    /// What of the image it lacks, of the request's content: that is to come first.
+    pub lacks: Vec<Digest>,
 }
 
 /// What is known once everything stands still.
@@ -185,6 +200,12 @@ pub enum Message {
     Reserved(Box<Place>),
     /// Destination: it cannot be; every reason there is.
     Refused(Vec<String>),
+    /// Source: content of the image; its data follows.
+    Blob(Blob),
+    /// Source: that was all of it that was lacking.
+    Content,
+    /// Destination: the image is here.
+    ContentTaken,
     /// Source: images of this round follow.
     Round(u32),
     /// Source: a file of the round; its data follows.
@@ -309,6 +330,7 @@ mod tests {
         let token = Token::new().unwrap();
         vec![
             Message::Round(3),
+            Message::Blob(Blob { digest: Digest::of(b"layer"), size: 5 }),
             Message::File { name: "pages-1.img".into(), size: 8192, pages: true },
             Message::FileEnd(Sum::of(b"x")),
             Message::Prepared,
@@ -334,7 +356,7 @@ mod tests {
             assert!(!message.name().is_empty());
         }
         assert_eq!(Message::Prepared.name(), "prepared");
-        assert_eq!(samples()[1].name(), "file");
+        assert_eq!(samples()[1].name(), "blob");
     }
 
     /// Every cut and every flipped bit of real messages: an answer, and no panic.

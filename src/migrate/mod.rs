@@ -12,9 +12,11 @@
 //! source           the end that has it: the five steps    lifecycle::migrate gives it the container
 //!   stop           while it stands still, and until all of it is there
 //! destination      the end that takes it                  lifecycle::receive gives it the machine
+//!   host           the machine it is
 //!   settle         what is left to be said after a cut
 //!   reserve        what is in the way                                             pure
 //!   rounds         when to stop it                                                pure
+//!   content        an image's documents and layers on their way
 //!   images         a round's files on their way
 //!     sum          whether a file came as it was sent                          pure
 //!     pages        zeros, pages sent before, compression
@@ -35,11 +37,13 @@
 
 mod addresses;
 mod ahead;
+pub mod content;
 mod delta;
 pub mod destination;
 mod effort;
 pub mod faults;
 mod frame;
+pub mod host;
 mod images;
 pub mod journal;
 mod left;

@@ -8,6 +8,8 @@ use super::rounds::Round;
 pub enum Step {
     /// The destination proves that it can take the container, and holds the place.
     Reserve,
+    /// What the destination lacks of its image is sent.
+    Content,
     /// Memory is sent while it runs.
     PreCopy,
     /// It stands still, and the rest is sent.
@@ -27,6 +29,7 @@ impl Step {
     pub fn name(self) -> &'static str {
         match self {
             Self::Reserve => "reserve",
+            Self::Content => "content",
             Self::PreCopy => "pre-copy",
             Self::StopAndCopy => "stop-and-copy",
             Self::Commit => "commit",

@@ -54,7 +54,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// `reserve`, `pre-copy`, `stop-and-copy`, `commit`, `activate`, `push`, `release`.
+    /// `reserve`, `content`, `pre-copy`, `stop-and-copy`, `commit`, `activate`, `push`, `release`.
     pub name: String,
     /// Nanoseconds.
     pub time: u64,
@@ -68,6 +68,9 @@ pub struct Bytes {
     pub pages: u64,
     /// Other images.
     pub images: u64,
+    /// Documents and layers of the container's image, which the destination lacked.
+    #[serde(default)]
+    pub content: u64,
     /// Everything that went over the link.
     pub sent: u64,
     /// Pages of zeros.
@@ -107,13 +110,17 @@ impl Report {
                 time(round.dump.saturating_add(round.send))
             ));
         }
-        let Bytes { pages, images, sent, saved_zero, saved_same, saved_unchanged, saved_compression } = self.bytes;
+        let Bytes { pages, images, content, sent, saved_zero, saved_same, saved_unchanged, saved_compression } =
+            self.bytes;
         line(format!(
             "  sent          {} for {} of pages and {} of other images",
             size(sent),
             size(pages),
             size(images)
         ));
+        if content > 0 {
+            line(format!("  image         {} of it were not there, and stay there", size(content)));
+        }
         line(format!(
             "  saved         zeros {}, sent before {}, unchanged in a page {}, compression {}",
             size(saved_zero),

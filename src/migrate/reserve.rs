@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::message::{Machine, PROTOCOL, Request};
+use super::message::{Blob, Machine, PROTOCOL, Request};
 use crate::error::{Context, Result};
 
 /// What images take beside memory. Bytes.
@@ -49,6 +49,14 @@ pub fn missing(request: &Request, here: &Machine, memory_free: u64, disk_free: u
         missing.push(format!("its images take up to {needed} bytes of disk, and {disk_free} are free"));
     }
     missing
+}
+
+/// What an image that is to come takes of the disk: it lies there as it comes and as it is kept, and at least once more unpacked.
+pub fn no_room(lacks: &[Blob], memory: u64, disk_free: u64) -> Option<String> {
+    let bytes = lacks.iter().fold(0_u64, |bytes, blob| bytes.saturating_add(blob.size));
+    let needed = bytes.saturating_mul(3).saturating_add(memory).saturating_add(BESIDE);
+    (bytes > 0 && disk_free < needed)
+        .then(|| format!("with its image it takes {needed} bytes of disk at least, and {disk_free} are free"))
 }
 
 fn criu_version(version: u32) -> String {
@@ -157,6 +165,7 @@ mod tests {
             memory: 64 << 20,
             choices: Choices::default(),
             image: None,
+            content: Vec::new(),
             leaves: false,
             dry_run: false,
         }

@@ -4,6 +4,7 @@
 //! source                                     destination
 //!   | ---- Reserve{id, bundle, machine…} ---> |  looks; holds the place
 //!   | <--- Reserved, or Refused{reasons} ---- |
+//!   |      what it lacks of the image: see content
 //!   | ---- Round(n), File…, RoundEnd -------> |  verified                   (any number, while it runs)
 //!   | <--- RoundTaken(n) -------------------- |  the disk writes it
 //!   stops the container
@@ -30,9 +31,11 @@
 //! Until the journal says `committed`, any failure is answered by letting the container go on. After it, the container here
 //! stays as it stands until the destination says that it runs there, or that it never will.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::content;
 use super::images::{self, Sent};
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::left::{self, Left};
@@ -48,9 +51,16 @@ use super::stop::{Stop, Times};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::error::{Error, Result};
+use crate::image::digest::Digest;
 
 /// The container, as far as a migration has to do with it.
 pub trait Container {
+    /// Some content of the image that it runs from.
+    ///
+    /// # Errors
+    /// It is not in the store.
+    fn content(&mut self, digest: &Digest) -> Result<File>;
+
     /// Saves its memory to `images` while it goes on: what was written to since `parent`, relative to it. `waiting` is called now
     /// and then for as long as that takes.
     ///
@@ -185,7 +195,14 @@ impl Source<'_> {
         let place = self.reserve(request)?;
         report.host = message::shown(&place.host);
         report.step(Step::Reserve.name(), nanoseconds(begun));
+        let lacks = request.content.iter().filter(|blob| place.lacks.contains(&blob.digest));
+        let lacking = lacks.fold(0_u64, |bytes, blob| bytes.saturating_add(blob.size));
         if request.dry_run {
+            if lacking > 0 {
+                report
+                    .notes
+                    .push(format!("{} of its image are not there, and would be sent first", report::size(lacking)));
+            }
             report.total = nanoseconds(begun);
             return Ok(report);
         }
@@ -204,7 +221,8 @@ impl Source<'_> {
             daemon: None,
         })?;
         let mut packer = Packer::new(self.options.level)?;
-        let moved = self.pre_copy(&journal, &mut packer, &mut report).and_then(|leaves| {
+        let sent = self.send_content(request, &place, &mut packer, &mut report);
+        let moved = sent.and_then(|()| self.pre_copy(&journal, &mut packer, &mut report)).and_then(|leaves| {
             // From here on an interrupt is CRIU's to notice, until the container is the destination's.
             self.stop_and_copy(&mut journal, &mut packer, &mut report, leaves)
         });
@@ -232,6 +250,26 @@ impl Source<'_> {
             }
             other => Err(other.out_of_turn()),
         }
+    }
+
+    /// What the destination lacks of the image.
+    fn send_content(
+        &mut self,
+        request: &Request,
+        place: &Place,
+        packer: &mut Packer,
+        report: &mut Report,
+    ) -> Result<()> {
+        if place.lacks.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.progress.event(Event::Step(Step::Content));
+        let Self { link, container, .. } = self;
+        let mut open = |digest: &Digest| container.content(digest);
+        report.bytes.content = content::send(link, &place.lacks, &request.content, packer, &mut open)?;
+        report.step(Step::Content.name(), nanoseconds(begun));
+        Ok(())
     }
 
     /// Rounds, until the rest fits. Answers whether that is sent after it has gone on.
@@ -374,6 +412,7 @@ impl Source<'_> {
         report.bytes = Bytes {
             pages: counts.pages * page,
             images: report.bytes.images,
+            content: report.bytes.content,
             sent: self.link.sent,
             saved_zero: counts.zero * page,
             saved_same: counts.same * page,

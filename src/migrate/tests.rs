@@ -25,6 +25,37 @@ fn undisturbed_it_goes_there_and_leaves_nothing() {
     assert_eq!(std::fs::read_dir(world.journals().path()).unwrap().count(), 0, "journals are left");
 }
 
+/// What the destination lacks of the image comes before anything else; without it nothing else does.
+#[test]
+fn what_the_image_is_made_of_comes_first() {
+    let mut world = World::new("lacks");
+    world.lacks = true;
+    let report = world.migrate(u32::MAX - 1, false).0.unwrap();
+    assert_eq!(report.bytes.content, 7);
+    let names: Vec<&str> = report.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names[..3], ["reserve", "content", "pre-copy"]);
+    assert!(report.text().contains("image         7 B of it were not there"), "{}", report.text());
+    world.one_runs("lacks");
+    for (here, there, said) in [("content", "", "content fails"), ("", "keep", "the destination: keep fails")] {
+        let mut world = World::new(&format!("lacks-{here}{there}"));
+        (world.lacks, world.container.fails, world.host_fails) = (true, here, there);
+        let error = world.migrate(u32::MAX - 1, false).0.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        world.one_runs(said);
+        assert!(world.copies.lock().unwrap().here);
+        assert_eq!(std::fs::read_dir(world.journals().path()).unwrap().count(), 0, "{said}: journals are left");
+    }
+}
+
+#[test]
+fn asked_alone_it_says_what_would_be_sent() {
+    let mut world = World::new("lacks-asked");
+    (world.lacks, world.dry_run) = (true, true);
+    let report = world.migrate(u32::MAX - 1, false).0.unwrap();
+    assert_eq!(report.notes, ["7 B of its image are not there, and would be sent first"]);
+    world.one_runs("asked");
+}
+
 /// The link is cut after every number of frames there is, with and without another one afterwards.
 #[test]
 fn wherever_it_is_cut_one_runs_in_the_end() {

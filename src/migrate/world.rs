@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::destination::{self, Host, Lazily, Served};
+use super::destination::{self, Served};
 use super::frame::HEADER;
+use super::host::{Host, Lazily};
 use super::journal::tests::Scratch;
 use super::journal::{Entry, Journals};
 use super::left::{page, tests as left_tests};
 use super::link::Link;
 use super::link::tests::of;
-use super::message::{Choices, Machine, PROTOCOL, Place, Request, Stream, Token};
+use super::message::{Blob, Choices, Machine, PROTOCOL, Place, Request, Stream, Token};
 use super::ownership::Role;
 use super::page_server::{Form, Pages, tests as words};
 use super::progress::Silent;
@@ -26,6 +27,10 @@ use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+
+/// What the destination lacks of the image.
+const LAYER: &[u8] = b"a layer";
 
 const STREAM: Stream = Stream { length: 7, mode: 0o600 };
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +94,14 @@ impl Still for FakeStill {
 }
 
 impl Container for FakeContainer {
+    fn content(&mut self, digest: &Digest) -> Result<std::fs::File> {
+        self.fail("content")?;
+        assert_eq!(*digest, Digest::of(LAYER));
+        let (near, far) = UnixStream::pair().unwrap();
+        (&near).write_all(LAYER).unwrap();
+        Ok(std::fs::File::from(std::os::fd::OwnedFd::from(far)))
+    }
+
     fn pre_dump(&mut self, images: &Path, _: Option<&Path>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         waiting()?;
         self.fail("pre-dump")?;
@@ -140,7 +153,14 @@ pub type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>;
 impl Host for FakeHost {
     fn place(&mut self) -> Result<Place> {
         let machine = Machine::default();
-        Ok(Place { version: PROTOCOL, host: "there".into(), machine, memory_free: 1 << 30, disk_free: 1 << 30 })
+        Ok(Place {
+            version: PROTOCOL,
+            host: "there".into(),
+            machine,
+            memory_free: 1 << 30,
+            disk_free: 1 << 30,
+            lacks: vec![],
+        })
     }
 
     fn root(&self) -> &Path {
@@ -149,6 +169,16 @@ impl Host for FakeHost {
 
     fn obstacles(&mut self, request: &Request) -> Result<Vec<String>> {
         Ok(if request.id == "taken" { vec!["one".into(), "two\u{7}".into()] } else { Vec::new() })
+    }
+
+    fn lacks(&mut self, request: &Request) -> Result<Vec<Blob>> {
+        Ok(request.content.clone())
+    }
+
+    fn keep(&mut self, _: &Request, directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
+        waiting()?;
+        if self.fails == "keep" { Err(Error::plain("keep fails")) } else { Ok(()) }
     }
 
     fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
@@ -293,6 +323,7 @@ pub struct World {
     pub id: &'static str,
     pub dry_run: bool,
     pub leaves: bool,
+    pub lacks: bool,
     pub threads: Threads,
 }
 
@@ -308,6 +339,7 @@ impl World {
             id: "web",
             dry_run: false,
             leaves: false,
+            lacks: false,
             threads: Threads::default(),
         }
     }
@@ -363,6 +395,11 @@ impl World {
             memory: 1 << 20,
             choices: Choices::default(),
             image: None,
+            content: if self.lacks {
+                vec![Blob { digest: Digest::of(LAYER), size: LAYER.len() as u64 }]
+            } else {
+                vec![]
+            },
             leaves: self.leaves,
             dry_run: self.dry_run,
         };

@@ -1,6 +1,7 @@
 //! The container that is migrated, as [`crate::migrate::source`] sees it. Others may change it between two deeds: it is locked
 //! for each of them, and not for the whole way.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::checkpoint::criu;
 use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
 use crate::container::{Id, Status, Store};
 use crate::error::{Error, Result};
+use crate::image::digest::Digest;
 use crate::lifecycle::live::Live;
 use crate::lifecycle::pause::PATIENCE;
 use crate::lifecycle::{Setting, delete, live, own_root};
@@ -85,6 +87,12 @@ impl Locked {
 }
 
 impl Container for Running<'_> {
+    fn content(&mut self, digest: &Digest) -> Result<File> {
+        let live = live::open(self.setting, self.id)?;
+        let path = live.record.store.as_ref().ok_or_else(|| Error::plain("it runs from no image"))?;
+        own_root::store_of(path)?.open_blob(digest)
+    }
+
     fn pre_dump(
         &mut self,
         images: &Path,

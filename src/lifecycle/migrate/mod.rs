@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::live::Live;
-use super::{Setting, image, live, own_root, receive};
+use super::{Setting, content, image, live, own_root, receive};
 use crate::cgroup;
 use crate::checkpoint::root::Origin;
 use crate::checkpoint::rpc::Feature;
@@ -225,6 +225,10 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         Some(Origin::Image(image)) => Some(image),
         _ => None,
     };
+    let content = match (&image, &container.record.store) {
+        (Some(image), Some(store)) => content::of(&own_root::store_of(store)?, image)?.unwrap_or_default(),
+        _ => Vec::new(),
+    };
     let there = options.id_there.clone().unwrap_or_else(|| options.id.clone());
     Id::new(&there)?;
     Ok(Request {
@@ -236,6 +240,7 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         config,
         machine: reserve::machine(criu)?,
         memory: memory(container)?,
+        content,
         image,
         choices: options.choices,
         leaves: options.mode.is_some_and(Mode::leaves) || options.on_no_convergence == NoConvergence::PostCopy,
