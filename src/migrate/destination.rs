@@ -22,6 +22,7 @@ use super::pages::Unpacker;
 use super::pump::Pump;
 use crate::checkpoint::restore::Moment;
 use crate::error::{Context, Error, Result};
+use crate::image::tree;
 use crate::security::jail::{self, Work};
 
 /// What images may take beside a multiple of the memory. Bytes.
@@ -30,7 +31,7 @@ const BESIDE: u64 = 256 << 20;
 /// Why a container is lost, as far as it is known later.
 const CUT_OFF: &str = "what brought the rest of its memory was cut off";
 
-/// The round that stands for an image's content: before the first.
+/// The round that stands for an image's content: before the first. Its directory is called so.
 const CONTENT: u32 = 0;
 
 /// How often all of the memory may come: a round may have as much as the first.
@@ -148,7 +149,8 @@ impl Taking<'_> {
         let (images, directory) = (journal.open_images()?, journal.round(CONTENT)?);
         jail::confined(Work::Receives(images.as_fd()), || content::take(link, &directory, lacks))?;
         host.keep(request, &directory, &mut || link.alive())?;
-        std::fs::remove_dir_all(&directory).or_cannot("remove", directory.display())?;
+        // It is in the store now.
+        tree::remove(images.as_fd(), c"0").or_cannot("remove", directory.display())?;
         link.send(&Message::ContentTaken)
     }
 

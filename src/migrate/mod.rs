@@ -67,6 +67,8 @@ pub mod tls;
 pub mod transport;
 
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::destination::{self, Served};
-use super::frame::HEADER;
 use super::host::{Host, Lazily};
 use super::journal::tests::Scratch;
 use super::journal::{Entry, Journals};
@@ -19,6 +18,7 @@ use super::ownership::Role;
 use super::page_server::{Form, Pages, tests as words};
 use super::progress::Silent;
 use super::pump::Pump;
+use super::relay::relay;
 use super::report::Report;
 use super::rounds::Wishes;
 use super::settle::{self, Recovered};
@@ -277,41 +277,6 @@ pub fn daemon(mut ferry: UnixStream, copies: &Shared, dies: bool) {
     if ferry.write_all(&words::close(FORM)).is_ok() {
         assert!(ferry.read_exact(&mut [0; 4]).is_ok());
     }
-}
-
-/// Passes so many frames on, of both directions, and then cuts.
-pub fn relay(
-    mut left: u32,
-    from: &UnixStream,
-    to: &UnixStream,
-    count: &Arc<Mutex<u32>>,
-) -> Vec<std::thread::JoinHandle<()>> {
-    left += 1;
-    let pump = |mut from: UnixStream, mut to: UnixStream, count: Arc<Mutex<u32>>| {
-        std::thread::spawn(move || {
-            let mut frame = || -> std::io::Result<()> {
-                let mut header = [0; HEADER];
-                from.read_exact(&mut header)?;
-                let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-                let mut payload = vec![0; length as usize];
-                from.read_exact(&mut payload)?;
-                let mut count = count.lock().unwrap();
-                *count += 1;
-                if *count >= left {
-                    return Err(std::io::ErrorKind::ConnectionAborted.into());
-                }
-                to.write_all(&[&header[..], &payload].concat())
-            };
-            while frame().is_ok() {}
-            from.shutdown(std::net::Shutdown::Both).ok();
-            to.shutdown(std::net::Shutdown::Both).ok();
-        })
-    };
-    let copies = (from.try_clone().unwrap(), to.try_clone().unwrap());
-    vec![
-        pump(copies.0, copies.1, Arc::clone(count)),
-        pump(to.try_clone().unwrap(), from.try_clone().unwrap(), Arc::clone(count)),
-    ]
 }
 
 /// One migration of these two.

@@ -112,7 +112,7 @@ fn another_layer(case: &mut Case) -> Outcome {
     let state = there(case, &["state", &other])?.success()?.json()?;
     assert_eq!(state["status"], "running");
     there(case, &["delete", "--force", &other])?.success()?;
-    assert_eq!(names_in(&PathBuf::from(case.path("store-there/layers"))).len(), 1);
+    assert_ne!(names_in(&PathBuf::from(case.path("store-there/layers"))), Vec::<String>::new());
     there(case, &["image", "prune"])?.success()?;
     assert_eq!(names_in(&PathBuf::from(case.path("store-there/layers"))), Vec::<String>::new());
     settled(case)
