@@ -130,7 +130,8 @@ impl<'a> Giving<'a> {
     pub fn hear(&mut self, link: &mut Link) -> Result<Message> {
         loop {
             let heard = match self.asked.is_empty() {
-                true => Some(link.hear()?),
+                // Nobody asks while CRIU restores, or has processes that touch nothing.
+                true => Some(link.hear_and_answer()?),
                 false => link.hear_now()?,
             };
             match heard {

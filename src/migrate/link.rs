@@ -231,6 +231,23 @@ impl Link {
         self.heard(frame)
     }
 
+    /// As [`Link::hear`], for an end that has nothing to say until it is asked: when the other one says that it is at work, it hears that
+    /// this one is there.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(super) fn hear_and_answer(&mut self) -> Result<Message> {
+        let since = Instant::now();
+        loop {
+            match self.receive_any()?.ok_or_else(cut)? {
+                Frame::Message(Message::Alive) if since.elapsed() < self.patience.saturating_mul(AT_WORK) => {
+                    self.alive()?
+                }
+                frame => return self.heard(frame),
+            }
+        }
+    }
+
     /// The next message, if there is one by now. As [`Link::hear`].
     ///
     /// # Errors
@@ -409,6 +426,16 @@ pub(super) mod tests {
         while one.send_data(&[0; 1 << 10]).is_ok() {}
         one.said -= BEAT;
         one.alive().unwrap();
+    }
+
+    #[test]
+    fn an_end_that_waits_to_be_asked_says_that_it_is_there() {
+        let (mut one, mut other) = pair(LONG);
+        one.said -= BEAT;
+        other.send(&Message::Alive).unwrap();
+        other.send(&Message::Prepared).unwrap();
+        assert_eq!(one.hear_and_answer().unwrap(), Message::Prepared);
+        assert_eq!(other.receive_any().unwrap(), Some(Frame::Message(Message::Alive)));
     }
 
     #[test]
