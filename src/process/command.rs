@@ -137,7 +137,8 @@ fn refusal(deed: &str, answer: Errno) -> Error {
         Errno::ENOENT => ("no such file or directory", EXIT_NOT_FOUND),
         Errno::EACCES => ("permission denied", EXIT_NOT_EXECUTABLE),
         Errno::ENOEXEC => ("exec format error", EXIT_NOT_EXECUTABLE),
-        Errno::EISDIR => ("is a directory", EXIT_NOT_EXECUTABLE),
+        // With the words by which podman knows exit code 126.
+        Errno::EISDIR => ("is a directory: permission denied", EXIT_NOT_EXECUTABLE),
         other => (other.desc(), EXIT_NOT_EXECUTABLE),
     };
     let error = Error::plain(format!("{deed}: {words}")).exit(code);
@@ -167,6 +168,15 @@ mod tests {
     fn command(args: &[&str], env: &[&str]) -> Command {
         let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         plan(&Process { args: strings(args), env: strings(env), cwd: "/".into(), ..Process::default() })
+    }
+
+    #[test]
+    fn a_directory_is_refused_in_the_words_that_podman_knows() {
+        let error = refusal("exec \"/etc\"", Errno::EISDIR);
+        assert_eq!(
+            (error.to_string().as_str(), error.exit_code()),
+            ("exec \"/etc\": is a directory: permission denied", 126)
+        );
     }
 
     #[test]
