@@ -4,9 +4,11 @@ use clap::ArgMatches;
 
 use super::given;
 use super::globals::Globals;
+use super::name::Name;
 use super::verb::{Arguments, Flag, Verb};
 use crate::error::Result;
 use crate::lifecycle;
+use crate::lifecycle::delete::Which;
 
 /// `--regex`, which `delete` and `kill` share.
 pub const REGEX: Flag = Flag {
@@ -33,8 +35,8 @@ pub const VERB: Verb = Verb {
         (
             "DESCRIPTION",
             "Removes a stopped container's record and cgroup, and runs its poststop hooks. The bundle and what lies in \
-             its root filesystem stay. A created container that was never started is killed first; a running or paused \
-             one is refused unless --force is given.\n\nWith --force it also clears away what a run that was killed \
+             its root filesystem stay. One that is not stopped is refused unless --force is given. That is so of one that \
+             was created and never started, too; called by the name runc, ferry kills and removes that, as runc does.\n\nWith --force it also clears away what a run that was killed \
              half way has left.",
         ),
         ("EXIT STATUS", "0 when nothing is left, 1 otherwise."),
@@ -45,7 +47,12 @@ pub const VERB: Verb = Verb {
 
 fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let (id, force) = (given::id(matches)?, given::switch(matches, "force"));
-    let delete = |id: &str| lifecycle::delete::delete(&globals.setting, id, force);
+    let which = match (force, globals.name) {
+        (true, _) => Which::Any,
+        (false, Name::Runc) => Which::Created,
+        (false, Name::Ferry) => Which::Stopped,
+    };
+    let delete = |id: &str| lifecycle::delete::delete(&globals.setting, id, which);
     if given::switch(matches, "regex") {
         lifecycle::matching::each(&globals.setting, &id, delete)?;
     } else {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::argv::{Word, Words};
+use super::name::Name;
 use super::usage;
 use super::verb::{Flag, Value};
 use crate::cgroup::Driver;
@@ -71,6 +72,8 @@ pub const FLAGS: &[Flag] = &[
 /// What the flags before the verb said.
 #[derive(Debug, Default)]
 pub struct Globals {
+    /// What ferry was called by.
+    pub name: Name,
     /// What the verb needs to know of them.
     pub setting: Setting,
     /// Whether `--root` was given: a default directory need not be there, a given one must.
@@ -124,7 +127,7 @@ pub fn read(argv: &mut impl Iterator<Item = OsString>, log: &mut Log) -> Result<
     let store = store.transpose()?;
     let setting =
         Setting { root, cgroup_manager: given.cgroup_manager, rootless: given.rootless, store, log: log.clone() };
-    Ok((Globals { setting, root_given }, asked))
+    Ok((Globals { name: Name::default(), setting, root_given }, asked))
 }
 
 fn parse(argv: &mut impl Iterator<Item = OsString>) -> Result<(Given, Asked)> {

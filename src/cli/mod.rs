@@ -112,7 +112,8 @@ pub fn rows() -> impl Iterator<Item = &'static Verb> {
 /// # Errors
 /// The command line is not understood, or the verb failed.
 pub fn run(name: Name, mut argv: impl Iterator<Item = OsString>, log: &mut Log) -> Result<u8> {
-    let (globals, asked) = globals::read(&mut argv, log)?;
+    let (mut globals, asked) = globals::read(&mut argv, log)?;
+    globals.name = name;
     let word = match asked {
         Asked::Verb(word) => word,
         Asked::Version => return output::print(&name.version()).map(|()| 0),

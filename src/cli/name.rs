@@ -2,8 +2,8 @@
 //!
 //! An engine or a script that cannot be told of another runtime calls whatever lies where runc did. A ferry that was put there, by
 //! a copy or a link named `runc`, introduces itself as `runc` and reports failures in runc's form, which is what such callers match:
-//! `runc version …`, `runc run failed: unable to start container process: …` in a logrus line. What ferry does is the same under
-//! either name.
+//! `runc version …`, `runc run failed: unable to start container process: …` in a logrus line. And where runc does otherwise than the
+//! specification says, ferry does so under that name: `delete` of a container that was created and never started removes it.
 
 use std::ffi::OsStr;
 use std::path::Path;

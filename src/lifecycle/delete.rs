@@ -19,12 +19,23 @@ use crate::rootfs::on_host;
 use crate::spec::Config;
 use crate::sys::signal::pidfd_send;
 
+/// Which containers go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are stopped, as the specification says (runtime.md#delete).
+    Stopped,
+    /// Created ones as well, which are killed first: runc's way.
+    Created,
+    /// All, whatever they do, and what was left of one that was never complete; that there is none is no failure.
+    Any,
+}
+
 /// `delete`.
 ///
 /// # Errors
-/// The container runs and `force` is not given; something cannot be removed.
-pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
-    let id = Id::new(id)?;
+/// The container is none of `which`; something cannot be removed.
+pub fn delete(setting: &Setting, id: &str, which: Which) -> Result<()> {
+    let (id, force) = (Id::new(id)?, which == Which::Any);
     let entry = match Store::new(&setting.root).open(&id).and_then(|entry| lock(&entry, force).map(|()| entry)) {
         Ok(entry) => entry,
         Err(error) if force && error.errno().is_none() => return Ok(()),
@@ -50,7 +61,8 @@ pub fn delete(setting: &Setting, id: &str, force: bool) -> Result<()> {
         now => now?,
     };
     match now {
-        Status::Stopped | Status::Created => (),
+        Status::Stopped => (),
+        Status::Created if which == Which::Created => (),
         _ if force => (),
         Status::Creating => {
             return Err(Error::plain(format!(

@@ -388,7 +388,7 @@ impl Host for Machine<'_> {
     fn lose(&mut self, entry: &Entry) -> Result<()> {
         let daemon = self.daemon.take();
         if Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
-            delete::delete(self.setting, &entry.id, true)?;
+            delete::delete(self.setting, &entry.id, delete::Which::Any)?;
         }
         match (daemon, entry.daemon) {
             (Some(daemon), _) => daemon.end(),
@@ -420,7 +420,7 @@ impl Host for Machine<'_> {
         }
         // Noted as long as a restore is at work: a container that somebody has made of this id since has no such note.
         match store.open(&id)?.worker() {
-            Some(worker) if worker.is_cut_off()? => delete::delete(self.setting, &entry.id, true),
+            Some(worker) if worker.is_cut_off()? => delete::delete(self.setting, &entry.id, delete::Which::Any),
             _ => Ok(()),
         }
     }
@@ -432,7 +432,7 @@ impl Machine<'_> {
         match self.runs(entry) {
             Ok(Some(pid)) => Ok(pid),
             Ok(None) => {
-                let deleted = delete::delete(self.setting, &entry.id, true);
+                let deleted = delete::delete(self.setting, &entry.id, delete::Which::Any);
                 self.let_go = deleted.is_err();
                 Err(error.and_then(deleted))
             }
@@ -456,7 +456,7 @@ impl Machine<'_> {
             Ok(container) if container.has_process() => {
                 Err(Error::plain(format!("there is a container of the id {} already", entry.id)))
             }
-            _ => delete::delete(self.setting, &entry.id, true),
+            _ => delete::delete(self.setting, &entry.id, delete::Which::Any),
         }
     }
 }

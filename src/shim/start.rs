@@ -170,7 +170,7 @@ pub fn clean_up(arguments: &Arguments) -> Result<()> {
         None => std::env::current_dir().or_cannot("find", "the bundle")?,
     };
     let setting = Setting { root: settings::kept_root(&bundle, &arguments.namespace), ..Setting::default() };
-    delete::delete(&setting, &arguments.id, true)?;
+    delete::delete(&setting, &arguments.id, delete::Which::Any)?;
     mounts::undo(&bundle)?;
     remove_socket(&bundle)?;
     let killed = 128 + 9;

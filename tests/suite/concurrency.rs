@@ -99,7 +99,7 @@ const ANSWERS: &[(&[&str], &str)] = &[
     (&["exec"], "cannot exec in a stopped container"),
     (&["exec", "delete"], "it is being created"),
     (&["kill"], "container not running"),
-    (&["delete"], "that is not stopped: running"),
+    (&["delete"], "that is not stopped: "),
 ];
 
 fn all_the_same(case: &mut Case) -> Outcome {

@@ -48,7 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("delete_force_ends_a_running_container", &[], delete_force),
     scenario("delete_force_of_a_missing_container_succeeds", &[], delete_force_missing),
     scenario("delete_of_a_missing_container_is_refused", &[], delete_missing),
-    scenario("delete_of_a_created_container", &[Peer("crun", "wants --force")], delete_created),
+    scenario("delete_of_a_created_container_is_refused", &[Peer("runc", "kills it")], delete_created),
     scenario("killing_the_first_process_ends_all_of_the_pid_namespace", &[], pid_namespace_ends),
     scenario("create_twice_is_refused", &[], create_twice),
     scenario("start_twice_is_refused", &[], start_twice),
@@ -306,7 +306,9 @@ fn delete_missing(case: &mut Case) -> Outcome {
 fn delete_created(case: &mut Case) -> Outcome {
     case.create()?;
     let (id, pid) = (case.id.clone(), case.pid()?);
-    case.call(&["delete", &id])?.success()?;
+    case.call(&["delete", &id])?.failure()?;
+    assert_eq!(case.state()?["status"], "created");
+    case.call(&["delete", "--force", &id])?.success()?;
     case.wait_for(pid)
 }
 

@@ -15,6 +15,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_ferry_called_runc_introduces_itself_so", &[Ferry], introduced),
     scenario("a_program_that_is_not_there_is_told_as_runc_does", &[Ferry], not_executed),
     scenario("a_mount_that_is_refused_is_told_as_runc_does", &[Ferry, Root], refused_mount),
+    scenario("a_ferry_called_runc_deletes_created_containers", &[Ferry], deleted),
     scenario("the_milestones_of_a_process_are_in_the_debug_log", &[Ferry], milestones),
 ];
 
@@ -58,6 +59,13 @@ fn refused_mount(case: &mut Case) -> Outcome {
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&log)?)?;
     assert!(line["msg"].as_str().is_some_and(|told| told.starts_with(begins)), "{line}");
     Ok(())
+}
+
+fn deleted(case: &mut Case) -> Outcome {
+    case.create()?;
+    let (id, pid) = (case.id.clone(), case.pid()?);
+    as_runc(case, &["delete", &id])?.success()?;
+    case.wait_for(pid)
 }
 
 fn milestones(case: &mut Case) -> Outcome {

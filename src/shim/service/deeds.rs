@@ -14,6 +14,7 @@ use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::RestoreChoice;
 use crate::container::{Id, Store};
 use crate::error::{Context, Error, Result};
+use crate::lifecycle::delete::Which;
 use crate::lifecycle::{self, Setting};
 use crate::shim::console::Console;
 use crate::shim::logger::{Logger, Pipes};
@@ -179,7 +180,8 @@ impl Service {
                 let work = work::begin(&[], move || {
                     // Whoever could not be started has no record, and whoever ended with a checkpoint has none any more.
                     if Store::new(&setting.root).has(&Id::new(&id)?) {
-                        lifecycle::delete::delete(&setting, &id, force || absent)?;
+                        let which = if force || absent { Which::Any } else { Which::Created };
+                        lifecycle::delete::delete(&setting, &id, which)?;
                     }
                     mounts::undo(&bundle).map(|()| 0)
                 });
