@@ -41,22 +41,28 @@ pub fn mounts_at(directory: &Path) -> Result<Vec<u64>> {
     Ok(table.into_iter().filter(|row| row.point == point).map(|row| row.id).collect())
 }
 
-/// Takes away what is mounted at the root directory, with everything on it, but for mounts with these ids.
+/// Takes away what is mounted at the root directory, with everything on it, down to a mount with one of these ids.
+///
+/// One at a time, from the top: where mounts spread to each other, one that was made here has a copy beneath those that were there
+/// before, which goes with it.
 ///
 /// # Errors
 /// The kernel's answer.
 pub fn detach(directory: &Path, before: &[u64]) -> Result<()> {
-    let mounted = match mounts_at(directory) {
-        // It was removed, and what is mounted on a directory goes with it.
-        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
-        mounted => mounted?,
-    };
-    for _ in mounted.iter().filter(|id| !before.contains(id)) {
+    loop {
+        let mounted = match mounts_at(directory) {
+            // It was removed, and what is mounted on a directory goes with it.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+            mounted => mounted?,
+        };
+        let top = mountinfo::id_of(open_directory(directory)?.as_fd()).or_cannot("look at", directory.display())?;
+        if before.contains(&top) || !mounted.contains(&top) {
+            return Ok(());
+        }
         umount2(directory, MntFlags::MNT_DETACH)
             .or_cannot("unmount", directory.display())
             .map_err(|error| error.hint("it is the root of a container in the host's mount namespace"))?;
     }
-    Ok(())
 }
 
 /// As the mount table names it.

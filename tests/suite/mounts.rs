@@ -132,6 +132,13 @@ impl HostMount {
         nix::mount::mount(Some(&path), &path, none, nix::mount::MsFlags::MS_BIND, none)?;
         Ok(Self(path))
     }
+
+    /// The same, from which mounts spread to where else it is seen, as from those of most hosts.
+    pub(super) fn shared(path: std::path::PathBuf) -> Result<Self, Failed> {
+        let (mount, none) = (Self::of_itself(path)?, None::<&str>);
+        nix::mount::mount(none, &mount.0, none, nix::mount::MsFlags::MS_SHARED, none)?;
+        Ok(mount)
+    }
 }
 
 impl Drop for HostMount {

@@ -414,6 +414,7 @@ fn mounted_on_the_host(case: &mut Case) -> Outcome {
     config::without_namespace(&mut case.config, "mount");
     case.config["root"]["readonly"] = json!(true);
     let rootfs = case.bundle.rootfs();
+    let _around = HostMount::shared(case.bundle.path().to_owned())?;
     let _before = HostMount::of_itself(rootfs.clone())?;
     case.start_waiting()?;
     assert!(mounted_below(&rootfs)? > 3, "nothing is mounted on the host");
