@@ -26,8 +26,12 @@ pub fn attach(directory: &Path) -> Result<Root> {
     let cannot = || directory.display();
     let target = open_directory(directory)?;
     let tree = detached(target.as_fd(), Path::new(""), true).or_cannot("bind root filesystem", cannot())?;
-    propagate(tree.as_fd(), (MsFlags::MS_PRIVATE | MsFlags::MS_REC).bits()).or_cannot("make private", cannot())?;
+    let alone =
+        |tree| propagate(tree, (MsFlags::MS_PRIVATE | MsFlags::MS_REC).bits()).or_cannot("make private", cannot());
+    alone(tree.as_fd())?;
     place(tree.as_fd(), target.as_fd()).or_cannot("bind root filesystem", cannot())?;
+    // Again: what is mounted on a shared mount becomes shared.
+    alone(tree.as_fd())?;
     Ok(Root::from_dir(tree, directory))
 }
 
