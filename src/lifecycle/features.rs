@@ -30,8 +30,8 @@ pub fn features(_setting: &Setting) -> Result<Value> {
         "linux": linux(),
         "annotations": {
             "ferry.version": env!("CARGO_PKG_VERSION"),
-            // The name by which engines ask any runtime.
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            // The name by which engines ask any runtime; whether the host has a CRIU is for `doctor` to say.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         // Each makes ferry do something on the host: an engine is not to let an image's author set them. A name that ends in a
         // dot stands for all that begin with it.

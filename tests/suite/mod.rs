@@ -72,6 +72,7 @@ mod registry_server;
 mod rootfs;
 mod scenario;
 mod scheduling;
+mod schema;
 mod seccomp_agent;
 mod security;
 mod shim;
@@ -115,6 +116,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
     ("scheduling", scheduling::SCENARIOS),
+    ("schema", schema::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("stats", stats::SCENARIOS),
