@@ -37,10 +37,6 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("tty_and_no_tty_of_run_rootfs", &[Ferry], no_tty),
     scenario("limits_of_run_rootfs", &[Root, CgroupV2(&["cpu", "memory", "pids"]), Ferry], rootfs_limits),
     scenario("limits_of_run_rootfs_that_cannot_be_are_refused", &[Ferry], rootfs_limits_refused),
-    scenario("limits_by_the_flags_of_update", &[Root, CgroupV2(&["cpu", "cpuset", "memory", "pids"])], update),
-    scenario("weight_of_update", &[Root, CgroupV2(&["io"])], update_weight),
-    scenario("what_only_cgroup_v1_had_is_told", &[Root, CgroupV2(&["cpu"]), Ferry], update_old),
-    scenario("schemata_without_a_resctrl_group_are_refused", &[Ferry], update_schemata),
     scenario("spec_for_an_ordinary_user", &[], spec_rootless),
     scenario("explain_and_doctor_as_json", &[Ferry], formats),
     scenario("explain_of_another_configuration", &[Ferry], explain_config),
@@ -331,67 +327,6 @@ fn rootfs_limits_refused(case: &mut Case) -> Outcome {
     ] {
         let end = case.call(&["run", "--rootfs", &tree, flag, value, "--", "/probe"])?.failure()?;
         assert!(end.stderr.contains(said), "{}", end.stderr);
-    }
-    Ok(())
-}
-
-fn update(case: &mut Case) -> Outcome {
-    case.start_waiting()?;
-    let id = case.id.clone();
-    let place = directory_of(case, &id)?;
-    for (flags, file, value) in [
-        (&["--cpu-quota", "20000", "--cpu-period", "50000"][..], "cpu.max", "20000 50000"),
-        (&["--cpu-burst", "1000"], "cpu.max.burst", "1000"),
-        (&["--cpu-share", "2"], "cpu.weight", "1"),
-        (&["--cpuset-cpus", "0"], "cpuset.cpus", "0"),
-        (&["--cpuset-mems", "0"], "cpuset.mems", "0"),
-        (&["--memory", "64m", "--memory-swap", "64m"], "memory.max", "67108864"),
-        (&["--memory-reservation", "32m"], "memory.low", "33554432"),
-        (&["--pids-limit", "33"], "pids.max", "33"),
-        (&["--pids-limit", "-1"], "pids.max", "max"),
-        (&["--cpu-idle", "1"], "cpu.idle", "1"),
-    ] {
-        case.call(&[&["update"], flags, &[&id]].concat())?.success()?;
-        assert_eq!(fs::read_to_string(place.join(file))?.trim(), value, "{flags:?}");
-    }
-    // What the kernel has no more is told and passed over.
-    let end = case.call(&["update", "--kernel-memory", "1m", "--kernel-memory-tcp", "1m", &id])?.success()?;
-    assert!(
-        case.stage.runtime.name != "ferry" || end.stderr.contains("kernel memory limits are ignored"),
-        "{}",
-        end.stderr
-    );
-    Ok(())
-}
-
-fn update_weight(case: &mut Case) -> Outcome {
-    case.start_waiting()?;
-    let id = case.id.clone();
-    let place = directory_of(case, &id)?;
-    case.call(&["update", "--blkio-weight", "1000", &id])?.success()?;
-    let weights = ["io.bfq.weight", "io.weight"].map(|file| fs::read_to_string(place.join(file)).unwrap_or_default());
-    assert!(weights.iter().any(|text| text.contains("default 1000")), "{weights:?}");
-    Ok(())
-}
-
-fn update_old(case: &mut Case) -> Outcome {
-    case.start_waiting()?;
-    let id = case.id.clone();
-    for flags in [&["--cpu-rt-runtime", "1000"][..], &["--cpu-rt-period", "10000"]] {
-        let end = case.call(&[&["update"], flags, &[&id]].concat())?;
-        assert!(end.stderr.contains("realtime") || end.stderr.contains("real-time"), "{flags:?}: {}", end.stderr);
-    }
-    Ok(())
-}
-
-fn update_schemata(case: &mut Case) -> Outcome {
-    case.start_waiting()?;
-    let id = case.id.clone();
-    for (flag, line) in [("--l3-cache-schema", "L3:0=f"), ("--mem-bw-schema", "MB:0=50")] {
-        let end = case.call(&["update", flag, line, &id])?.failure()?;
-        assert!(end.stderr.contains(flag) && end.stderr.contains("has no resctrl group"), "{}", end.stderr);
-        let end = case.call(&["update", flag, "nonsense", &id])?.failure()?;
-        assert!(end.stderr.contains(&format!("invalid value \"nonsense\" for {flag}")), "{}", end.stderr);
     }
     Ok(())
 }

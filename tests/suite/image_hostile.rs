@@ -19,9 +19,155 @@ use crate::image_fixtures::{self as fixtures, Layer};
 
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
+    scenario("broken_sources_leave_nothing", &[Ferry], broken),
+    scenario("hostile_layers_stay_inside", &[Ferry], hostile),
+    scenario("bombs_end_at_the_limit", &[Ferry], bomb),
     scenario("generated_archives_leave_nothing", &[Ferry, Tool("unshare")], generated),
     scenario("a_full_disk_loses_nothing", &[Ferry, Tool("unshare"), Tool("mount")], full_disk),
 ];
+
+/// Each way of being broken: refused with its reason, and the store is as it was.
+fn broken(case: &mut Case) -> Outcome {
+    let good = [base(case)?];
+    let fresh = |case: &mut Case| -> Result<PathBuf, Failed> {
+        let path = PathBuf::from(case.path(&format!("broken-{}", names_in(&case.directory).len())));
+        fixtures::layout(&path, "broken:latest", &good, &json!({}))?;
+        Ok(path)
+    };
+    let largest = |path: &PathBuf| -> Result<PathBuf, Failed> {
+        let mut blobs: Vec<_> = fs::read_dir(path.join("blobs/sha256"))?.collect::<Result<_, _>>()?;
+        blobs.sort_by_key(|entry| entry.metadata().map_or(0, |metadata| metadata.len()));
+        Ok(blobs.pop().ok_or("no blobs")?.path())
+    };
+    let refused = |case: &mut Case, path: &PathBuf, said: &[&str]| -> Outcome {
+        let end = image(case, &["import", &path.display().to_string()])?.failure()?;
+        assert!(said.iter().any(|said| end.stderr.contains(said)), "{said:?}: {}", end.stderr);
+        assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "");
+        for directory in ["blobs/sha256", "layers", "tmp"] {
+            assert_eq!(names_in(&PathBuf::from(case.path("store")).join(directory)), Vec::<String>::new(), "{said:?}");
+        }
+        Ok(())
+    };
+    let path = fresh(case)?;
+    let blob = largest(&path)?;
+    let mut bytes = fs::read(&blob)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(&blob, &bytes)?;
+    refused(case, &path, &["cannot read layer", "its content"])?;
+
+    let path = fresh(case)?;
+    let blob = largest(&path)?;
+    let bytes = fs::read(&blob)?;
+    fs::write(&blob, &bytes[..bytes.len() / 2])?;
+    refused(case, &path, &["bytes and not"])?;
+
+    let path = fresh(case)?;
+    fs::remove_file(largest(&path)?)?;
+    refused(case, &path, &["ENOENT"])?;
+
+    // The blob is what the manifest says, and no gzip to its end.
+    let path = fresh(case)?;
+    let cut = &fixtures::gzip(&good[0])?;
+    let layer = fixtures::blob(&path, "application/vnd.oci.image.layer.v1.tar+gzip", &cut[..cut.len() - 100])?;
+    let config = fixtures::blob(
+        &path,
+        "application/vnd.oci.image.config.v1+json",
+        fixtures::config(&good, &json!({})).to_string().as_bytes(),
+    )?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let mut entry = fixtures::blob(&path, "application/vnd.oci.image.manifest.v1+json", manifest.as_bytes())?;
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "cut:1"});
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["cannot read layer"])?;
+
+    // The archive is another one than the configuration says.
+    let path = fresh(case)?;
+    let other = fixtures::blob(
+        &path,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        &fixtures::gzip(&Layer::new().file("x", 0o644, b"")?.finish()?)?,
+    )?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [other]}).to_string();
+    let mut entry = fixtures::blob(&path, "application/vnd.oci.image.manifest.v1+json", manifest.as_bytes())?;
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "other:1"});
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["and the configuration says"])?;
+
+    let path = fresh(case)?;
+    let entry = fixtures::blob(&path, "application/vnd.cncf.helm.config.v1+json", b"{}")?;
+    fixtures::index(&path, &[entry])?;
+    refused(case, &path, &["cannot understand media type \"application/vnd.cncf.helm.config.v1+json\""])?;
+
+    let path = fresh(case)?;
+    fs::write(path.join("oci-layout"), "{\"imageLayoutVersion\":\"9.0\"}")?;
+    refused(case, &path, &["its version is \"9.0\""])?;
+
+    // An index that names itself cannot have its own digest; one that says so is found out.
+    let path = fresh(case)?;
+    let digest = ferry::image::digest::Digest::of(b"itself");
+    let cycle = json!({"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.index.v1+json",
+                       "digest": digest.to_string(), "size": 6}]});
+    fs::write(path.join("blobs/sha256").join(digest.hex()), cycle.to_string())?;
+    fs::write(path.join("index.json"), cycle.to_string())?;
+    refused(case, &path, &["cannot verify", "contains itself", "bytes"])?;
+
+    let path = PathBuf::from(case.path("text"));
+    fs::write(&path, "this is no archive\n".repeat(100))?;
+    refused(case, &path, &["cannot read archive"])?;
+    Ok(())
+}
+
+fn hostile(case: &mut Case) -> Outcome {
+    let outside = case.host_directory("outside")?;
+    fs::write(outside.join("canary"), "sings")?;
+    let target = outside.display().to_string();
+    let up = format!("{}{}", "../".repeat(12), target.trim_start_matches('/'));
+    let layers = [
+        ("dots", Layer::new().file("a/../../../../../../../../tmp/x", 0o644, b"x")?, Some("leads out of the layer")),
+        ("hard", Layer::new().hard_link("inside", "../../../../../etc/passwd")?, Some("leads out of the layer")),
+        ("absolute-hard", Layer::new().hard_link("inside", "/etc/passwd-of-nobody")?, Some("is a hard link to")),
+        ("through", Layer::new().link("way", &target)?.file("way/canary", 0o644, b"dead")?, None),
+        ("upwards", Layer::new().link("way", &up)?.file("way/canary", 0o644, b"dead")?, None),
+        ("over", Layer::new().link("canary", &format!("{target}/canary"))?.file("canary", 0o644, b"dead")?, None),
+        ("whiteout", Layer::new().link("way", &target)?.file("way/.wh.canary", 0o644, b"")?, None),
+        ("dots-whiteout", Layer::new().file(".wh...", 0o644, b"")?, Some("cannot unpack")),
+    ];
+    for (name, layer, said) in layers {
+        let path = case.path(name);
+        fixtures::layout(path.as_ref(), &format!("{name}:1"), &[layer.finish()?], &json!({}))?;
+        let end = image(case, &["import", &path])?;
+        match said {
+            Some(said) => assert!(end.failure()?.stderr.contains(said), "{name}"),
+            // Contained: it is the image's own tree that the link leads into, or there is nothing there.
+            None => drop(end),
+        }
+        assert_eq!(fs::read_to_string(outside.join("canary"))?, "sings", "{name}");
+        assert_eq!(names_in(&outside), ["canary"], "{name}");
+    }
+    clear(case)
+}
+
+fn bomb(case: &mut Case) -> Outcome {
+    let path = case.path("bomb");
+    fixtures::layout(
+        path.as_ref(),
+        "bomb:1",
+        &[Layer::new().file("zeros", 0o644, &vec![0; 4 << 20])?.finish()?],
+        &json!({}),
+    )?;
+    let end = image(case, &["import", "--max-size", "1m", &path])?.failure()?;
+    assert!(end.stderr.contains("--max-size raises it"), "{}", end.stderr);
+    assert_eq!(names_in(&PathBuf::from(case.path("store/tmp"))), Vec::<String>::new());
+    image(case, &["import", "--max-size", "8m", &path])?.success()?;
+    // A header that would fill the memory before anything is unpacked.
+    let path = case.path("header");
+    let layer = Layer::new().records(&[("comment", &vec![b'x'; 17 << 20])])?.file("a", 0o644, b"")?.finish()?;
+    fixtures::layout(path.as_ref(), "header:1", &[layer], &json!({}))?;
+    let end = image(case, &["import", &path])?.failure()?;
+    assert!(end.stderr.contains("a header has more than 16777216 bytes"), "{}", end.stderr);
+    clear(case)
+}
 
 /// What must not change: where hostile names lead to, and what is beside the store's own.
 fn untouched(case: &Case, outside: &Path, number: u64) -> Outcome {

@@ -1,4 +1,4 @@
-//! `update` in the kernel's own hands: refused in the middle, and memory that is taken back.
+//! `update`: its flags, one that is refused in the middle, and memory that is taken back.
 
 use std::fs;
 use std::process::Command;
@@ -13,6 +13,10 @@ use super::need::Need::{CgroupV2, Delegated, Disk, Ferry, Root, Systemd};
 use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
+    scenario("limits_by_the_flags_of_update", &[Root, CgroupV2(&["cpu", "cpuset", "memory", "pids"])], flags),
+    scenario("weight_of_update", &[Root, CgroupV2(&["io"])], weight),
+    scenario("what_only_cgroup_v1_had_is_told", &[Root, CgroupV2(&["cpu"]), Ferry], of_v1),
+    scenario("schemata_without_a_resctrl_group_are_refused", &[Ferry], schemata),
     scenario("a_refused_update_changes_nothing", &[Delegated(ALL), Ferry], |case| refused(case, "cgroupfs")),
     scenario("a_refused_update_changes_nothing_under_systemd", &[Delegated(ALL), Systemd, Ferry], |case| {
         refused(case, "systemd")
@@ -26,6 +30,67 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const ALL: &[&str] = &["cpu", "cpuset", "memory", "pids"];
+
+fn flags(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let id = case.id.clone();
+    let place = directory_of(case, &id)?;
+    for (flags, file, value) in [
+        (&["--cpu-quota", "20000", "--cpu-period", "50000"][..], "cpu.max", "20000 50000"),
+        (&["--cpu-burst", "1000"], "cpu.max.burst", "1000"),
+        (&["--cpu-share", "2"], "cpu.weight", "1"),
+        (&["--cpuset-cpus", "0"], "cpuset.cpus", "0"),
+        (&["--cpuset-mems", "0"], "cpuset.mems", "0"),
+        (&["--memory", "64m", "--memory-swap", "64m"], "memory.max", "67108864"),
+        (&["--memory-reservation", "32m"], "memory.low", "33554432"),
+        (&["--pids-limit", "33"], "pids.max", "33"),
+        (&["--pids-limit", "-1"], "pids.max", "max"),
+        (&["--cpu-idle", "1"], "cpu.idle", "1"),
+    ] {
+        case.call(&[&["update"], flags, &[&id]].concat())?.success()?;
+        assert_eq!(fs::read_to_string(place.join(file))?.trim(), value, "{flags:?}");
+    }
+    // What the kernel has no more is told and passed over.
+    let end = case.call(&["update", "--kernel-memory", "1m", "--kernel-memory-tcp", "1m", &id])?.success()?;
+    assert!(
+        case.stage.runtime.name != "ferry" || end.stderr.contains("kernel memory limits are ignored"),
+        "{}",
+        end.stderr
+    );
+    Ok(())
+}
+
+fn weight(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let id = case.id.clone();
+    let place = directory_of(case, &id)?;
+    case.call(&["update", "--blkio-weight", "1000", &id])?.success()?;
+    let weights = ["io.bfq.weight", "io.weight"].map(|file| fs::read_to_string(place.join(file)).unwrap_or_default());
+    assert!(weights.iter().any(|text| text.contains("default 1000")), "{weights:?}");
+    Ok(())
+}
+
+fn of_v1(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let id = case.id.clone();
+    for flags in [&["--cpu-rt-runtime", "1000"][..], &["--cpu-rt-period", "10000"]] {
+        let end = case.call(&[&["update"], flags, &[&id]].concat())?;
+        assert!(end.stderr.contains("realtime") || end.stderr.contains("real-time"), "{flags:?}: {}", end.stderr);
+    }
+    Ok(())
+}
+
+fn schemata(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let id = case.id.clone();
+    for (flag, line) in [("--l3-cache-schema", "L3:0=f"), ("--mem-bw-schema", "MB:0=50")] {
+        let end = case.call(&["update", flag, line, &id])?.failure()?;
+        assert!(end.stderr.contains(flag) && end.stderr.contains("has no resctrl group"), "{}", end.stderr);
+        let end = case.call(&["update", flag, "nonsense", &id])?.failure()?;
+        assert!(end.stderr.contains(&format!("invalid value \"nonsense\" for {flag}")), "{}", end.stderr);
+    }
+    Ok(())
+}
 
 /// The files an update below touches, as they stand.
 fn files(case: &mut Case) -> Result<Vec<String>, Failed> {
