@@ -17,8 +17,9 @@ use super::create::{self, Source};
 use super::lent::{self, Lent};
 use super::migrate::{host_name, journals, logs};
 use super::own_root::{self, Configured};
+use super::pause::PATIENCE;
 use super::{Setting, content, delete, live, outlive, restore};
-use crate::cgroup;
+use crate::cgroup::{self, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::Choice;
 use crate::checkpoint::lazy::Daemon;
@@ -37,7 +38,7 @@ use crate::migrate::host::{Host, Lazily};
 use crate::migrate::journal::{Entry, Journals};
 use crate::migrate::link::Link;
 use crate::migrate::message::{Blob, Choices, PROTOCOL, Place, Request};
-
+use crate::migrate::ownership::State;
 use crate::migrate::pump::Pump;
 use crate::migrate::reserve;
 use crate::migrate::tls::Identity;
@@ -403,12 +404,16 @@ impl Host for Machine<'_> {
             return Ok(None);
         }
         let container = live::open(self.setting, &entry.id)?;
-        if let Some(path) = container.record.cgroup.as_ref().filter(|path| path.exists()) {
+        let is_known = entry.state == State::Active;
+        if let Some(path) = container.record.cgroup.as_ref().filter(|path| !is_known && path.exists()) {
             let cgroup = cgroup::fs::open(path)?;
-            outlive::criu(&cgroup)?;
-            if container.status != Status::Paused {
-                outlive::the_dying(&cgroup)?;
+            // Until it is noted that it runs here nobody has been told so who could pause it: one that stands still was left so by a
+            // ferry that was killed while it looked, and goes on.
+            if container.status == Status::Paused {
+                life::thaw(&cgroup, PATIENCE)?;
             }
+            outlive::criu(&cgroup)?;
+            outlive::the_dying(&cgroup)?;
         }
         self.first(entry)
     }

@@ -53,6 +53,7 @@ mod lsm;
 mod migrate;
 mod migrate_image;
 mod migrate_post_copy;
+mod migrate_settled;
 mod migrate_tls;
 mod mount_options;
 mod mounts;
@@ -158,6 +159,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("migrate", migrate::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
     ("migrate_post_copy", migrate_post_copy::SCENARIOS),
+    ("migrate_settled", migrate_settled::SCENARIOS),
     ("migrate_tls", migrate_tls::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
