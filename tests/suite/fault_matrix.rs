@@ -2,9 +2,12 @@
 //!
 //! Each time it either does what it should or says what it could not do; nothing is left once `delete --force` has been; and
 //! a container that came into being all the same sees what it sees after a run without a fault. A few dozen places of each
-//! verb in the usual run, all of them in a long one, which also tells the counts.
+//! verb in the usual run, all of them in a long one, which also tells the counts, and what it finds as it finds it.
+//!
+//! `FERRY_FAULTS=poll,recvmsg` for these calls alone; `FERRY_FAULTS_MINUTES=60` for a long run that ends then. It begins with the
+//! first, the middle and the last of each call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
@@ -12,6 +15,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes, names_in};
+use super::fault_counts::{Counts, count, tell};
 use super::fault_points::{Call, Ended, FAULTS, Fault, Point, find, inject};
 use super::image;
 use super::need::Need::{CgroupV2, Ferry, Peer, Root, Tool};
@@ -160,21 +164,6 @@ fn resumed(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-/// What has been counted.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub injected: u32,
-    pub successes: u32,
-    pub errors: u32,
-    pub killed: u32,
-    pub interrupted: u32,
-    pub crashes: Vec<String>,
-    pub hangs: Vec<String>,
-    pub left_by_errors: Vec<String>,
-    pub left: Vec<String>,
-    pub weaker: Vec<String>,
-}
-
 fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     furnish(case)?;
     (verb.before)(case)?;
@@ -209,7 +198,8 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     tell(case, name.unwrap_or(&""), &counts)
 }
 
-/// Every fault at every place, or `least` and as many more as there is time for; answers, but for kills, where `left_out` says so are not given.
+/// Every fault at every place, or `least` and as many more as there is time for; answers, but for kills, where `left_out` says so are not
+/// given.
 pub(super) fn each(
     case: &mut Case,
     places: &[(bool, Call)],
@@ -217,7 +207,6 @@ pub(super) fn each(
     left_out: impl Fn(&Point) -> bool,
     mut deed: impl FnMut(&mut Case, &Point, &mut Counts) -> Outcome,
 ) -> Result<Counts, Failed> {
-    // To look again at what was found: `FERRY_FAULTS=poll,recvmsg` for these calls alone.
     let only = std::env::var("FERRY_FAULTS").unwrap_or_default();
     let points: Vec<Point> = FAULTS
         .iter()
@@ -227,16 +216,29 @@ pub(super) fn each(
         .filter(|point| only.is_empty() || only.split(',').any(|name| name == point.call.0))
         .filter(|point| point.fault == Fault::Kill || !(NEVER_REFUSED.contains(&&*point.call.0) || left_out(point)))
         .collect();
-    let mut counts = Counts::default();
-    let until = Instant::now() + Duration::from_secs(3);
+    let mut counts = Counts { of: points.len(), ..Counts::default() };
+    let (until, mut told) = (Instant::now() + time()?, BTreeSet::new());
     for point in order(points) {
-        if !is_long() && (counts.injected >= 50 || (Instant::now() > until && counts.injected >= least)) {
+        let is_late = Instant::now() > until;
+        if (is_long() && is_late) || (!is_long() && (counts.injected >= 50 || (is_late && counts.injected >= least))) {
             break;
         }
         deed(case, &point, &mut counts).map_err(|why| format!("{point}: {}", why.message().unwrap_or("")))?;
         case.forget_transcript();
+        if is_long() {
+            counts.tell_progress(&mut told);
+        }
     }
     Ok(counts)
+}
+
+/// How long may be spent on a verb.
+fn time() -> Result<Duration, Failed> {
+    match (is_long(), std::env::var("FERRY_FAULTS_MINUTES")) {
+        (false, _) => Ok(Duration::from_secs(3)),
+        (true, Ok(minutes)) => Ok(Duration::from_secs(60 * minutes.parse::<u64>()?)),
+        (true, Err(_)) => Ok(Duration::from_secs(1_000_000)),
+    }
 }
 
 /// close(2) frees the descriptor whatever it answers, where strace would leave it open. brk(2) answers where the heap ends, and the
@@ -254,11 +256,26 @@ pub(super) fn before_main(places: &[(bool, Call)]) -> Vec<(bool, Call)> {
     of_caller[..=stack + handlers].iter().map(|place| (*place).clone()).collect()
 }
 
-/// All in a long run; else those that a stride prime to their number meets first, which are spread over all.
+/// Spread over all, by a stride prime to their number. In a long run the first, the middle and the last of each call come before the
+/// others.
 fn order(points: Vec<Point>) -> Vec<Point> {
-    if is_long() {
-        return points;
+    if !is_long() {
+        return spread(&points);
     }
+    let mut of_a_call = BTreeMap::<_, Vec<usize>>::new();
+    for (at, point) in points.iter().enumerate() {
+        of_a_call.entry((point.fault, point.cloned, &point.call.0)).or_default().push(at);
+    }
+    let ends = |all: &Vec<usize>| [all[0], all[all.len() / 2], all[all.len() - 1]];
+    let early: BTreeSet<usize> = of_a_call.values().flat_map(ends).collect();
+    let (mut first, mut then) = (Vec::new(), Vec::new());
+    for (at, point) in points.iter().enumerate() {
+        if early.contains(&at) { first.push(point.clone()) } else { then.push(point.clone()) }
+    }
+    [spread(&first), spread(&then)].concat()
+}
+
+fn spread(points: &[Point]) -> Vec<Point> {
     let stride = (points.len() * 10 / 31) | 1;
     let stride = (stride..).find(|stride| gcd(*stride, points.len()) == 1).unwrap_or(1);
     (0..points.len()).map(|at| points[at * stride % points.len()].clone()).collect()
@@ -308,30 +325,6 @@ fn judge(case: &Case, verb: &Verb, point: &Point, end: &Ended, counts: &mut Coun
         counts.left_by_errors.push(format!("{point}: {told}"));
     }
     Ok(())
-}
-
-/// Counts how it ended.
-pub(super) fn count(point: &Point, end: &Ended, counts: &mut Counts) {
-    let told = end.stderr.trim();
-    let panicked = told.contains("panicked") || end.code == 101;
-    match (point.fault, end.code) {
-        // What reserves memory has nobody to say that it failed, and the words of an error are written, too.
-        (Fault::Answer(_), 101..) if is_the_languages(&point.call.0) || point.call.0 == "write" => counts.errors += 1,
-        (Fault::Answer(_), 1) if told.is_empty() && point.call.0 == "write" => counts.errors += 1,
-        _ if panicked => counts.crashes.push(format!("{point}: {told}")),
-        (Fault::Kill, _) => counts.killed += 1,
-        (Fault::Answer("EINTR"), 0) => {
-            (counts.successes, counts.interrupted) = (counts.successes + 1, counts.interrupted + 1)
-        }
-        (_, 0) => counts.successes += 1,
-        (_, 1..=127 | 255) if told.contains("cannot") || told.contains(": ") => counts.errors += 1,
-        (_, code) => counts.crashes.push(format!("{point}: {code} {told:?}")),
-    }
-}
-
-/// Calls that are only made by the language's own runtime, whose failure ends the program.
-pub(super) fn is_the_languages(name: &str) -> bool {
-    ["mmap", "brk", "munmap", "mprotect", "mremap", "sigaltstack", "getrandom", "rseq"].contains(&name)
 }
 
 /// Whether every process of the case ends, strace among them.
@@ -431,27 +424,4 @@ fn difference(clean: &Value, seen: &Value) -> String {
     let fields = clean.as_object().into_iter().flatten();
     let different = fields.filter(|(field, value)| seen[*field] != **value);
     different.map(|(field, value)| format!("{field}: {value} became {}", seen[field])).collect::<Vec<_>>().join("; ")
-}
-
-pub(super) fn tell(case: &Case, verb: &str, counts: &Counts) -> Outcome {
-    let Counts { injected, successes, errors, killed, interrupted, crashes, hangs, left_by_errors, left, weaker } =
-        counts;
-    let sum = format!(
-        "{verb}: {injected} injected, {successes} successes ({interrupted} of EINTR), {errors} clear errors, {killed} killed, {} crashes, {} hangs, \
-         {} left by an error, {} left after delete --force, {} with weaker walls",
-        crashes.len(),
-        hangs.len(),
-        left_by_errors.len(),
-        left.len(),
-        weaker.len()
-    );
-    // Another runtime is known to leave something: how much, is what it is asked for.
-    if is_long() || case.stage.runtime.name != "ferry" {
-        println!("{sum}");
-    }
-    let found =
-        [("crash", crashes), ("hang", hangs), ("left by an error", left_by_errors), ("left", left), ("weaker", weaker)];
-    let found: Vec<String> =
-        found.iter().flat_map(|(kind, points)| points.iter().map(move |point| format!("{kind}: {point}"))).collect();
-    if found.is_empty() { Ok(()) } else { Err(format!("{sum}\n{}", found.join("\n")).into()) }
 }

@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::case::{Case, marked_processes, names_in};
-use super::fault_matrix::{Counts, before_main, count, each, furnish, tell};
+use super::case::{Case, marked_processes, names_in, remove_tree};
+use super::fault_counts::{Counts, count, tell};
+use super::fault_matrix::{before_main, each, furnish};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
 use super::fault_points::{Ended, Point, places, tracing};
 use super::migrate::{counter, is_running, of_this, one_goes_on};
@@ -97,7 +98,11 @@ fn matrix(case: &mut Case, end: End) -> Outcome {
                 if seen.is_object() && seen != clean {
                     counts.weaker.push(format!("{point}: {clean} became {seen}"));
                 }
-                one_goes_on(case, row, &there, &format!("{point} ({})", ended.stderr.trim()))?;
+                if let Err(why) = one_goes_on(case, row, &there, &format!("{point} ({})", ended.stderr.trim())) {
+                    counts.left.push(why.message().unwrap_or_default().to_owned());
+                    remove_tree(Path::new(&case.path("store/migrations")))?;
+                    return case.clear();
+                }
             }
             Err(why) => {
                 counts.hangs.push(format!("{point}: {}", why.message().unwrap_or_default()));

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::case::{Case, names_in};
-use super::fault_matrix::{Counts, each, is_the_languages, tell};
+use super::fault_counts::{Counts, is_the_languages, tell};
+use super::fault_matrix::each;
 use super::fault_points::{Fault, Point, find, inject};
 use super::image::{self, image};
 use super::need::Need::{Ferry, Root, Tool};

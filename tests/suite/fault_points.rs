@@ -12,7 +12,7 @@ use super::case::Case;
 use super::output;
 
 /// What happens at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// SIGKILL.
     Kill,

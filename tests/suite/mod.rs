@@ -25,6 +25,7 @@ mod dice;
 mod errors;
 mod exec;
 mod explain;
+mod fault_counts;
 mod fault_matrix;
 mod fault_matrix_checkpoint;
 mod fault_matrix_migrate;
