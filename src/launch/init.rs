@@ -232,7 +232,7 @@ impl Init<'_> {
     }
 
     fn keyring(&mut self) -> Result<()> {
-        join_keyring(self.plan.keyring.as_deref())
+        join_keyring(self.plan.keyring.as_deref(), self.plan.process.as_ref())
     }
 
     fn cgroup_namespace(&mut self) -> Result<()> {
@@ -447,14 +447,17 @@ pub fn oom_score(whose: &str, process: Option<&ProcessPlan>) -> Result<()> {
         .map_err(|error| error.hint("lowering it needs CAP_SYS_RESOURCE on the host"))
 }
 
-/// Joins the container's session keyring, and lets its owner search and link it.
+/// Joins the container's session keyring, which has the label of the process, and lets its owner search and link it.
 ///
 /// # Errors
 /// EDQUOT at the owner's limit of keys.
-pub fn join_keyring(name: Option<&str>) -> Result<()> {
+pub fn join_keyring(name: Option<&str>, process: Option<&ProcessPlan>) -> Result<()> {
     /// `KEY_POS_SEARCH` and so on of the possessor are given already; this is the owner's `KEY_USR_SEARCH`.
     const OWNER_SEARCH: u32 = 0x0008_0000;
     let Some(name) = name.and_then(|name| std::ffi::CString::new(name).ok()) else { return Ok(()) };
+    if let Some(label) = process.and_then(|process| process.label.as_ref()) {
+        label.label_keys()?;
+    }
     let serial = match keyring::join_session(&name) {
         // A kernel without keyrings, or a filter around ferry that hides them, has none to share either.
         Err(Errno::ENOSYS | Errno::EPERM) => return Ok(()),

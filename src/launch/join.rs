@@ -111,7 +111,7 @@ impl Joining<'_> {
     }
 
     fn keyring(&mut self) -> Result<()> {
-        join_keyring(self.keyring.as_deref())
+        join_keyring(self.keyring.as_deref(), Some(self.process))
     }
 
     fn label(&mut self) -> Result<()> {

@@ -280,7 +280,7 @@ pub fn plan_process(
         terminal: process.terminal,
         console_size: process.console_size,
         oom_score_adj: process.oom_score_adj,
-        label: lsm::plan(process, at, lsm::probe)?,
+        label: lsm::plan(process, at, lsm::probe, lsm::is_known)?,
         seccomp,
         preserve_fds: options.preserve_fds + options.listen_fds,
     })
@@ -317,7 +317,7 @@ pub fn filter(config: &Config) -> Result<Option<Program>> {
 /// A label on a host without SELinux.
 pub fn label(config: &Config, mounts: &mut [rootfs::plan::Mount]) -> Result<()> {
     let label = &config.linux.mount_label;
-    if lsm::labels_mounts(label, lsm::probe)? {
+    if lsm::labels_mounts(label, lsm::probe, lsm::is_known)? {
         rootfs::label::add(mounts, extensions::mount_context(&config.annotations), label);
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! writes it; had ferry, it would be the stub that the profile is judged and used up on. The procfs is a private one that
 //! no mount of the container can stand in for (CVE-2019-16884). proc_pid_attr(5), config.md#linux-process
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -23,6 +24,25 @@ pub struct Label {
     pub file: &'static str,
     /// The text.
     pub text: String,
+    /// It is SELinux', which labels keys, too: those that a process makes bear what it asks for, and else its own label. Made by ferry,
+    /// the container's session keyring would be out of the container's reach.
+    pub has_keys: bool,
+}
+
+impl Label {
+    /// Gives the keys that this task makes from now on the label. It is taken away when it executes a program. To be called while
+    /// `/proc` is the host's.
+    ///
+    /// # Errors
+    /// EACCES where the policy does not let ferry.
+    pub fn label_keys(&self) -> Result<()> {
+        if !self.has_keys {
+            return Ok(());
+        }
+        std::fs::write("/proc/thread-self/attr/keycreate", &self.text)
+            .or_cannot("label", "the session keyring")
+            .map_err(|error| error.hint("leave the keyring alone with --no-new-keyring"))
+    }
 }
 
 /// A security module, as far as this host runs it.
@@ -78,37 +98,69 @@ fn selinux_has_policy() -> bool {
             .is_ok_and(|label| label.strip_suffix(&[0]).unwrap_or(&label) != b"kernel")
 }
 
+/// Whether the policy that SELinux has loaded knows a context: the kernel would refuse it otherwise, but for a mount only, and without
+/// a word about which. Where this may not be asked, the kernel's own answer later is as good.
+pub fn is_known(context: &str) -> bool {
+    let asked = std::fs::OpenOptions::new().write(true).open("/sys/fs/selinux/context");
+    !asked.is_ok_and(|mut file| {
+        file.write(context.as_bytes())
+            .is_err_and(|answer| answer.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32))
+    })
+}
+
 /// Plans the label of a process; `at` is its JSON path. Nothing is probed when no label is given.
 ///
 /// # Errors
-/// A label for a module that is not in force: the process would run without it.
-pub fn plan(process: &Process, at: &str, probe: impl FnOnce() -> Modules) -> Result<Option<Label>> {
+/// A label for a module that is not in force: the process would run without it. A context that the policy does not know.
+pub fn plan(
+    process: &Process,
+    at: &str,
+    probe: impl FnOnce() -> Modules,
+    is_known: impl FnOnce(&str) -> bool,
+) -> Result<Option<Label>> {
     let (profile, context) = (&process.apparmor_profile, &process.selinux_label);
     if profile.is_empty() && context.is_empty() {
         return Ok(None);
     }
     let modules = probe();
     if !context.is_empty() {
-        let file = in_force(modules.selinux, "SELinux", context, &format!("{at}.selinuxLabel"))?;
-        return Ok(Some(Label { file, text: context.clone() }));
+        let at = format!("{at}.selinuxLabel");
+        let file = in_force(modules.selinux, "SELinux", context, &at)?;
+        known(context, &at, is_known)?;
+        return Ok(Some(Label { file, text: context.clone(), has_keys: true }));
     }
     // Nothing is to be written, which an ordinary user could not in a container that exists.
     if profile == "unconfined" && (modules.apparmor == Module::Absent || !modules.confined) {
         return Ok(None);
     }
     let file = in_force(modules.apparmor, "AppArmor", profile, &format!("{at}.apparmorProfile"))?;
-    Ok(Some(Label { file, text: format!("exec {profile}") }))
+    Ok(Some(Label { file, text: format!("exec {profile}"), has_keys: false }))
 }
 
 /// Whether mounts can be labelled: `label` is `linux.mountLabel`. Nothing is probed when it is empty.
 ///
 /// # Errors
-/// A label where SELinux is not in force: the files would be without it.
-pub fn labels_mounts(label: &str, probe: impl FnOnce() -> Modules) -> Result<bool> {
+/// A label where SELinux is not in force: the files would be without it. A context that the policy does not know.
+pub fn labels_mounts(
+    label: &str,
+    probe: impl FnOnce() -> Modules,
+    is_known: impl FnOnce(&str) -> bool,
+) -> Result<bool> {
     if label.is_empty() {
         return Ok(false);
     }
-    in_force(probe().selinux, "SELinux", label, "linux.mountLabel").map(|_| true)
+    let at = "linux.mountLabel";
+    in_force(probe().selinux, "SELinux", label, at)?;
+    known(label, at, is_known).map(|()| true)
+}
+
+fn known(context: &str, at: &str, is_known: impl FnOnce(&str) -> bool) -> Result<()> {
+    if is_known(context) {
+        return Ok(());
+    }
+    let why = format!("{context:?} cannot be applied: SELinux' policy does not know it");
+    Err(Error::config(at, why)
+        .hint("`seinfo -t` lists its types; the package container-selinux brings those of containers"))
 }
 
 fn in_force(module: Module, name: &str, label: &str, at: &str) -> Result<&'static str> {
@@ -163,17 +215,17 @@ mod tests {
 
     fn planned(profile: &str, context: &str, modules: Modules) -> Result<Option<Label>> {
         let process = Process { apparmor_profile: profile.into(), selinux_label: context.into(), ..Process::default() };
-        plan(&process, "process", || modules)
+        plan(&process, "process", || modules, |context| context != "a:b:unknown")
     }
 
     #[test]
     fn what_is_written_and_where() {
-        let label = |file, text: &str| Ok(Some(Label { file, text: text.into() }));
+        let label = |file, text: &str, has_keys| Ok(Some(Label { file, text: text.into(), has_keys }));
         assert_eq!(planned("", "", NONE), Ok(None));
-        assert_eq!(planned("strict", "", BOTH), label(APPARMOR, "exec strict"));
+        assert_eq!(planned("strict", "", BOTH), label(APPARMOR, "exec strict", false));
         assert_eq!(
             planned("", "system_u:system_r:container_t:s0", BOTH),
-            label(SHARED, "system_u:system_r:container_t:s0")
+            label(SHARED, "system_u:system_r:container_t:s0", true)
         );
     }
 
@@ -182,6 +234,15 @@ mod tests {
         let error = |profile, context| planned(profile, context, NONE).unwrap_err().to_string();
         assert!(error("strict", "").starts_with("process.apparmorProfile: \"strict\" cannot be applied: this host"));
         assert!(error("", "a:b:c").starts_with("process.selinuxLabel: \"a:b:c\" cannot be applied: this host"));
+        let error = planned("", "a:b:unknown", BOTH).unwrap_err().to_string();
+        assert!(
+            error.starts_with("process.selinuxLabel: \"a:b:unknown\" cannot be applied: SELinux' policy"),
+            "{error}"
+        );
+        let mounts =
+            |label| labels_mounts(label, || BOTH, |context| context != "a:b:unknown").map_err(|e| e.to_string());
+        assert_eq!((mounts(""), mounts("a:b:c")), (Ok(false), Ok(true)));
+        assert!(mounts("a:b:unknown").unwrap_err().starts_with("linux.mountLabel: \"a:b:unknown\" cannot be"));
         // To be confined by nothing is what is the case there.
         assert_eq!(planned("unconfined", "", NONE), Ok(None));
         assert_eq!(planned("unconfined", "", Modules { confined: false, ..BOTH }), Ok(None));

@@ -23,6 +23,8 @@ pub enum Need {
     Policing(bool),
     /// A kernel with AppArmor in force.
     AppArmor,
+    /// A kernel with SELinux in force, whose policy knows these contexts.
+    SeLinux(&'static [&'static str]),
     /// A block device that a test may write over, named by `FERRY_TEST_DISK`.
     Disk,
     /// ferry itself: no other runtime has this.
@@ -64,6 +66,7 @@ impl Need {
                 let on = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with(b"Y"));
                 (!on).then(|| "needs a kernel with AppArmor".into())
             }
+            Self::SeLinux(contexts) => no_selinux(contexts),
             Self::Disk => disk().is_none().then(|| "needs a scratch block device (FERRY_TEST_DISK)".into()),
             Self::Ferry => (stage.runtime.name != "ferry").then(|| format!("{} has no such verb", stage.runtime.name)),
             Self::Kernel(major, minor, what) => {
@@ -112,6 +115,15 @@ fn no_systemd(root: bool) -> Option<String> {
     let runs = std::path::Path::new("/run/systemd/system").exists();
     let has_bus = root || std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
     (!runs || !has_bus).then(|| "needs systemd, and a bus to it".into())
+}
+
+fn no_selinux(contexts: &[&str]) -> Option<String> {
+    let enforces = std::fs::read("/sys/fs/selinux/enforce").is_ok_and(|answer| answer.starts_with(b"1"));
+    let is_unknown = |context: &&&str| std::fs::write("/sys/fs/selinux/context", context).is_err();
+    match contexts.iter().find(is_unknown) {
+        _ if !enforces => Some("needs a kernel with SELinux in force".into()),
+        unknown => unknown.map(|context| format!("needs a policy of SELinux that knows {context}")),
+    }
 }
 
 fn no_erofs() -> Option<String> {

@@ -35,6 +35,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "list" => say(&outcome(list(word(args, 0)?)))?,
         "stat" => say(&outcome(stat(word(args, 0)?)))?,
         "syscall" => say(&outcome(call(args)))?,
+        "keyring-label" => say(&outcome(kernel::session_keyring_label().map(|label| json!(label))))?,
         "kill-self" => drop(kernel::syscall(libc::SYS_kill, &[std::process::id().into(), parse(args, 0)?])?),
         "sleep" => sleep(word(args, 0)?)?,
         "signal-wait" => signal_wait()?,

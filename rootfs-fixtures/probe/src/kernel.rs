@@ -45,13 +45,22 @@ pub fn sched_attr() -> Result<SchedAttr> {
 /// The session keyring's description (`type;uid;gid;perm;name`), see keyctl(2).
 pub fn session_keyring() -> Result<String> {
     const KEYCTL_DESCRIBE: u64 = 6;
+    of_session_keyring(KEYCTL_DESCRIBE)
+}
+
+/// The label that a security module has given to the session keyring.
+pub fn session_keyring_label() -> Result<String> {
+    const KEYCTL_GET_SECURITY: u64 = 17;
+    of_session_keyring(KEYCTL_GET_SECURITY)
+}
+
+fn of_session_keyring(what: u64) -> Result<String> {
     const KEY_SPEC_SESSION_KEYRING: i64 = -3;
     let mut text = [0u8; 256];
     let keyring = KEY_SPEC_SESSION_KEYRING as u64;
-    // SAFETY: the kernel writes at most `text.len()` bytes into `text`, which outlives the call.
-    let length = check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, keyring, text.as_mut_ptr(), text.len() as u64, 0u64)
-    })?;
+    // SAFETY: both kinds of call write at most `text.len()` bytes into `text`, which outlives them.
+    let length =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, what, keyring, text.as_mut_ptr(), text.len() as u64, 0u64) })?;
     let end = (length as usize).saturating_sub(1).min(text.len());
     Ok(String::from_utf8_lossy(&text[..end]).into_owned())
 }
