@@ -66,7 +66,7 @@ pub fn error(deed: &'static str, object: &str, log: &Path, errno: Option<i32>) -
         (true, Some(errno)) => format!("CRIU answers {:?}", nix::errno::Errno::from_raw(errno)),
         (true, None) => "CRIU gives no reason".to_owned(),
     };
-    let whole = format!("its whole log is {}", log.display());
+    let whole = format!("its log is {}, and has all that it did with --debug before the verb", log.display());
     let hint = match way_out(&text) {
         Some(way) => format!("{way}; {whole}"),
         None => whole,
@@ -142,7 +142,7 @@ mod tests {
         let error = error("checkpoint container", "\"web\"", Path::new("/none/dump.log"), Some(2)).to_string();
         assert_eq!(
             error,
-            "cannot checkpoint container \"web\": CRIU answers ENOENT (hint: its whole log is /none/dump.log)"
+            "cannot checkpoint container \"web\": CRIU answers ENOENT (hint: its log is /none/dump.log, and has all that it did with --debug before the verb)"
         );
     }
 

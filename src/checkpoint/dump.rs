@@ -37,6 +37,8 @@ pub struct Choice {
     pub images: PathBuf,
     /// The directory of logs and the like, where it is another.
     pub work: Option<PathBuf>,
+    /// CRIU's log tells all that it does, and not only what went wrong.
+    pub verbose: bool,
     /// Keep established connections.
     pub tcp_established: bool,
     /// Close connections in the restore.
@@ -313,6 +315,7 @@ fn plan(subject: &Subject<'_>, choice: &DumpChoice) -> Result<Options> {
 /// What the two directions have in common.
 pub fn options(choice: &Choice, config: &Config) -> Options {
     Options {
+        verbose: choice.verbose,
         ext_unix_sk: choice.ext_unix_sk,
         tcp_established: choice.tcp_established,
         tcp_close: choice.tcp_close,

@@ -31,7 +31,7 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         };
     }
     let Some(to) = given::path(matches, "export") else {
-        return checkpoint::save(matches, &|id, choice, progress| {
+        return checkpoint::save(globals, matches, &|id, choice, progress| {
             archive::save(&globals.setting, id, choice, progress)
         });
     };
@@ -39,7 +39,7 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         return Err(Error::plain("--identity is for inspect"));
     }
     let to = path(Path::new(to))?;
-    let choice = checkpoint::options(matches)?;
+    let choice = checkpoint::options(matches, globals.setting.log.debugs())?;
     let recipients = Recipients::read(&given::strings(matches, RECIPIENT.long))?;
     let keep = given::path(matches, "image-path").is_some();
     checkpoint::shown(matches, |progress| {
@@ -53,7 +53,7 @@ pub fn checkpoint(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
 /// # Errors
 /// As [`archive::import`] and [`archive::revive`].
 pub fn restore(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
-    let options = restore::options(matches)?;
+    let options = restore::options(matches, globals.setting.log.debugs())?;
     let has_bundle = given::path(matches, "bundle").is_some();
     let rootfs = given::absolute(matches, "rootfs")?;
     let Some(from) = given::path(matches, "import") else {

@@ -202,12 +202,12 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     }
     let setting = &globals.setting;
     // What is not understood is said before a container is looked for.
-    options(matches)?;
+    options(matches, false)?;
     Shown::new(given::text(matches, PROGRESS.long))?;
     if !given::switch(matches, "pre-dump") && lifecycle::checkpoint::has_own_root(setting, &given::id(matches)?)? {
         return delegate::run(globals, matches);
     }
-    save(matches, &|id, choice, progress| lifecycle::checkpoint::checkpoint(setting, id, choice, progress))
+    save(globals, matches, &|id, choice, progress| lifecycle::checkpoint::checkpoint(setting, id, choice, progress))
 }
 
 /// What saves a container.
@@ -228,8 +228,8 @@ pub fn shown<T>(matches: &ArgMatches, deed: impl FnOnce(&dyn Progress) -> Result
 ///
 /// # Errors
 /// A value that is none; as `deed`.
-pub fn save(matches: &ArgMatches, deed: &Deed<'_>) -> Result<u8> {
-    let choice = options(matches)?;
+pub fn save(globals: &Globals, matches: &ArgMatches, deed: &Deed<'_>) -> Result<u8> {
+    let choice = options(matches, globals.setting.log.debugs())?;
     // Before anything is done.
     let is_json = given::text(matches, "format").map(|format| output::is_json(Some(format), "text")).transpose()?;
     shown(matches, |progress| deed(&given::id(matches)?, &choice, progress))?;
@@ -266,13 +266,13 @@ pub fn inspected(matches: &ArgMatches) -> Result<Option<PathBuf>> {
     }
 }
 
-/// What the flags choose.
+/// What the flags choose; `verbose` is `--debug`.
 ///
 /// # Errors
 /// A value that is none.
-pub fn options(matches: &ArgMatches) -> Result<DumpChoice> {
+pub fn options(matches: &ArgMatches, verbose: bool) -> Result<DumpChoice> {
     Ok(DumpChoice {
-        choice: choice(matches)?,
+        choice: choice(matches, verbose)?,
         parent: given::path(matches, "parent-path").map(PathBuf::from),
         leave_running: given::switch(matches, "leave-running"),
         pre_dump: given::switch(matches, "pre-dump"),
@@ -284,7 +284,7 @@ pub fn options(matches: &ArgMatches) -> Result<DumpChoice> {
 }
 
 /// What `checkpoint` and `restore` have in common.
-pub fn choice(matches: &ArgMatches) -> Result<Choice> {
+pub fn choice(matches: &ArgMatches, verbose: bool) -> Result<Choice> {
     let images = match given::absolute(matches, "image-path")? {
         Some(images) => images,
         None => lifecycle::restore::default_images()?,
@@ -295,6 +295,7 @@ pub fn choice(matches: &ArgMatches) -> Result<Choice> {
     Ok(Choice {
         images,
         work: given::absolute(matches, "work-path")?,
+        verbose,
         tcp_established: given::switch(matches, "tcp-established"),
         tcp_close: given::switch(matches, "tcp-close"),
         ext_unix_sk: given::switch(matches, "ext-unix-sk"),
@@ -339,7 +340,7 @@ mod tests {
     use crate::cli::matches;
 
     fn parsed(line: &str) -> Result<DumpChoice> {
-        options(&matches(&VERB, line)?)
+        options(&matches(&VERB, line)?, true)
     }
 
     fn refused(line: &str) -> String {
@@ -356,6 +357,7 @@ mod tests {
             choice: Choice {
                 images: "/i".into(),
                 work: Some("/w".into()),
+                verbose: true,
                 tcp_established: true,
                 tcp_close: true,
                 ext_unix_sk: true,
@@ -381,7 +383,7 @@ mod tests {
     #[test]
     fn nothing_given_is_runcs_directory_and_nothing_else() {
         let images = std::env::current_dir().unwrap().join("checkpoint");
-        let choice = Choice { images, ..Choice::default() };
+        let choice = Choice { images, verbose: true, ..Choice::default() };
         assert_eq!(parsed("--status-fd -1 web").unwrap(), DumpChoice { choice, ..DumpChoice::default() });
     }
 

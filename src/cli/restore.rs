@@ -125,7 +125,7 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     if matches.contains_id(IDENTITY.long) {
         return Err(Error::plain("--identity is for archives: see --import"));
     }
-    let options = options(matches)?;
+    let options = options(matches, globals.setting.log.debugs())?;
     if Origin::is_in(&options.choice.choice.images) {
         return delegate::run(globals, matches);
     }
@@ -155,7 +155,7 @@ pub fn shown(matches: &ArgMatches, deed: impl FnOnce(&dyn Progress) -> Result<u8
 ///
 /// # Errors
 /// A value that is none; no id, or two.
-pub fn options(matches: &ArgMatches) -> Result<Options> {
+pub fn options(matches: &ArgMatches, verbose: bool) -> Result<Options> {
     let id = match (given::arguments(matches)?.pop(), given::string(matches, "name")) {
         (Some(_), Some(_)) => return Err(Error::plain("--name does not go with an ID")),
         (None, None) if given::path(matches, "import").is_none() => {
@@ -175,7 +175,7 @@ pub fn options(matches: &ArgMatches) -> Result<Options> {
         detach: given::switch(matches, "detach"),
         no_subreaper: given::switch(matches, "no-subreaper"),
         choice: RestoreChoice {
-            choice: choice(matches)?,
+            choice: choice(matches, verbose)?,
             lsm_profile: given::string(matches, "lsm-profile"),
             lsm_mount_context: given::string(matches, "lsm-mount-context"),
             audited: false,
@@ -218,6 +218,6 @@ mod tests {
                 criu: None,
             },
         };
-        assert_eq!(options(&matches(&VERB, line).unwrap()).unwrap(), expected);
+        assert_eq!(options(&matches(&VERB, line).unwrap(), false).unwrap(), expected);
     }
 }

@@ -30,6 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("memory_stays_behind_until_it_is_asked_for", CRIU, lazy_pages),
     scenario("memory_goes_to_a_page_server", CRIU, page_server),
     scenario("logs_go_to_the_work_directory", CRIU, work_path),
+    scenario("debug_has_criu_tell_all_that_it_does", CRIU, debug),
     scenario("cgroups_are_restored_as_asked", &[Ferry, Root, Criu, CgroupV2(&[])], cgroups_mode),
     scenario("images_are_freed_as_they_are_read", CRIU, dedup_by_restore),
     scenario("pages_of_the_parent_are_freed", CRIU, dedup_by_dump),
@@ -282,6 +283,21 @@ fn work_path(case: &mut Case) -> Outcome {
         assert!(!fs::exists(Path::new(&directory).join(log))?, "{log}");
     }
     Ok(())
+}
+
+/// While the processes stand still every line costs: without it the log has what went wrong, or might have.
+fn debug(case: &mut Case) -> Outcome {
+    let mut row = begin(case, &["count", "1000000", "0"])?;
+    let (work, directory, id) = (case.path("work"), images(case), case.id.clone());
+    let mut log = |before: &[&str]| -> Result<String, libtest_mimic::Failed> {
+        let words = ["checkpoint", "--leave-running", "--image-path", &directory, "--work-path", &work, &id];
+        case.call(&[before, &words].concat())?.success()?;
+        Ok(fs::read_to_string(Path::new(&work).join("dump.log"))?)
+    };
+    let (short, whole) = (log(&[])?, log(&["--debug"])?);
+    assert!(short.lines().all(|line| line.contains("Error (") || line.contains("Warn ")), "{short}");
+    assert!(whole.lines().count() > 100 + short.lines().count(), "{whole}");
+    row.go_on(3)
 }
 
 fn cgroups_mode(case: &mut Case) -> Outcome {
