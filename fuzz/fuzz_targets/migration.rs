@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -28,7 +29,7 @@ use libfuzzer_sys::fuzz_target;
 const ROOM: u64 = 1 << 20;
 
 /// How many kinds of frames there are to begin with.
-const KINDS: u8 = 22;
+const KINDS: u8 = 25;
 
 /// How a piece begins that is not packed.
 const STORED: u8 = 0;
@@ -180,6 +181,7 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
             config: "{}".into(),
             machine: Machine::default(),
             memory: 4096,
+            files: 4096,
             image: None,
             content: if first % 4 == 3 { vec![layer()] } else { Vec::new() },
             choices: Choices::default(),
@@ -215,6 +217,18 @@ fn frame(kind: u8, text: &[u8], sent: &mut Sent) -> (u8, Vec<u8>) {
         18 => Message::Whole(Faults::default()),
         19 => Message::Blob(layer()),
         20 => Message::Content,
+        22 => Message::Body {
+            number: first.into(),
+            size: u64::from(text.get(1).copied().unwrap_or(0)) << (text.get(2).copied().unwrap_or(0) % 56),
+        },
+        23 => Message::Gone(first.into()),
+        24 => {
+            // Where it belongs, and what.
+            let offset = u64::from(first) << (text.get(1).copied().unwrap_or(0) % 64);
+            let piece = [&offset.to_le_bytes()[..], text.get(2..).unwrap_or_default()].concat();
+            sent.data.extend_from_slice(&piece);
+            return (2, [&[STORED][..], &u32::try_from(piece.len()).unwrap_or(0).to_le_bytes(), &piece].concat());
+        }
         21 => return (2, [&[STORED, 5, 0, 0, 0][..], b"layer"].concat()),
         _ => Message::Prepared,
     };
@@ -256,7 +270,8 @@ fn weigh(directory: &Path) -> u64 {
                 assert_eq!(entry.file_name(), "parent");
                 0
             }
-            _ => entry.metadata().map_or(0, |found| found.len()),
+            // Holes take no room.
+            _ => entry.metadata().map_or(0, |found| found.len().min(found.blocks() * 512)),
         })
         .sum()
 }

@@ -19,9 +19,11 @@ use crate::rootfs::{Base, Rootfs, layers, mount, overlay, pivot};
 pub struct Upper {
     /// The archive of a layer.
     pub archive: PathBuf,
+    /// A directory that has the content of some of its files, by their numbers.
+    pub bodies: Option<PathBuf>,
     /// Unpacks it into a directory, upon these layers, the uppermost first. By its address: a program that restores no such
     /// container has no use for an unpacker.
-    pub unpack: fn(&Path, OwnedFd, &[PathBuf]) -> Result<()>,
+    pub unpack: fn(&Self, OwnedFd, &[PathBuf]) -> Result<()>,
 }
 
 impl Upper {
@@ -30,7 +32,7 @@ impl Upper {
     /// # Errors
     /// The archive is broken, or the kernel's answer.
     pub fn fill(&self, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
-        (self.unpack)(&self.archive, directory, lowers)
+        (self.unpack)(self, directory, lowers)
     }
 }
 

@@ -20,14 +20,20 @@ use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
 /// Descriptors are held for every level; a usual tree has ten.
-const DEEPEST: usize = 400;
+pub(crate) const DEEPEST: usize = 400;
+
+/// The PAX record of a file whose content comes otherwise: its number among bodies, see [`super::unpack::with_bodies`].
+pub(super) const BODY: &str = "FERRY.body";
+
+/// Whether whoever unpacks the archive has the content of this file already, by the number of its inode.
+pub type Elsewhere<'a> = &'a dyn Fn(&Stat) -> bool;
 
 /// Writes everything in `dir` as an archive.
 ///
 /// # Errors
 /// Something cannot be read, or `out` not written.
 pub fn directory(dir: &OwnedFd, out: impl Write) -> Result<()> {
-    archive(dir, out, false, None)
+    archive(dir, out, false, None, NOWHERE)
 }
 
 /// Writes the upper layer of an overlay as an archive.
@@ -35,7 +41,15 @@ pub fn directory(dir: &OwnedFd, out: impl Write) -> Result<()> {
 /// # Errors
 /// As [`directory`].
 pub fn upper(dir: &OwnedFd, out: impl Write) -> Result<()> {
-    archive(dir, out, true, None)
+    archive(dir, out, true, None, NOWHERE)
+}
+
+/// The same without the content of some files.
+///
+/// # Errors
+/// As [`directory`].
+pub fn upper_without(dir: &OwnedFd, out: impl Write, is_elsewhere: Elsewhere<'_>) -> Result<()> {
+    archive(dir, out, true, None, is_elsewhere)
 }
 
 /// Writes what the overlay `merged` shows other than its only lower directory, where its upper layer is out of reach: in memory that
@@ -45,11 +59,19 @@ pub fn upper(dir: &OwnedFd, out: impl Write) -> Result<()> {
 /// # Errors
 /// As [`directory`].
 pub fn changes(merged: &OwnedFd, lower: &OwnedFd, out: impl Write) -> Result<()> {
-    archive(merged, out, false, Some(lower))
+    archive(merged, out, false, Some(lower), NOWHERE)
 }
 
-fn archive(dir: &OwnedFd, out: impl Write, marks: bool, lower: Option<&OwnedFd>) -> Result<()> {
-    let mut packer = Packer { builder: tar::Builder::new(out), links: HashMap::new(), marks };
+const NOWHERE: Elsewhere<'_> = &|_| false;
+
+fn archive(
+    dir: &OwnedFd,
+    out: impl Write,
+    marks: bool,
+    lower: Option<&OwnedFd>,
+    is_elsewhere: Elsewhere<'_>,
+) -> Result<()> {
+    let mut packer = Packer { builder: tar::Builder::new(out), links: HashMap::new(), marks, is_elsewhere };
     let stat = fstat(dir).or_cannot("pack", "the directory")?;
     packer.entry(
         b"./",
@@ -64,15 +86,16 @@ fn archive(dir: &OwnedFd, out: impl Write, marks: bool, lower: Option<&OwnedFd>)
     out.flush().or_cannot("write", "the archive")
 }
 
-struct Packer<W: Write> {
+struct Packer<'a, W: Write> {
     builder: tar::Builder<W>,
     /// Files with several names: the first of them, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Whether overlay's marks mean something here.
     marks: bool,
+    is_elsewhere: Elsewhere<'a>,
 }
 
-impl<W: Write> Packer<W> {
+impl<W: Write> Packer<'_, W> {
     fn walk(&mut self, dir: BorrowedFd<'_>, lower: Option<&OwnedFd>, path: &[u8], depth: usize) -> Result<()> {
         let named = || format!("{:?}", String::from_utf8_lossy(path));
         if depth > DEEPEST {
@@ -180,7 +203,10 @@ impl<W: Write> Packer<W> {
         header.set_mode(stat.st_mode & 0o7777);
         header.set_uid(stat.st_uid.into());
         header.set_gid(stat.st_gid.into());
-        header.set_size(if kind == EntryType::Regular { stat.st_size.unsigned_abs() } else { 0 });
+        let is_regular = kind == EntryType::Regular;
+        let is_elsewhere = is_regular && (self.is_elsewhere)(stat);
+        let size = if is_regular && !is_elsewhere { stat.st_size.unsigned_abs() } else { 0 };
+        header.set_size(size);
         header.set_mtime(stat.st_mtime.try_into().unwrap_or(0));
         if matches!(kind, EntryType::Char | EntryType::Block) {
             header.set_device_major(major(stat.st_rdev)).or_cannot("pack", "a device")?;
@@ -190,10 +216,13 @@ impl<W: Write> Packer<W> {
         if stat.st_mtime_nsec != 0 || stat.st_mtime < 0 {
             records.push(("mtime".to_owned(), seconds(stat.st_mtime, stat.st_mtime_nsec as i64).into_bytes()));
         }
+        if is_elsewhere {
+            records.push((BODY.to_owned(), stat.st_ino.to_string().into_bytes()));
+        }
         for (name, value) in attributes {
             records.push((format!("SCHILY.xattr.{}", name.to_string_lossy()), value.clone()));
         }
-        self.append(header, path, target, records, data)
+        self.append(header, path, target, records, data.take(size))
     }
 
     fn append(
@@ -224,7 +253,7 @@ impl<W: Write> Packer<W> {
 }
 
 /// What is in a directory, sorted.
-fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir).map_err(errno)? {
         let name = entry.map_err(errno)?.file_name().to_owned();

@@ -27,10 +27,10 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::image::manifest::Descriptor;
 use crate::image::merged::Parts;
-use crate::image::pack;
+use crate::image::pack::{self, Elsewhere};
 use crate::image::store::Store;
 use crate::image::store::uses::User;
-use crate::image::unpack::{complete, unpack};
+use crate::image::unpack::{complete, with_bodies};
 use crate::launch::sources::Place;
 use crate::namespaces::Kind;
 use crate::rootfs::{mount, pivot};
@@ -42,29 +42,67 @@ use crate::spec::{Config, Document};
 /// # Errors
 /// The root is one that cannot be made again.
 pub(super) fn keep(live: &Live, images: &Path) -> Result<KeptRoot> {
-    let origin = origin(live)?;
-    let config = live.entry.path().join("config.json");
-    let (images, id) = (images.to_owned(), live.entry.id.as_str().to_owned());
-    let changed = match (&origin, &live.record.store, live.init()) {
-        (Origin::Image(_), Some(store), _) => {
-            let own = User::Container(live.entry.path().to_owned());
-            Changed::Upper(store_of(store)?.use_path(&own).join("upper"))
+    let changes = Changes::of(live)?;
+    let images = images.to_owned();
+    Ok(Box::new(move || changes.keep(&images, &|_| false)))
+}
+
+/// What a container changed in its root, and upon what.
+pub(super) struct Changes {
+    origin: Origin,
+    changed: Changed,
+    config: PathBuf,
+}
+
+impl Changes {
+    /// Looks where they are.
+    ///
+    /// # Errors
+    /// The root is one that cannot be made again.
+    pub fn of(live: &Live) -> Result<Self> {
+        let origin = origin(live)?;
+        let config = live.entry.path().join("config.json");
+        let changed = match (&origin, &live.record.store, live.init()) {
+            (Origin::Image(_), Some(store), _) => {
+                let own = User::Container(live.entry.path().to_owned());
+                Changed::Upper(store_of(store)?.use_path(&own).join("upper"))
+            }
+            (Origin::Directory(lower), _, Some(init)) => Changed::Hidden(init.pid(), lower.clone()),
+            _ => {
+                let id = live.entry.id.as_str();
+                return Err(Error::plain(format!("container {id:?} has no root to be looked at")));
+            }
+        };
+        Ok(Self { origin, changed, config })
+    }
+
+    /// The directory of an upper layer, where that is what they are in.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn upper(&self) -> Result<Option<OwnedFd>> {
+        match &self.changed {
+            Changed::Upper(directory) => opened(directory).map(Some),
+            Changed::Hidden(..) => Ok(None),
         }
-        (Origin::Directory(lower), _, Some(init)) => Changed::Hidden(init.pid(), lower.clone()),
-        _ => return Err(Error::plain(format!("container {id:?} has no root to be looked at"))),
-    };
-    Ok(Box::new(move || {
+    }
+
+    /// Writes all of it down into the directory of images, without the content of some files.
+    ///
+    /// # Errors
+    /// Something cannot be read or written.
+    pub fn keep(&self, images: &Path, is_elsewhere: Elsewhere<'_>) -> Result<()> {
         let path = images.join(DIFF);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR).or_cannot("write", path.display())?;
         let out = BufWriter::with_capacity(1 << 17, File::from(file));
-        match &changed {
-            Changed::Upper(directory) => pack::upper(&opened(directory)?, out)?,
+        match &self.changed {
+            Changed::Upper(directory) => pack::upper_without(&opened(directory)?, out, is_elsewhere)?,
             Changed::Hidden(pid, lower) => pack::changes(&shown(*pid)?, &opened(lower)?, out)?,
         }
-        std::fs::copy(&config, images.join(CONFIG)).or_cannot("copy", config.display())?;
-        origin.save(&images)
-    }))
+        std::fs::copy(&self.config, images.join(CONFIG)).or_cannot("copy", self.config.display())?;
+        self.origin.save(images)
+    }
 }
 
 /// Where what was changed is.
@@ -162,7 +200,7 @@ pub(super) fn source(
     if !host.privileged {
         return Err(Error::plain("only root restores a container whose root is an overlay of its own"));
     }
-    let upper = Some(Upper { archive: diff, unpack: fill });
+    let upper = Some(Upper { archive: diff, bodies: None, unpack: fill });
     let image = match origin {
         Origin::Image(wanted) => Some(found(setting, wanted)?),
         Origin::Directory(_) => None,
@@ -225,7 +263,8 @@ fn found(setting: &Setting, wanted: &Image) -> Result<Used> {
 }
 
 /// Fills an upper layer.
-fn fill(archive: &Path, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
+fn fill(with: &Upper, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
+    let archive = &with.archive;
     // Files get the modes they had.
     let mask = rustix::process::umask(Mode::empty());
     let file = File::open(archive).or_cannot("open", archive.display())?;
@@ -233,7 +272,13 @@ fn fill(archive: &Path, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
     let upper = Rc::new(directory.try_clone().or_cannot("open", "the upper layer")?);
     let how = image::options(None, None, None).how;
     let archive = BufReader::with_capacity(1 << 17, file);
-    let unpacked = jail::confined(Work::Unpacks(upper.as_fd()), || unpack(archive, directory, DIFF, &how));
+    let bodies = with.bodies.as_deref().map(opened).transpose()?;
+    let work = match &bodies {
+        Some(bodies) => Work::Places(upper.as_fd(), bodies.as_fd()),
+        None => Work::Unpacks(upper.as_fd()),
+    };
+    let given = bodies.as_ref().map(OwnedFd::try_clone).transpose().or_cannot("open", "what has come of files")?;
+    let unpacked = jail::confined(work, || with_bodies(archive, directory, given, DIFF, &how));
     let (_, rest) = unpacked?;
     let completed = complete::complete(rest, &upper, &lowers);
     rustix::process::umask(mask);

@@ -26,6 +26,7 @@ use crate::checkpoint::lazy::Daemon;
 use crate::checkpoint::restore::{Moment, RestoreChoice};
 use crate::checkpoint::root::{self, Image, Origin};
 use crate::checkpoint::rpc::Feature;
+use crate::checkpoint::stage::Upper;
 use crate::checkpoint::streams::Streams;
 use crate::container::worker::Worker;
 use crate::container::{Id, Status, Store};
@@ -35,7 +36,7 @@ use crate::image::store::Guard;
 use crate::launch::plan;
 use crate::migrate::destination::{self, Served};
 use crate::migrate::host::{Host, Lazily};
-use crate::migrate::journal::{Entry, Journals};
+use crate::migrate::journal::{self, Entry, Journals};
 use crate::migrate::link::Link;
 use crate::migrate::message::{Blob, Choices, PROTOCOL, Place, Request};
 use crate::migrate::ownership::State;
@@ -299,11 +300,16 @@ impl Host for Machine<'_> {
     fn restore(&mut self, entry: &Entry, images: &Path, held: &mut dyn FnMut(Moment) -> Result<()>) -> Result<i32> {
         let last = entry.last.clone().ok_or_else(|| Error::plain("it is not known what to restore from"))?;
         self.clear(entry)?;
+        let bodies = journal::bodies(images);
         let images = images.join(last.round.to_string());
         let source = match &entry.image {
             Some(image) => {
                 let (diff, configured) = (images.join(root::DIFF), Configured::Anybodys(images.join(root::CONFIG)));
-                own_root::source(self.setting, &Origin::Image(image.clone()), diff, configured, None)?
+                let origin = Origin::Image(image.clone());
+                let mut source = own_root::source(self.setting, &origin, diff, configured, None)?;
+                source.upper =
+                    source.upper.map(|upper| Upper { bodies: Some(bodies).filter(|path| path.exists()), ..upper });
+                source
             }
             None => create::read(&entry.bundle, None)?,
         };

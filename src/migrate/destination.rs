@@ -4,6 +4,7 @@
 //! Whatever fails before the journal says `prepared` leaves nothing. From there on only the source knows what is to become of
 //! it, and what is here stays until it has said so.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::content;
 use super::faults::Faults;
 use super::frame::refused;
 use super::host::{Host, Lazily};
-use super::images;
+use super::images::{self, Taken};
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::left;
 use super::link::{Frame, Link};
@@ -20,6 +21,7 @@ use super::ownership::{AtDestination, Role, State, at_destination};
 use super::page_server::{Form, Pages};
 use super::pages::Unpacker;
 use super::pump::Pump;
+use super::staged;
 use crate::checkpoint::restore::Moment;
 use crate::error::{Context, Error, Result};
 use crate::image::tree;
@@ -34,7 +36,7 @@ const CUT_OFF: &str = "what brought the rest of its memory was cut off";
 /// The round that stands for an image's content: before the first. Its directory is called so.
 const CONTENT: u32 = 0;
 
-/// How often all of the memory may come: a round may have as much as the first.
+/// How often all of the memory and of the files may come: a round may have as much as the first.
 const ROUNDS: u64 = 64;
 
 /// What came of a link.
@@ -100,8 +102,10 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         last: None,
         daemon: None,
     })?;
-    let most = request.memory.saturating_mul(ROUNDS).saturating_add(BESIDE).min(place.disk_free);
-    let mut taking = Taking { link, host, journal, aborted: false, unknown: false };
+    let most = request.memory.saturating_add(request.files).saturating_mul(ROUNDS).saturating_add(BESIDE);
+    let most = most.min(place.disk_free);
+    let unsettled = BTreeSet::new();
+    let mut taking = Taking { link, host, journal, unsettled, aborted: false, unknown: false };
     let reserved = taking.link.send(&Message::Reserved(Box::new(place)));
     let taken = reserved.and_then(|()| taking.take_content(request, &lacks)).and_then(|()| taking.receive(most));
     let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
@@ -134,6 +138,8 @@ struct Taking<'a> {
     link: &'a mut Link,
     host: &'a mut dyn Host,
     journal: Journal,
+    /// Bodies that may not be on disk yet.
+    unsettled: BTreeSet<u64>,
     aborted: bool,
     /// Whether it runs here cannot be found out.
     unknown: bool,
@@ -158,11 +164,14 @@ impl Taking<'_> {
     fn receive(&mut self, most: u64) -> Result<()> {
         let Self { link, journal, .. } = self;
         let images = journal.open_images()?;
-        let (last, unpacker, left) = jail::confined(Work::Receives(images.as_fd()), || {
-            let (last, unpacker) = images::rounds(link, journal, most)?;
-            let left = if last.left > 0 { left::missing(&journal.round(last.round)?) } else { Vec::new() };
-            Ok((last, unpacker, left))
+        let (taken, left) = jail::confined(Work::Receives(images.as_fd()), || {
+            let taken = images::rounds(link, journal, most)?;
+            let left = if taken.last.left > 0 { left::missing(&journal.round(taken.last.round)?) } else { Vec::new() };
+            Ok((taken, left))
         })?;
+        let Taken { last, unpacker, unsettled } = taken;
+        self.unsettled = unsettled;
+        let Self { journal, .. } = self;
         journal.entry.last = Some(last);
         if self.left() > 0 { self.lend(unpacker, left) } else { Ok(()) }
     }
@@ -185,7 +194,7 @@ impl Taking<'_> {
 
     /// Restores it, holds it until the source has decided, and lets it go on if it may.
     fn restore(&mut self) -> Result<Message> {
-        let Self { link, host, journal, aborted, .. } = self;
+        let Self { link, host, journal, unsettled, aborted, .. } = self;
         let (entry, images) = (journal.entry.clone(), journal.images());
         let started = Instant::now();
         let last = images.join(entry.last.as_ref().map_or(0, |last| last.round).to_string());
@@ -201,6 +210,7 @@ impl Taking<'_> {
             }
             // The disk had as long as CRIU took. Once it is this end's it can be restored from the images, whatever goes down.
             images::settle(&last, &mut || link.alive())?;
+            staged::settle(&journal.bodies(), unsettled, &mut || link.alive())?;
             prepared = nanoseconds(started);
             journal.note(State::Prepared)?;
             link.send(&Message::Prepared)?;

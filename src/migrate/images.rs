@@ -1,12 +1,14 @@
-//! A round's directory of images, from one end to the other: file by file, each held to its size and its sum.
+//! A round's directory of images, from one end to the other: file by file, each held to its size and its sum; and before them what is
+//! new in bodies of files ([`super::bodies`]).
 //!
 //! What arrives is hostile until it is verified: plain names only, in a directory that nobody else can write, each file made
 //! anew; the link to the round before is made here and not sent.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +20,7 @@ use super::journal::Journal;
 use super::link::{Frame, Link};
 use super::message::{Last, Message, is_image_name};
 use super::pages::{BLOCK, PAGE, Packer, Unpacker};
+use super::staged::{self, Staged};
 use super::sum::Summed;
 use crate::error::{Context, Error, Result};
 use crate::sys::fd;
@@ -37,15 +40,27 @@ pub struct Sent {
     pub pages: u64,
     /// Bytes of the other files.
     pub others: u64,
+    /// Bytes of bodies of files.
+    pub bodies: u64,
 }
+
+/// What goes in a round before its images. Answers how many bytes of bodies.
+pub type Before<'a> = dyn FnMut(&mut Link, &mut Packer) -> Result<u64> + 'a;
 
 /// Sends a directory as this round; `still`: it is the last, and the container stands still meanwhile.
 ///
 /// # Errors
-/// What reading it answers; the link's.
-pub fn send(link: &mut Link, directory: &Path, round: u32, packer: &mut Packer, still: bool) -> Result<Sent> {
+/// What reading it answers; the link's; those of `before`.
+pub fn send(
+    link: &mut Link,
+    directory: &Path,
+    round: u32,
+    packer: &mut Packer,
+    still: bool,
+    before: &mut Before<'_>,
+) -> Result<Sent> {
     link.send(&Message::Round(round))?;
-    let mut sent = Sent::default();
+    let mut sent = Sent { bodies: before(link, packer)?, ..Sent::default() };
     let names = names(directory)?;
     let mut layouts = addresses::layouts(directory, &names);
     for name in names {
@@ -139,20 +154,16 @@ pub fn settle(directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Resu
 pub struct Intake {
     unpacker: Unpacker,
     left: u64,
+    staged: Staged,
 }
 
 impl Intake {
-    /// Takes so many bytes of files in all.
+    /// Takes so many bytes of files in all, of which bodies come to the directory `bodies`.
     ///
     /// # Errors
     /// zstd fails.
-    pub fn new(most: u64) -> Result<Self> {
-        Ok(Self { unpacker: Unpacker::new()?, left: most })
-    }
-
-    /// What has taken them apart, for what else comes.
-    pub fn into_unpacker(self) -> Unpacker {
-        self.unpacker
+    pub fn new(most: u64, bodies: PathBuf) -> Result<Self> {
+        Ok(Self { unpacker: Unpacker::new()?, left: most, staged: Staged::new(bodies) })
     }
 
     /// Takes a round, after [`Message::Round`], into its empty directory. Answers whether it is the last, for which a container
@@ -177,6 +188,10 @@ impl Intake {
                     }
                     self.file(link, &dir, &name, size, pages)?;
                 }
+                Message::Body { number, size } => {
+                    self.staged.take(link, &mut self.unpacker, (number, size), self.left)?;
+                }
+                Message::Gone(number) => self.staged.remove(number)?,
                 Message::RoundEnd { round: number, files, still } if number == round && files == taken => {
                     return Ok(still);
                 }
@@ -192,6 +207,7 @@ impl Intake {
         self.left = self
             .left
             .checked_sub(size)
+            .filter(|left| self.staged.all <= *left)
             .ok_or_else(|| refused(format!("it sends more than was asked for: {name} would have {size} bytes")))?;
         if pages && !size.is_multiple_of(PAGE as u64) {
             return Err(refused(format!("{name} has {size} bytes, which are no pages")));
@@ -235,12 +251,22 @@ impl Intake {
     }
 }
 
-/// Takes rounds until there is nothing more to come. Answers what to restore from, and what has taken them apart.
+/// All rounds.
+pub struct Taken {
+    /// What to restore from.
+    pub last: Last,
+    /// What has taken them apart, for what else comes.
+    pub unpacker: Unpacker,
+    /// Bodies that may not be on disk yet.
+    pub unsettled: BTreeSet<u64>,
+}
+
+/// Takes rounds until there is nothing more to come.
 ///
 /// # Errors
 /// As [`Intake::take`]; another order.
-pub fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Unpacker)> {
-    let mut intake = Intake::new(most)?;
+pub fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<Taken> {
+    let mut intake = Intake::new(most, journal.bodies())?;
     let (mut round, mut still) = (0, false);
     loop {
         match link.hear()? {
@@ -252,9 +278,13 @@ pub fn rounds(link: &mut Link, journal: &Journal, most: u64) -> Result<(Last, Un
                 // The source is at its next dump, and need not wait for this disk.
                 if !still {
                     settle(&directory, &mut || link.alive())?;
+                    staged::settle(&journal.bodies(), &intake.staged.unsettled(), &mut || link.alive())?;
                 }
             }
-            Message::Finish(last) if last.round == round && still => return Ok((*last, intake.into_unpacker())),
+            Message::Finish(last) if last.round == round && still => {
+                let Intake { unpacker, mut staged, .. } = intake;
+                return Ok(Taken { last: *last, unpacker, unsettled: staged.unsettled() });
+            }
             other => return Err(other.out_of_turn()),
         }
     }
@@ -287,10 +317,10 @@ mod tests {
         let (mut one, mut other) = pair(Duration::from_secs(30));
         let sending = std::thread::spawn({
             let from = from.clone();
-            move || send(&mut one, &from, 2, &mut Packer::new(Some(1)).unwrap(), true).unwrap()
+            move || send(&mut one, &from, 2, &mut Packer::new(Some(1)).unwrap(), true, &mut |_, _| Ok(0)).unwrap()
         });
         assert_eq!(other.hear().unwrap(), Message::Round(2));
-        assert!(Intake::new(1 << 30).unwrap().take(&mut other, &to, 2).unwrap(), "it is the last");
+        assert!(Intake::new(1 << 30, to.join("bodies")).unwrap().take(&mut other, &to, 2).unwrap(), "it is the last");
         let mut waited = 0;
         settle(&to, &mut || {
             waited += 1;
@@ -298,7 +328,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(waited, 3);
-        assert_eq!(sending.join().unwrap(), Sent { files: 3, pages: 503 * PAGE as u64, others: 4 });
+        assert_eq!(sending.join().unwrap(), Sent { files: 3, pages: 503 * PAGE as u64, others: 4, bodies: 0 });
         for name in ["core-1.img", "pages-1.img", "empty.img"] {
             assert!(std::fs::read(from.join(name)).unwrap() == std::fs::read(to.join(name)).unwrap(), "{name}");
         }
@@ -340,7 +370,8 @@ mod tests {
                     Frame::Message(message) => one.send(&message).unwrap(),
                 }
             }
-            let error = Intake::new(1 << 20).unwrap().take(&mut other, &to, 1).unwrap_err().to_string();
+            let error =
+                Intake::new(1 << 20, to.join("bodies")).unwrap().take(&mut other, &to, 1).unwrap_err().to_string();
             assert!(error.contains(expected), "{name}: {error}");
         }
     }

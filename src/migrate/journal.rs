@@ -28,6 +28,9 @@ const PREPARED: &CStr = c"journal.prepared";
 /// The version of the format.
 pub const FORMAT: u32 = 1;
 
+/// The directory of bodies, beside those of rounds, which have numbers.
+const BODIES: &str = "bodies";
+
 /// A file larger than this is no journal. Bytes.
 const LARGEST: u64 = 64 << 10;
 
@@ -248,7 +251,12 @@ impl Journal {
         self.path.join("images")
     }
 
-    /// The same, opened.
+    /// Where bodies of files come to.
+    pub fn bodies(&self) -> PathBuf {
+        bodies(&self.images())
+    }
+
+    /// The directory of images, opened.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -346,6 +354,11 @@ impl Journal {
     }
 }
 
+/// Where bodies of files come to, beside these images: see [`super::staged`].
+pub fn bodies(images: &Path) -> PathBuf {
+    images.join(BODIES)
+}
+
 fn suffix(role: Role) -> &'static str {
     match role {
         Role::Source => ".source",
@@ -357,7 +370,7 @@ fn directory(token: &Token, role: Role) -> String {
     format!("{token}{}", suffix(role))
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd> {
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).or_cannot("open", path.display())
 }

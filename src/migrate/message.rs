@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 
 /// The version of all of this. Another is refused.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The most letters of a text of the far end's that are shown.
 const SHOWN: usize = 2000;
@@ -121,6 +121,8 @@ pub struct Request {
     pub machine: Machine,
     /// Bytes of memory that the container uses.
     pub memory: u64,
+    /// Bytes of what it has changed in the files of its image.
+    pub files: u64,
     /// The image whose layers its root lies upon; then its configuration is one that `run` makes of it, and it has no bundle.
     pub image: Option<Image>,
     /// What that image is made of: its manifest, its configuration, its layers. Empty where the source cannot send it.
@@ -217,8 +219,17 @@ pub enum Message {
         /// Whether it is pages, which come in blocks.
         pages: bool,
     },
-    /// Source: the file is whole, and this is its sum.
+    /// Source: this much has changed of the content of a file of the upper layer; pieces follow, each with its place before it.
+    Body {
+        /// Which, at the source.
+        number: u64,
+        /// Bytes that it has now.
+        size: u64,
+    },
+    /// Source: the file or body is whole, and this is the sum of what came of it.
     FileEnd(Sum),
+    /// Source: this body is not there any more.
+    Gone(u64),
     /// Source: that was the round, of so many files.
     RoundEnd {
         /// Which.
@@ -333,6 +344,8 @@ mod tests {
             Message::Blob(Blob { digest: Digest::of(b"layer"), size: 5 }),
             Message::File { name: "pages-1.img".into(), size: 8192, pages: true },
             Message::FileEnd(Sum::of(b"x")),
+            Message::Body { number: 1 << 40, size: 7 },
+            Message::Gone(3),
             Message::Prepared,
             Message::Commit(token.clone()),
             Message::Refused(vec!["no".into()]),

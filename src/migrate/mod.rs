@@ -10,6 +10,7 @@
 //!     message      what is said                                                   pure
 //!     pace         --bandwidth                                                    pure
 //! source           the end that has it: the five steps    lifecycle::migrate gives it the container
+//!   container      what goes
 //!   stop           while it stands still, and until all of it is there
 //! destination      the end that takes it                  lifecycle::receive gives it the machine
 //!   host           the machine it is
@@ -17,6 +18,9 @@
 //!   reserve        what is in the way                                             pure
 //!   rounds         when to stop it                                                pure
 //!   content        an image's documents and layers on their way
+//!   bodies         what the container changed in the files of its image, round by round
+//!     blocks       what is new in one                                             pure
+//!   staged         where those arrive
 //!   images         a round's files on their way
 //!     sum          whether a file came as it was sent                          pure
 //!     pages        zeros, pages sent before, compression
@@ -37,6 +41,9 @@
 
 mod addresses;
 mod ahead;
+mod blocks;
+pub mod bodies;
+pub mod container;
 pub mod content;
 mod delta;
 pub mod destination;
@@ -61,11 +68,14 @@ pub mod reserve;
 pub mod rounds;
 pub mod settle;
 pub mod source;
+mod staged;
 mod stop;
 pub mod sum;
 pub mod tls;
 pub mod transport;
 
+#[cfg(test)]
+mod asker;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A report's rounds as a picture: for each the pages that were to be sent and the bytes that went, over the time it took.
+//! A report's rounds as a picture: for each the pages and files that were to be sent and the bytes that went, over the time it took.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ pub fn svg(report: &Report) -> String {
     let rounds = &report.rounds;
     let took = |round: &Round| round.dump.saturating_add(round.send).max(1) as f64;
     let total: f64 = rounds.iter().map(took).sum::<f64>().max(1.0);
-    let most = rounds.iter().map(|round| round.pages.max(round.sent)).max().unwrap_or(0).max(1) as f64;
+    let most = rounds.iter().map(|round| round.carried().max(round.sent)).max().unwrap_or(0).max(1) as f64;
     let (wide, high) = (WIDTH - 2.0 * MARGIN, HEIGHT - 2.0 * MARGIN);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"11\">\n\
@@ -33,7 +33,7 @@ pub fn svg(report: &Report) -> String {
         let width = took(round) / total * wide;
         let dump = width * round.dump as f64 / took(round);
         let last = number == rounds.len();
-        bar(&mut out, (left, width), round.pages as f64 / most * high, if last { "#e8b4a8" } else { "#b8cde6" });
+        bar(&mut out, (left, width), round.carried() as f64 / most * high, if last { "#e8b4a8" } else { "#b8cde6" });
         bar(
             &mut out,
             (left + dump, width - dump),
@@ -58,7 +58,7 @@ pub fn svg(report: &Report) -> String {
     write!(
         out,
         "<text x=\"8\" y=\"{:.1}\">{}</text>\n<text x=\"8\" y=\"{:.1}\">0</text>\n\
-         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">pale: pages written to; full: bytes sent</text>\n</svg>\n",
+         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">pale: pages and files written to; full: bytes sent</text>\n</svg>\n",
         MARGIN + 10.0,
         size(most as u64),
         HEIGHT - MARGIN,
@@ -104,7 +104,7 @@ mod tests {
         let report = Report { id: "<script>".into(), ..Report::default() };
         let picture = svg(&report);
         assert!(picture.contains("&lt;script&gt;") && picture.ends_with("</svg>\n"));
-        let most = Round { pages: u64::MAX, sent: u64::MAX, dump: u64::MAX, send: u64::MAX };
+        let most = Round { pages: u64::MAX, sent: u64::MAX, dump: u64::MAX, send: u64::MAX, files: u64::MAX };
         assert!(!svg(&Report { rounds: vec![most; 2], ..Report::default() }).contains("NaN"));
     }
 }

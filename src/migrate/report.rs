@@ -68,6 +68,9 @@ pub struct Bytes {
     pub pages: u64,
     /// Other images.
     pub images: u64,
+    /// Content of files of the upper layer that went in rounds, the last one included.
+    #[serde(default)]
+    pub files: u64,
     /// Documents and layers of the container's image, which the destination lacked.
     #[serde(default)]
     pub content: u64,
@@ -103,14 +106,15 @@ impl Report {
         let steps: Vec<String> = self.steps.iter().map(|step| format!("{} {}", step.name, time(step.time))).collect();
         line(format!("  steps         {}", steps.join(", ")));
         for (number, round) in (1..).zip(&self.rounds) {
+            let files = if round.files > 0 { format!(" and {} of files", size(round.files)) } else { String::new() };
             line(format!(
-                "  round {number:<7} {} of pages, {} sent in {}",
+                "  round {number:<7} {} of pages{files}, {} sent in {}",
                 size(round.pages),
                 size(round.sent),
                 time(round.dump.saturating_add(round.send))
             ));
         }
-        let Bytes { pages, images, content, sent, saved_zero, saved_same, saved_unchanged, saved_compression } =
+        let Bytes { pages, images, files, content, sent, saved_zero, saved_same, saved_unchanged, saved_compression } =
             self.bytes;
         line(format!(
             "  sent          {} for {} of pages and {} of other images",
@@ -118,6 +122,10 @@ impl Report {
             size(pages),
             size(images)
         ));
+        if files > 0 {
+            let still = self.rounds.last().map_or(0, |last| last.files);
+            line(format!("  files         {} in rounds, of which {} while it stood still", size(files), size(still)));
+        }
         if content > 0 {
             line(format!("  image         {} of it were not there, and stay there", size(content)));
         }
@@ -180,13 +188,14 @@ pub(super) mod tests {
             migrated: true,
             pid: 42,
             rounds: vec![
-                Round { pages: 64 << 20, sent: 20 << 20, dump: 50_000_000, send: 900_000_000 },
-                Round { pages: 4 << 20, sent: 1 << 20, dump: 20_000_000, send: 40_000_000 },
+                Round { pages: 64 << 20, sent: 20 << 20, dump: 50_000_000, send: 900_000_000, files: 0 },
+                Round { pages: 4 << 20, sent: 1 << 20, dump: 20_000_000, send: 40_000_000, files: 3 << 10 },
             ],
             total: 2_500_000_000,
             downtime: 160_000_000,
             estimate: Some(120_000_000),
             faults: Some(Faults { count: 9, median: 1_250_000, p99: 4_000_000, longest: 5_000_000, bytes: 3 << 20 }),
+            bytes: Bytes { files: 5 << 20, ..Bytes::default() },
             notes: vec!["its output goes elsewhere".into()],
             ..Report::default()
         };
@@ -203,6 +212,8 @@ pub(super) mod tests {
             "  in all        2.50 s, pre-copy\n",
             "  steps         reserve 30 ms\n",
             "  round 1       64.0 MiB of pages, 20.0 MiB sent in 950 ms\n",
+            "  round 2       4.0 MiB of pages and 3.0 KiB of files, 1.0 MiB sent in 60 ms\n",
+            "  files         5.0 MiB in rounds, of which 3.0 KiB while it stood still\n",
             "  left here     3.0 MiB came after it went on; 9 times it waited for a page: median 1.2 ms, 99 of 100 within 4.0 ms, 5.0 ms at most\n",
             "  note          its output goes elsewhere\n",
         ] {

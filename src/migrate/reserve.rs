@@ -41,7 +41,7 @@ pub fn missing(request: &Request, here: &Machine, memory_free: u64, disk_free: u
             shown(there.criu)
         ));
     }
-    let needed = request.memory.saturating_add(BESIDE);
+    let needed = request.memory.saturating_add(request.files).saturating_add(BESIDE);
     if memory_free < request.memory {
         missing.push(format!("it takes {} bytes of memory, and {memory_free} are free", request.memory));
     }
@@ -163,6 +163,7 @@ mod tests {
             config: "{}".into(),
             machine: x86(),
             memory: 64 << 20,
+            files: 0,
             choices: Choices::default(),
             image: None,
             content: Vec::new(),

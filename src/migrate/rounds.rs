@@ -1,6 +1,6 @@
 //! When to stop the container: how long it would stand still if that were now, from what the rounds so far have shown. Pure.
 //!
-//! A round sends what was written to since the round before. While that shrinks, the next one is shorter than this one; once
+//! A round sends what was written to since the round before, in memory and in files. While that shrinks, the next one is shorter than this one; once
 //! what is left fits the downtime that was asked for, the rest is sent with the container stopped. A container that writes
 //! faster than the link carries never gets there, which is seen by rounds that do not shrink.
 //!
@@ -17,12 +17,22 @@ use serde::{Deserialize, Serialize};
 pub struct Round {
     /// Bytes of pages in it.
     pub pages: u64,
+    /// Bytes of files in it.
+    #[serde(default)]
+    pub files: u64,
     /// Bytes that went over the link.
     pub sent: u64,
     /// Nanoseconds of the dump.
     pub dump: u64,
     /// Nanoseconds of sending.
     pub send: u64,
+}
+
+impl Round {
+    /// Bytes that were to be carried.
+    pub fn carried(&self) -> u64 {
+        self.pages.saturating_add(self.files)
+    }
 }
 
 /// What the user wants.
@@ -91,30 +101,30 @@ pub fn downtime(rounds: &[Round]) -> Option<Downtime> {
     let interval = before.dump.saturating_add(before.send).max(1);
     let since = last.dump.saturating_add(last.send);
     // Written to since, at the rate of the last interval; nobody writes to more than there is, which the first round tells.
-    let dirty = scaled(last.pages, since, interval).min(rounds[0].pages.max(last.pages));
+    let dirty = scaled(last.carried(), since, interval).min(rounds[0].carried().max(last.carried()));
     let shortest = rounds.iter().map(|round| round.dump).min().unwrap_or(0);
-    let of_pages = (last.dump - shortest).saturating_add(last.send);
+    let of_rest = (last.dump - shortest).saturating_add(last.send);
     Some(Downtime {
         overhead: Duration::from_nanos(shortest.saturating_mul(2)),
-        rest: Duration::from_nanos(scaled(of_pages, dirty, last.pages.max(1))),
+        rest: Duration::from_nanos(scaled(of_rest, dirty, last.carried().max(1))),
     })
 }
 
 /// Bytes a second that are written to, as the last round shows.
 pub fn dirty_rate(rounds: &[Round]) -> Option<u64> {
     let [.., before, last] = rounds else { return None };
-    Some(scaled(last.pages, 1_000_000_000, before.dump.saturating_add(before.send).max(1)))
+    Some(scaled(last.carried(), 1_000_000_000, before.dump.saturating_add(before.send).max(1)))
 }
 
-/// Bytes of pages a second that the link takes, as the last round shows.
+/// Bytes of pages and files a second that the link takes, as the last round shows.
 pub fn bandwidth(rounds: &[Round]) -> Option<u64> {
-    rounds.last().map(|last| scaled(last.pages, 1_000_000_000, last.send.max(1)))
+    rounds.last().map(|last| scaled(last.carried(), 1_000_000_000, last.send.max(1)))
 }
 
 /// Neither of the last two rounds may be as long as the one before it: one alone can be chance.
 fn shrinks(rounds: &[Round]) -> bool {
     let [.., first, second, third] = rounds else { return true };
-    let shorter = |before: &Round, after: &Round| after.pages < scaled(before.pages, SHRINKS, 100);
+    let shorter = |before: &Round, after: &Round| after.carried() < scaled(before.carried(), SHRINKS, 100);
     shorter(first, second) || shorter(second, third)
 }
 
@@ -138,7 +148,7 @@ mod tests {
                 Some(last) => scaled(rate, last.send + last.dump, 1_000_000_000).min(memory),
             };
             let send = scaled(pages, 1_000_000_000, speed);
-            rounds.push(Round { pages, sent: pages, dump: send / 20, send });
+            rounds.push(Round { pages, sent: pages, dump: send / 20, send, files: 0 });
             match next(&rounds, &WISHES) {
                 Next::Another => (),
                 end => return (rounds, end),
@@ -177,20 +187,24 @@ mod tests {
     #[test]
     fn what_criu_takes_for_anything_is_counted() {
         const SECOND: u64 = 1_000_000_000;
-        let first = Round { pages: 64 * MB, sent: MB, dump: 3 * SECOND, send: 5 * SECOND };
-        let idle = Round { pages: 0, sent: 100, dump: SECOND, send: SECOND / 100 };
+        let first = Round { pages: 64 * MB, sent: MB, dump: 3 * SECOND, send: 5 * SECOND, files: 0 };
+        let idle = Round { sent: 100, dump: SECOND, send: SECOND / 100, ..Round::default() };
         let rounds = [first, idle];
         assert_eq!(next(&rounds, &WISHES), Next::Overhead);
         assert_eq!(downtime(&rounds).map(|found| found.overhead), Some(Duration::from_secs(2)));
         // Where that is no more than was asked for, it is stopped; where much is left, there is more to gain.
         assert_eq!(next(&rounds, &Wishes { max_downtime: Duration::from_secs(3), ..WISHES }), Next::Stop);
-        let busy = Round { pages: 32 * MB, sent: MB, dump: SECOND, send: 3 * SECOND };
+        let busy = Round { pages: 32 * MB, sent: MB, dump: SECOND, send: 3 * SECOND, files: 0 };
         assert_eq!(next(&[first, busy], &WISHES), Next::Another);
+        // Files are as much of a rest as pages are.
+        let writes = Round { pages: 0, files: 32 * MB, ..busy };
+        assert_eq!(next(&[first, writes], &WISHES), Next::Another);
+        assert_eq!(downtime(&[first, writes]), downtime(&[first, busy]));
     }
 
     #[test]
     fn numbers_without_bounds_end_in_an_answer() {
-        let most = Round { pages: u64::MAX, sent: u64::MAX, dump: u64::MAX, send: u64::MAX };
+        let most = Round { pages: u64::MAX, sent: u64::MAX, dump: u64::MAX, send: u64::MAX, files: u64::MAX };
         for (rounds, expected) in [
             (vec![most; 3], Next::Diverges),
             (vec![Round::default(); 3], Next::Stop),

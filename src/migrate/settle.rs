@@ -11,12 +11,12 @@
 
 use std::time::Duration;
 
+use super::container::Container;
 use super::faults::Faults;
 use super::journal::Journal;
 use super::link::{self, Link};
 use super::message::{self, Message, PROTOCOL, Token, Verdict};
 use super::ownership::{self, AtSource, State};
-use super::source::Container;
 use super::transport::Connection;
 use crate::error::{Error, Result};
 

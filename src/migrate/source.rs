@@ -5,10 +5,10 @@
 //!   | ---- Reserve{id, bundle, machine…} ---> |  looks; holds the place
 //!   | <--- Reserved, or Refused{reasons} ---- |
 //!   |      what it lacks of the image: see content
-//!   | ---- Round(n), File…, RoundEnd -------> |  verified                   (any number, while it runs)
+//!   | - Round(n), Body…, File…, RoundEnd ---> |  verified                   (any number, while it runs)
 //!   | <--- RoundTaken(n) -------------------- |  the disk writes it
 //!   stops the container
-//!   | ---- Round(n+1), File…, RoundEnd -----> |  verified; the disk has begun to write it
+//!   | - Round(n+1), Body…, File…, RoundEnd -> |  verified; the disk has begun to write it
 //!   | <--- RoundTaken(n+1) ------------------ |
 //!   | ---- Finish{round, streams} ----------> |  restores it, and holds it; all of it is on disk
 //!   | <--- Prepared ------------------------- |  journal: prepared
@@ -31,91 +31,28 @@
 //! Until the journal says `committed`, any failure is answered by letting the container go on. After it, the container here
 //! stays as it stands until the destination says that it runs there, or that it never will.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::bodies::{Bodies, Tree};
+use super::container::{Container, Dumped};
 use super::content;
 use super::images::{self, Sent};
 use super::journal::{Entry, FORMAT, Journal, Journals};
 use super::left::{self, Left};
 use super::link::Link;
-use super::message::{self, Message, PROTOCOL, Place, Request, Stream};
+use super::message::{self, Message, PROTOCOL, Place, Request};
 use super::ownership::{Role, State};
 use super::pages::{PAGE, Packer};
 use super::progress::{Event, Progress, Step};
 use super::report::{self, Bytes, Report};
 use super::rounds::{self, Downtime, Next, Round, Wishes};
 use super::settle;
-use super::stop::{Stop, Times};
+use super::stop::{Last, Stop, Times};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
-
-/// The container, as far as a migration has to do with it.
-pub trait Container {
-    /// Some content of the image that it runs from.
-    ///
-    /// # Errors
-    /// It is not in the store.
-    fn content(&mut self, digest: &Digest) -> Result<File>;
-
-    /// Saves its memory to `images` while it goes on: what was written to since `parent`, relative to it. `waiting` is called now
-    /// and then for as long as that takes.
-    ///
-    /// # Errors
-    /// It cannot be saved, or `waiting` has failed; it goes on.
-    fn pre_dump(&mut self, images: &Path, parent: Option<&Path>, waiting: &mut dyn FnMut() -> Result<()>)
-    -> Result<()>;
-
-    /// Saves all of it, and asks `held` what is to become of it, while it stands still.
-    ///
-    /// # Errors
-    /// It cannot be saved, or `held` has failed before it decided; it goes on.
-    fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards>;
-
-    /// Lets it go on, if it stands still.
-    ///
-    /// # Errors
-    /// The kernel's answer.
-    fn go_on(&mut self) -> Result<()>;
-
-    /// Removes what there is of it. It runs elsewhere.
-    ///
-    /// # Errors
-    /// What cannot be removed.
-    fn release(&mut self) -> Result<()>;
-}
-
-/// What decides over a container that stands still.
-pub type Held<'a> = dyn FnMut(Dumped<'_>) -> Result<Afterwards> + 'a;
-
-/// How far a dump is.
-pub enum Dumped<'a> {
-    /// It is at work, as it was a second ago. What is answered is not heeded, but for an error.
-    NotYet,
-    /// Everything is in the images.
-    All(&'a mut dyn Still),
-}
-
-/// A container that stands still, by CRIU's hand.
-pub trait Still {
-    /// When it was stopped.
-    fn since(&self) -> Instant;
-
-    /// The regular files that its standard streams lead to.
-    ///
-    /// # Errors
-    /// Its first process is gone.
-    fn streams(&self) -> Result<[Option<Stream>; 3]>;
-
-    /// Keeps it still by its cgroup too, whatever becomes of CRIU and of ferry.
-    ///
-    /// # Errors
-    /// The kernel's answer.
-    fn freeze(&mut self) -> Result<()>;
-}
 
 /// How to migrate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,8 +63,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The container's id here.
     pub id: String,
-    /// Whether memory is sent while it runs.
-    pub pre_copy: bool,
+    /// What is sent while it runs.
+    pub pre_copy: PreCopy,
     /// What the rounds are to come to.
     pub wishes: Wishes,
     /// Whether what is left of it is sent after it has gone on there.
@@ -136,6 +73,17 @@ pub struct Options {
     pub on_no_convergence: NoConvergence,
     /// zstd's, of which 0 is without; `None`: as the link is fast or slow.
     pub level: Option<i32>,
+}
+
+/// What is sent while the container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PreCopy {
+    /// Nothing.
+    Nothing,
+    /// What it changed in the files of its image: the kernel does not tell which memory is written to.
+    Files,
+    /// That, and its memory.
+    Everything,
 }
 
 /// What to do with a container that writes faster than is sent.
@@ -153,7 +101,7 @@ pub enum NoConvergence {
 impl Options {
     /// The name of what is asked for.
     fn mode(&self) -> &'static str {
-        match (self.pre_copy, self.leaves) {
+        match (self.pre_copy == PreCopy::Everything, self.leaves) {
             (true, false) => "pre-copy",
             (false, false) => "stop-and-copy",
             (false, true) => "post-copy",
@@ -220,11 +168,12 @@ impl Source<'_> {
             last: None,
             daemon: None,
         })?;
-        let mut packer = Packer::new(self.options.level)?;
+        let (mut packer, mut bodies) = (Packer::new(self.options.level)?, Bodies::default());
         let sent = self.send_content(request, &place, &mut packer, &mut report);
-        let moved = sent.and_then(|()| self.pre_copy(&journal, &mut packer, &mut report)).and_then(|leaves| {
+        let ran = sent.and_then(|()| self.pre_copy(&journal, &mut packer, &mut bodies, &mut report));
+        let moved = ran.and_then(|leaves| {
             // From here on an interrupt is CRIU's to notice, until the container is the destination's.
-            self.stop_and_copy(&mut journal, &mut packer, &mut report, leaves)
+            self.stop_and_copy(&mut journal, &mut packer, &mut bodies, &mut report, leaves)
         });
         match moved {
             Ok(()) => self.finish(journal, &packer, &mut report, begun).map(|()| report),
@@ -273,9 +222,17 @@ impl Source<'_> {
     }
 
     /// Rounds, until the rest fits. Answers whether that is sent after it has gone on.
-    fn pre_copy(&mut self, journal: &Journal, packer: &mut Packer, report: &mut Report) -> Result<bool> {
+    fn pre_copy(
+        &mut self,
+        journal: &Journal,
+        packer: &mut Packer,
+        bodies: &mut Bodies,
+        report: &mut Report,
+    ) -> Result<bool> {
         let mut leaves = self.options.leaves;
-        if !self.options.pre_copy {
+        let has_memory = self.options.pre_copy == PreCopy::Everything;
+        let has_files = self.options.pre_copy == PreCopy::Files && self.container.upper()?.is_some();
+        if !has_memory && !has_files {
             return Ok(leaves);
         }
         let begun = Instant::now();
@@ -284,14 +241,18 @@ impl Source<'_> {
             let number = count(&report.rounds) + 1;
             let directory = journal.round(number)?;
             let started = Instant::now();
-            let link = &mut *self.link;
-            self.container.pre_dump(&directory, parent(number).as_deref(), &mut || link.alive())?;
+            let tree = self.dump_ahead(&directory, number)?;
             let dump = nanoseconds(started);
             let (sent, before, started) = (self.link.sent, packer.counts.pages, Instant::now());
-            let counted = self.send_round(&directory, number, packer)?;
+            let counted = images::send(self.link, &directory, number, packer, false, &mut |link, packer| {
+                tree.as_ref().map_or(Ok(0), |tree| bodies.send(link, packer, tree, false))
+            })?;
+            self.taken(number)?;
             report.bytes.images += counted.others;
+            report.bytes.files += counted.bodies;
             report.rounds.push(Round {
                 pages: (packer.counts.pages - before) * PAGE as u64,
+                files: counted.bodies,
                 sent: self.link.sent - sent,
                 dump,
                 send: nanoseconds(started),
@@ -308,9 +269,23 @@ impl Source<'_> {
                 }
             }
         }
-        report.estimate = rounds::downtime(&report.rounds).map(|found| as_nanoseconds(found.total()));
+        // Of memory that goes all at once nothing is known yet.
+        let estimate = rounds::downtime(&report.rounds).filter(|_| has_memory);
+        report.estimate = estimate.map(|found| as_nanoseconds(found.total()));
         report.step(Step::PreCopy.name(), nanoseconds(begun));
         Ok(leaves)
+    }
+
+    /// Saves its memory, if that goes in rounds, and opens what it has changed in its files, if that is its own.
+    fn dump_ahead(&mut self, directory: &Path, number: u32) -> Result<Option<Tree>> {
+        let tree = self.container.upper()?.map(|upper| Tree::running(upper, directory)).transpose()?;
+        if self.options.pre_copy != PreCopy::Everything {
+            return Ok(tree.map(Tree::unsettled));
+        }
+        let link = &mut *self.link;
+        self.container.pre_dump(directory, parent(number).as_deref(), &mut || link.alive())?;
+        let is_mapped = tree.is_some() && self.container.maps_files()?;
+        Ok(tree.map(|tree| if is_mapped { tree.mapped() } else { tree }))
     }
 
     /// It would stand still for longer than was asked for. Answers whether what is left is sent after it has gone on.
@@ -339,10 +314,9 @@ impl Source<'_> {
         Ok(next == Next::Diverges && self.options.on_no_convergence == NoConvergence::PostCopy)
     }
 
-    fn send_round(&mut self, directory: &Path, number: u32, packer: &mut Packer) -> Result<Sent> {
-        let sent = images::send(self.link, directory, number, packer, false)?;
+    fn taken(&mut self, number: u32) -> Result<()> {
         match self.link.hear()? {
-            Message::RoundTaken(taken) if taken == number => Ok(sent),
+            Message::RoundTaken(taken) if taken == number => Ok(()),
             other => Err(other.out_of_turn()),
         }
     }
@@ -351,6 +325,7 @@ impl Source<'_> {
         &mut self,
         journal: &mut Journal,
         packer: &mut Packer,
+        bodies: &mut Bodies,
         report: &mut Report,
         leaves: bool,
     ) -> Result<()> {
@@ -360,6 +335,7 @@ impl Source<'_> {
         let mut times = Times::default();
         let mut copied = Sent::default();
         let mut unsure = None;
+        let tree = if bodies.is_empty() { None } else { self.container.upper()?.map(Tree::still) };
         let Self { link, container, progress, connect, asked, .. } = self;
         let after = container.dump(&directory, parent(number).as_deref(), &mut |dumped| {
             let still = match dumped {
@@ -371,13 +347,24 @@ impl Source<'_> {
             stop.times.stopped = Some(still.since());
             stop.times.dumped = nanoseconds(still.since());
             let left = if leaves { Left::take_out(&directory)? } else { Left::default() };
-            copied = stop.copy(&directory, number, packer, still, &left)?;
+            copied = stop.copy(
+                &mut Last { directory: &directory, number, tree: &tree, bodies, left: &left },
+                packer,
+                still,
+            )?;
             let verdict = stop.commit(journal, still, &mut left::Giving::new(&left, packer))?;
             unsure = verdict.1;
             Ok(verdict.0)
         });
         report.bytes.images += copied.others;
-        report.rounds.push(Round { pages: times.pages, sent: times.bytes, dump: times.dumped, send: times.sent });
+        report.bytes.files += copied.bodies;
+        report.rounds.push(Round {
+            pages: times.pages,
+            files: copied.bodies,
+            sent: times.bytes,
+            dump: times.dumped,
+            send: times.sent,
+        });
         report.step(Step::StopAndCopy.name(), times.dumped + times.sent);
         report.step(Step::Commit.name(), times.commit);
         report.step(Step::Activate.name(), times.activate);
@@ -412,6 +399,7 @@ impl Source<'_> {
         report.bytes = Bytes {
             pages: counts.pages * page,
             images: report.bytes.images,
+            files: report.bytes.files,
             content: report.bytes.content,
             sent: self.link.sent,
             saved_zero: counts.zero * page,

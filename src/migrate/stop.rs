@@ -4,17 +4,19 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::bodies::{Bodies, Tree};
+use super::container::Still;
 use super::faults::Faults;
 use super::images::{self, Sent};
 use super::journal::Journal;
 use super::left::{Giving, Left};
 use super::link::Link;
-use super::message::{Last, Message};
+use super::message::{self, Message};
 use super::ownership::State;
 use super::pages::{PAGE, Packer};
 use super::progress::{Event, Progress, Step};
 use super::settle::{self, Answer};
-use super::source::{Still, nanoseconds};
+use super::source::nanoseconds;
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::error::{Error, Result};
@@ -36,6 +38,17 @@ pub struct Times {
     pub push: u64,
 }
 
+/// What goes in the last round.
+pub struct Last<'a> {
+    pub directory: &'a Path,
+    pub number: u32,
+    /// What it has changed in its files, where some of that is there already.
+    pub tree: &'a Option<Tree>,
+    pub bodies: &'a mut Bodies,
+    /// Memory that goes later.
+    pub left: &'a Left,
+}
+
 /// The container stands still.
 pub struct Stop<'a> {
     pub link: &'a mut Link,
@@ -50,23 +63,21 @@ impl Stop<'_> {
     ///
     /// # Errors
     /// The link's; what reading images answers.
-    pub fn copy(
-        &mut self,
-        directory: &Path,
-        number: u32,
-        packer: &mut Packer,
-        still: &mut dyn Still,
-        left: &Left,
-    ) -> Result<Sent> {
+    pub fn copy(&mut self, round: &mut Last<'_>, packer: &mut Packer, still: &dyn Still) -> Result<Sent> {
         let started = Instant::now();
         let (bytes, before) = (self.link.sent, packer.counts.pages);
-        let sent = images::send(self.link, directory, number, packer, true)?;
+        let Last { directory, number, tree, bodies, left } = round;
+        let (number, bodies) = (*number, &mut **bodies);
+        let sent = images::send(self.link, directory, number, packer, true, &mut |link, packer| {
+            let sent = tree.as_ref().map_or(Ok(0), |tree| bodies.send(link, packer, tree, true))?;
+            still.keep_root(&|stat| bodies.has(stat)).map(|()| sent)
+        })?;
         match self.link.hear()? {
             Message::RoundTaken(taken) if taken == number => (),
             other => return Err(other.out_of_turn()),
         }
         *self.asked = true;
-        let last = Last { round: number, left: left.pages, streams: still.streams()? };
+        let last = message::Last { round: number, left: left.pages, streams: still.streams()? };
         self.link.send(&Message::Finish(Box::new(last)))?;
         self.times.sent = nanoseconds(started);
         (self.times.bytes, self.times.pages) = (self.link.sent - bytes, (packer.counts.pages - before) * PAGE as u64);

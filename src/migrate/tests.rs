@@ -19,6 +19,9 @@ fn undisturbed_it_goes_there_and_leaves_nothing() {
     let names: Vec<&str> = report.steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["reserve", "pre-copy", "stop-and-copy", "commit", "activate", "release"]);
     assert!(report.bytes.saved_same > 4096 * 40, "{:?}", report.bytes);
+    // A file is written anew before each round, with the same in it before the second.
+    let files: Vec<u64> = report.rounds.iter().map(|round| round.files).collect();
+    assert_eq!((&files[..3], files.last(), report.bytes.files), (&[5, 0, files[2]][..], Some(&14), 19));
     assert!(frames > 15);
     world.one_runs("undisturbed");
     assert!(world.copies.lock().unwrap().there);

@@ -1,36 +1,42 @@
 //! Both ends at once, with a container and a machine that only keep count of who runs, for tests.
 
-use std::io::{Read, Write};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::asker::daemon;
+use super::container::{Container, Dumped, Held, Still};
 use super::destination::{self, Served};
 use super::host::{Host, Lazily};
 use super::journal::tests::Scratch;
-use super::journal::{Entry, Journals};
-use super::left::{page, tests as left_tests};
+use super::journal::{self, Entry, Journals};
+use super::left::tests as left_tests;
 use super::link::Link;
 use super::link::tests::of;
 use super::message::{Blob, Choices, Machine, PROTOCOL, Place, Request, Stream, Token};
 use super::ownership::Role;
-use super::page_server::{Form, Pages, tests as words};
 use super::progress::Silent;
 use super::pump::Pump;
 use super::relay::relay;
 use super::report::Report;
 use super::rounds::Wishes;
 use super::settle::{self, Recovered};
-use super::source::{Container, Dumped, Held, NoConvergence, Options, Source, Still};
+use super::source::{NoConvergence, Options, PreCopy, Source};
 use super::transport::Connection;
 use crate::checkpoint::dump::Afterwards;
 use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
+use crate::image::pack::Elsewhere;
 
 /// What the destination lacks of the image.
 const LAYER: &[u8] = b"a layer";
+
+/// What the container has written to a file by the time that it stands still.
+const WRITTEN: &[u8] = b"first and last";
 
 const STREAM: Stream = Stream { length: 7, mode: 0o600 };
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,15 +60,18 @@ pub fn set(shared: &Shared, change: impl FnOnce(&mut Copies)) {
 
 pub struct FakeContainer {
     pub copies: Shared,
+    /// What it has changed in its files.
+    upper: PathBuf,
     pub exists: bool,
     pub frozen: bool,
     pub fails: &'static str,
 }
 
 impl FakeContainer {
-    pub fn new(copies: &Shared) -> Self {
+    pub fn new(copies: &Shared, upper: PathBuf) -> Self {
         set(copies, |copies| copies.here = true);
-        Self { copies: Arc::clone(copies), exists: true, frozen: false, fails: "" }
+        std::fs::create_dir(&upper).unwrap();
+        Self { copies: Arc::clone(copies), upper, exists: true, frozen: false, fails: "" }
     }
 
     fn fail(&self, at: &str) -> Result<()> {
@@ -71,6 +80,7 @@ impl FakeContainer {
 }
 
 pub struct FakeStill {
+    file: PathBuf,
     frozen: bool,
     fails: bool,
 }
@@ -82,6 +92,11 @@ impl Still for FakeStill {
 
     fn streams(&self) -> Result<[Option<Stream>; 3]> {
         Ok([None, Some(STREAM), None])
+    }
+
+    fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()> {
+        assert!(is_there(&rustix::fs::stat(&self.file).unwrap()), "it was sent in a round");
+        Ok(())
     }
 
     fn freeze(&mut self) -> Result<()> {
@@ -99,13 +114,14 @@ impl Container for FakeContainer {
         assert_eq!(*digest, Digest::of(LAYER));
         let (near, far) = UnixStream::pair().unwrap();
         (&near).write_all(LAYER).unwrap();
-        Ok(std::fs::File::from(std::os::fd::OwnedFd::from(far)))
+        Ok(std::fs::File::from(OwnedFd::from(far)))
     }
 
     fn pre_dump(&mut self, images: &Path, _: Option<&Path>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         waiting()?;
         self.fail("pre-dump")?;
         std::fs::write(images.join("pages-1.img"), vec![3; 4096 * 40]).unwrap();
+        std::fs::write(self.upper.join("file"), b"first").unwrap();
         Ok(())
     }
 
@@ -115,7 +131,9 @@ impl Container for FakeContainer {
         std::fs::write(images.join("pages-2.img"), vec![5; 4096 * 20]).unwrap();
         left_tests::images_of(images);
         std::fs::write(images.join("core-1.img"), b"registers").unwrap();
-        let mut still = FakeStill { frozen: false, fails: self.fails == "freeze" };
+        let file = self.upper.join("file");
+        std::fs::write(&file, WRITTEN).unwrap();
+        let mut still = FakeStill { file, frozen: false, fails: self.fails == "freeze" };
         held(Dumped::NotYet)?;
         let decided = held(Dumped::All(&mut still));
         self.frozen = still.frozen;
@@ -125,6 +143,15 @@ impl Container for FakeContainer {
             Err(_) => self.go_on()?,
         }
         decided
+    }
+
+    fn upper(&mut self) -> Result<Option<OwnedFd>> {
+        self.fail("upper")?;
+        Ok(Some(std::fs::File::open(&self.upper).unwrap().into()))
+    }
+
+    fn maps_files(&mut self) -> Result<bool> {
+        Ok(false)
     }
 
     fn go_on(&mut self) -> Result<()> {
@@ -185,6 +212,8 @@ impl Host for FakeHost {
         let last = entry.last.as_ref().unwrap();
         assert_eq!(last.streams, [None, Some(STREAM), None]);
         assert_eq!(std::fs::read(images.join(last.round.to_string()).join("core-1.img")).unwrap(), b"registers");
+        let body = std::fs::read_dir(journal::bodies(images)).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(std::fs::read(body).unwrap(), WRITTEN);
         if self.fails == "restore" {
             return Err(Error::plain("restore fails"));
         }
@@ -239,46 +268,6 @@ impl Host for FakeHost {
     }
 }
 
-const FORM: Form = Form::Wide;
-
-/// Waits until the container runs there. False: it never will.
-pub fn has_gone_on(ferry: &mut UnixStream, copies: &Shared) -> bool {
-    ferry.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    while !copies.lock().unwrap().there {
-        if ferry.read(&mut [0]).is_ok() {
-            return false;
-        }
-    }
-    ferry.set_read_timeout(None).unwrap();
-    true
-}
-
-/// Asks for all that is left, a run and then a page, and looks at it. Or ends in the middle.
-pub fn daemon(mut ferry: UnixStream, copies: &Shared, dies: bool) {
-    let at = |index: u64| 0x10_000 + index * page();
-    for (index, count, first) in [(3, 9, 3), (9, 1, 7), (10, 1, 8)] {
-        if index == 9 && (!has_gone_on(&mut ferry, copies) || dies) {
-            return;
-        }
-        let asked = Pages { image: 1, address: at(index), count };
-        let mut word = vec![0; FORM.length()];
-        if ferry.write_all(&words::get(FORM, asked)).is_err() || ferry.read_exact(&mut word).is_err() {
-            return;
-        }
-        let count = u64::from_ne_bytes(word[8..16].try_into().unwrap());
-        assert_eq!(word, FORM.answer(Pages { count, ..asked }));
-        assert_eq!(count, if index == 3 { 4 } else { 1 });
-        let mut pages = vec![0; (count * page()) as usize];
-        if ferry.read_exact(&mut pages).is_err() {
-            return;
-        }
-        assert_eq!(pages[0], first);
-    }
-    if ferry.write_all(&words::close(FORM)).is_ok() {
-        assert!(ferry.read_exact(&mut [0; 4]).is_ok());
-    }
-}
-
 /// One migration of these two.
 pub struct World {
     pub scratch: Scratch,
@@ -295,9 +284,10 @@ pub struct World {
 impl World {
     pub fn new(name: &str) -> Self {
         let copies = Shared::default();
-        let container = FakeContainer::new(&copies);
+        let scratch = Scratch::new(name);
+        let container = FakeContainer::new(&copies, scratch.0.join("upper"));
         Self {
-            scratch: Scratch::new(name),
+            scratch,
             copies,
             container,
             host_fails: "",
@@ -343,7 +333,7 @@ impl World {
             destination: "exec:x".into(),
             root: "/here".into(),
             id: "web".into(),
-            pre_copy: true,
+            pre_copy: PreCopy::Everything,
             wishes: Wishes { max_downtime: Duration::from_secs(1), max_rounds: 3 },
             leaves: self.leaves,
             on_no_convergence: NoConvergence::Stop,
@@ -357,6 +347,7 @@ impl World {
             bundle: "/b".into(),
             config: "{}".into(),
             machine: Machine::default(),
+            files: 0,
             memory: 1 << 20,
             choices: Choices::default(),
             image: None,

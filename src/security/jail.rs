@@ -9,6 +9,7 @@
 //! | verifies and decompresses a layer; looks into an archive | memory, reading, writing | nothing may be made, changed or executed by path |
 //! | unpacks a layer or an archive | those, and what makes files | nothing may be opened or made but in the one directory |
 //! | speaks TLS for a migration, or brings memory that follows a container: a process | memory, reading, writing, waiting for a descriptor | nothing may be opened |
+//! | unpacks what a migration has brought | as for an archive | the same, and the directory with files' content that has come before |
 //! | takes the rounds of a migration | those, waiting for a descriptor, and for the disk | the same |
 //!
 //! The first wall stays what it was: paths are walked by descriptor and never out of the directory (`openat2`). This is the second.
@@ -142,7 +143,7 @@ const PROTECTION: u8 = 2;
 /// The kernel knows such rules and refuses these.
 pub fn read_only() -> Result<()> {
     let changing = AccessFs::from_write(NEWEST) | AccessFs::Execute;
-    landlock(changing, None)?;
+    landlock(changing, &[])?;
     filter(&[ALWAYS, FILES])
 }
 
@@ -151,7 +152,11 @@ pub fn read_only() -> Result<()> {
 /// # Errors
 /// The kernel knows such rules and refuses these.
 pub fn only_below(directory: BorrowedFd<'_>) -> Result<()> {
-    landlock(AccessFs::from_all(NEWEST), Some(directory))?;
+    only_below_either(&[directory])
+}
+
+fn only_below_either(directories: &[BorrowedFd<'_>]) -> Result<()> {
+    landlock(AccessFs::from_all(NEWEST), directories)?;
     filter(&[ALWAYS, FILES, MAKING])
 }
 
@@ -160,7 +165,7 @@ pub fn only_below(directory: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// The kernel knows such rules and refuses these.
 pub fn two_ends() -> Result<()> {
-    landlock(AccessFs::from_all(NEWEST), None)?;
+    landlock(AccessFs::from_all(NEWEST), &[])?;
     filter(&[ALWAYS, FILES, WAITING, ENDING])
 }
 
@@ -171,6 +176,8 @@ pub enum Work<'a> {
     Reads,
     /// Reads that, and makes files below the directory.
     Unpacks(BorrowedFd<'a>),
+    /// The same, with files that are below the second one.
+    Places(BorrowedFd<'a>, BorrowedFd<'a>),
     /// The same, from the other end of a connection, which is answered; what was made is to be on disk.
     Receives(BorrowedFd<'a>),
 }
@@ -184,8 +191,9 @@ pub fn confined<T: Send>(work: Work<'_>, deed: impl FnOnce() -> Result<T> + Send
         match work {
             Work::Reads => read_only()?,
             Work::Unpacks(directory) => only_below(directory)?,
+            Work::Places(directory, bodies) => only_below_either(&[directory, bodies])?,
             Work::Receives(directory) => {
-                landlock(AccessFs::from_all(NEWEST), Some(directory))?;
+                landlock(AccessFs::from_all(NEWEST), &[directory])?;
                 filter(&[ALWAYS, FILES, MAKING, WAITING])?;
             }
         }
@@ -204,7 +212,7 @@ pub fn joined<T>(thread: io::Result<ScopedJoinHandle<'_, Result<T>>>) -> Result<
 }
 
 /// Forbids `access` but below `except`, as far as the kernel has it.
-fn landlock(access: BitFlags<AccessFs>, except: Option<BorrowedFd<'_>>) -> Result<()> {
+fn landlock(access: BitFlags<AccessFs>, except: &[BorrowedFd<'_>]) -> Result<()> {
     let oldest = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(access & AccessFs::from_all(OLDEST));
@@ -216,11 +224,11 @@ fn landlock(access: BitFlags<AccessFs>, except: Option<BorrowedFd<'_>>) -> Resul
 fn restrict(
     ruleset: Ruleset,
     access: BitFlags<AccessFs>,
-    except: Option<BorrowedFd<'_>>,
+    except: &[BorrowedFd<'_>],
 ) -> std::result::Result<(), RulesetError> {
     let ruleset = ruleset.set_compatibility(CompatLevel::BestEffort).handle_access(access)?;
     let mut rules = ruleset.scope(Scope::from_all(NEWEST))?.create()?;
-    if let Some(directory) = except {
+    for directory in except {
         rules = rules.add_rule(PathBeneath::new(directory, access))?;
     }
     rules.restrict_self().map(drop)

@@ -27,13 +27,13 @@ fn place(case: &Case) -> [String; 4] {
 }
 
 /// The other place as a destination.
-fn elsewhere(case: &Case) -> String {
+pub(super) fn elsewhere(case: &Case) -> String {
     let (output, ferry) = (case.path("output"), case.stage.runtime.path.display().to_string());
     format!("exec:exec {ferry} {} receive --stdio --output {output}", place(case).join(" "))
 }
 
 /// Runs ferry there.
-fn there(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
+pub(super) fn there(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
     let mut command = Command::new(&case.stage.runtime.path);
     command.args(place(case)).args(args).env(MARK, &case.directory).stdin(Stdio::null());
     case.finish(&mut command)

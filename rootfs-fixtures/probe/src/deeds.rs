@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{agent, attacks, kernel, living, load, report, say};
+use crate::{agent, attacks, kernel, living, load, records, report, say};
 
 /// Does the deed; the answer is the exit code.
 pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
@@ -46,6 +46,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
             return parse(args, 1);
         }
         "scribble" => living::scribble(parse(args, 0)?, parse(args, 1)?)?,
+        "record" => records::record(word(args, 0)?.as_ref(), parse(args, 1)?, parse(args, 2)?)?,
         "end-elsewhere" => living::end_elsewhere()?,
         "threads" => living::threads(parse(args, 0)?)?,
         "ring" => living::ring()?,

@@ -243,3 +243,16 @@ pub fn is_terminal(fd: i32) -> bool {
 fn check(answer: i64) -> Result<i64> {
     if answer == -1 { Err(Error::last_os_error()) } else { Ok(answer) }
 }
+
+/// All of a file as memory that others see: what is written to it is in the file.
+pub fn shared(file: &std::fs::File) -> Result<&'static mut [u8]> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(Error::other)?;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses where, so that nothing else is there.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: as many bytes as the file has were mapped there for as long as the process lives; nobody makes the file shorter.
+    Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), length) })
+}

@@ -9,6 +9,7 @@ mod deeds;
 mod kernel;
 mod living;
 mod load;
+mod records;
 mod report;
 
 use std::io::Write;

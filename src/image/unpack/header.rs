@@ -8,6 +8,7 @@ use tar::{Entry, EntryType};
 
 use super::sparse;
 use crate::error::{Error, Result};
+use crate::image::pack::BODY;
 
 /// A name longer than this no kernel takes: linux/limits.h, PATH_MAX.
 const LONGEST_NAME: usize = 4096;
@@ -37,6 +38,8 @@ pub struct Header {
     pub xattrs: Vec<(CString, Vec<u8>)>,
     /// How a sparse file's data lies, where PAX says so.
     pub sparse: Option<sparse::Map>,
+    /// The number of its content, where that comes otherwise.
+    pub body: Option<u64>,
 }
 
 impl Header {
@@ -72,6 +75,7 @@ impl Header {
         let mut size = entry.size();
         let mut xattrs = Vec::new();
         let mut holes = sparse::Said::default();
+        let mut body = None;
         if let Some(extensions) = entry.pax_extensions().map_err(broken)? {
             for extension in extensions {
                 let extension = extension.map_err(broken)?;
@@ -81,6 +85,7 @@ impl Header {
                 match key {
                     b"uid" => uid = number("uid")?,
                     b"gid" => gid = number("gid")?,
+                    _ if key == BODY.as_bytes() => body = Some(number("body")?),
                     b"mtime" => mtime = timestamp(text()?).ok_or_else(|| bad("its time is no number".to_owned()))?,
                     _ if key.starts_with(b"SCHILY.xattr.") => {
                         let name = CString::new(&key[b"SCHILY.xattr.".len()..]);
@@ -116,7 +121,7 @@ impl Header {
             return Err(bad("its target has a NUL byte".to_owned()));
         }
         let path = clean(&path).map_err(|why| bad(why.to_owned()))?;
-        Ok(Some(Self { path, kind, target, mode, uid, gid, mtime, size, device, xattrs, sparse }))
+        Ok(Some(Self { path, kind, target, mode, uid, gid, mtime, size, device, xattrs, sparse, body }))
     }
 
     /// The entry's name as people read it.

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -29,6 +29,7 @@ use super::{tree, whiteout, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
 
+mod body;
 pub mod complete;
 mod count;
 mod header;
@@ -74,8 +75,23 @@ pub struct Rest {
 /// # Errors
 /// The archive is broken, an entry leads out or cannot be made. What was unpacked until then stays for the caller to remove.
 pub fn unpack(archive: impl Read, dir: OwnedFd, named: &str, how: &How) -> Result<(Count, Rest)> {
+    with_bodies(archive, dir, None, named, how)
+}
+
+/// The same, where the content of some files may be in the directory `bodies`, by their numbers.
+///
+/// # Errors
+/// As [`unpack`]; content that is not there.
+pub fn with_bodies(
+    archive: impl Read,
+    dir: OwnedFd,
+    bodies: Option<OwnedFd>,
+    named: &str,
+    how: &How,
+) -> Result<(Count, Rest)> {
     let mut layer = Layer {
         root: Root::from_dir(dir, Path::new("")),
+        bodies,
         how: *how,
         parent: None,
         count: Count::default(),
@@ -110,6 +126,7 @@ fn explain(error: Error, how: &How) -> Error {
 
 struct Layer {
     root: Root,
+    bodies: Option<OwnedFd>,
     how: How,
     /// The directory of the last entry: archives are sorted, mostly. Its set-group-id bit decides who owns new files.
     parent: Option<(Vec<u8>, OwnedFd, bool)>,
@@ -260,7 +277,10 @@ impl Layer {
         let cannot = |answer: Errno| Error::kernel("unpack", named.clone(), answer);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody but the owner until it is known who that is.
-        let open = || openat(dir, name, flags, Mode::from_raw_mode(header.mode & 0o700 | 0o600));
+        let open = || match (&self.bodies, header.body) {
+            (Some(bodies), Some(number)) => body::placed(bodies.as_fd(), number, dir, name),
+            _ => openat(dir, name, flags, Mode::from_raw_mode(header.mode & 0o700 | 0o600)),
+        };
         let file = match open() {
             Err(Answer::EXIST) => {
                 self.parent = None;
@@ -278,40 +298,6 @@ impl Layer {
             self.attribute(name, |name| xattr::set(file.as_fd(), name, value)).map_err(cannot)?;
         }
         futimens(&file, &both(header.mtime)).or_cannot("unpack", &named)
-    }
-
-    fn data(&mut self, entry: &mut impl Read, header: &mut Header, file: &mut File) -> std::io::Result<()> {
-        let gnu = header.kind.is_gnu_sparse();
-        if let Some(map) = &mut header.sparse {
-            map.read(entry, u64::MAX)?;
-            for (offset, length) in &map.parts {
-                file.seek(SeekFrom::Start(*offset))?;
-                let copied = std::io::copy(&mut entry.by_ref().take(*length), file)?;
-                if copied != *length {
-                    return Err(std::io::Error::other("it ends in the middle"));
-                }
-                self.count.bytes += copied;
-            }
-            return file.set_len(map.size);
-        }
-        let mut left = header.size;
-        while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
-            let count = entry.read(&mut self.buffer[..want])?;
-            if count == 0 {
-                return Err(std::io::Error::other("the archive ends in the middle of it"));
-            }
-            let piece = &self.buffer[..count];
-            // The parser has filled the holes with zeros.
-            if gnu && piece.iter().all(|byte| *byte == 0) {
-                file.seek(SeekFrom::Current(count as i64))?;
-            } else {
-                file.write_all(piece)?;
-            }
-            left -= count as u64;
-            self.count.bytes += count as u64;
-        }
-        if gnu { file.set_len(header.size) } else { Ok(()) }
     }
 
     fn directory(

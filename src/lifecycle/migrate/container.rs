@@ -2,6 +2,7 @@
 //! for each of them, and not for the whole way.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,11 +15,13 @@ use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
 use crate::container::{Id, Status, Store};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
+use crate::image::pack::Elsewhere;
 use crate::lifecycle::live::Live;
+use crate::lifecycle::own_root::Changes;
 use crate::lifecycle::pause::PATIENCE;
 use crate::lifecycle::{Setting, delete, live, own_root};
+use crate::migrate::container::{Container, Dumped, Held, Still};
 use crate::migrate::message::{Choices, Stream};
-use crate::migrate::source::{Container, Dumped, Held, Still};
 use crate::spec::Config;
 
 /// See the module.
@@ -111,7 +114,7 @@ impl Container for Running<'_> {
     fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
         let locked = self.lock()?;
         let parent = Self::tracked(&locked, parent)?;
-        let keep = locked.live.record.store.is_some().then(|| own_root::keep(&locked.live, images)).transpose()?;
+        let changes = locked.live.record.store.is_some().then(|| Changes::of(&locked.live)).transpose()?;
         let mut since = Instant::now();
         dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word| match word {
             // The last word before it is stopped.
@@ -120,12 +123,25 @@ impl Container for Running<'_> {
                 Ok(Afterwards::End)
             }
             "post-dump" => {
-                keep.as_ref().map_or(Ok(()), |keep| keep())?;
-                held(Dumped::All(&mut Stopped { since, pid: locked.pid, cgroup: &locked.cgroup }))
+                let (pid, cgroup, changes) = (locked.pid, &locked.cgroup, changes.as_ref());
+                held(Dumped::All(&mut Stopped { since, pid, cgroup, changes, images }))
             }
             criu::WAITING => held(Dumped::NotYet),
             _ => Ok(Afterwards::End),
         })
+    }
+
+    fn upper(&mut self) -> Result<Option<OwnedFd>> {
+        let live = live::open(self.setting, self.id)?;
+        if live.record.store.is_none() { Ok(None) } else { Changes::of(&live)?.upper() }
+    }
+
+    fn maps_files(&mut self) -> Result<bool> {
+        let live = live::open(self.setting, self.id)?;
+        let pids = life::procs(&live.cgroup("migrate")?)?;
+        // One that has ended meanwhile has none.
+        let maps = |pid: Pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        Ok(pids.into_iter().any(|pid| maps(pid).lines().any(is_shared_writable)))
     }
 
     fn go_on(&mut self) -> Result<()> {
@@ -146,11 +162,21 @@ impl Container for Running<'_> {
     }
 }
 
+/// Whether this line of `/proc/PID/maps` is of memory through which a file can be written to. proc_pid_maps(5)
+fn is_shared_writable(line: &str) -> bool {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let is_writable =
+        words.next().is_some_and(|access| access.as_bytes().get(1) == Some(&b'w') && access.ends_with('s'));
+    is_writable && words.nth(2).is_some_and(|inode| inode != "0")
+}
+
 /// It stands still.
 struct Stopped<'a> {
     since: Instant,
     pid: Pid,
     cgroup: &'a Cgroup,
+    changes: Option<&'a Changes>,
+    images: &'a Path,
 }
 
 impl Still for Stopped<'_> {
@@ -167,7 +193,26 @@ impl Still for Stopped<'_> {
         Ok([file(0), file(1), file(2)])
     }
 
+    fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()> {
+        self.changes.map_or(Ok(()), |changes| changes.keep(self.images, is_there))
+    }
+
     fn freeze(&mut self) -> Result<()> {
         life::freeze(self.cgroup, PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_a_file_is_told_from_other_memory() {
+        let line = |access: &str, inode: &str| format!("7f0a-7f0b {access} 00000000 fe:00 {inode}   /data/a file");
+        assert!(is_shared_writable(&line("rw-s", "12")) && is_shared_writable(&line("-w-s", "12")));
+        for (access, inode) in [("rw-p", "12"), ("r--s", "12"), ("rw-s", "0")] {
+            assert!(!is_shared_writable(&line(access, inode)), "{access} {inode}");
+        }
+        assert!(!is_shared_writable(""));
     }
 }

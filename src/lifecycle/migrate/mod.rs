@@ -14,6 +14,7 @@ use crate::checkpoint::{criu, dump, obstacles};
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
 use crate::host;
+use crate::migrate::bodies;
 use crate::migrate::destination::{self, Found};
 use crate::migrate::journal::{Entry, Journal, Journals};
 use crate::migrate::message::{Choices, PROTOCOL, Request, Token};
@@ -23,7 +24,7 @@ use crate::migrate::report::Report;
 use crate::migrate::reserve;
 use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
-use crate::migrate::source::{self, NoConvergence, Source};
+use crate::migrate::source::{self, NoConvergence, PreCopy, Source};
 use crate::migrate::transport::{Connection, Destination, Reach};
 use crate::spec::Document;
 
@@ -128,7 +129,11 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         destination: options.destination.clone(),
         root: setting.root.clone(),
         id: options.id.clone(),
-        pre_copy: options.mode.is_none_or(Mode::has_rounds) && note.is_none(),
+        pre_copy: match options.mode.is_none_or(Mode::has_rounds) {
+            false => PreCopy::Nothing,
+            true if note.is_some() => PreCopy::Files,
+            true => PreCopy::Everything,
+        },
         leaves: options.mode.is_some_and(Mode::leaves),
         wishes: options.wishes,
         on_no_convergence: options.on_no_convergence,
@@ -148,7 +153,8 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     let mut report = report?;
     report.notes.extend(note.map(str::to_owned));
     if request.image.is_some() && report.migrated {
-        report.notes.push("what it had changed in its image's files went along while it stood still".to_owned());
+        let when = if how.pre_copy == PreCopy::Nothing { " while it stood still" } else { "" };
+        report.notes.push(format!("what it had changed in its image's files went along{when}"));
     }
     closed.map(|()| report)
 }
@@ -212,7 +218,7 @@ fn without_pre_copy(mode: Option<Mode>, program: &Path) -> Result<Option<&'stati
         (Ok(()), _) => Ok(None),
         (Err(error), Some(_)) => Err(error.hint("--mode stop-and-copy and --mode post-copy do without")),
         (Err(_), None) => Ok(Some(
-            "this kernel does not tell which pages are written to: everything is sent while the container stands still",
+            "this kernel does not tell which pages are written to: all memory is sent while the container stands still",
         )),
     }
 }
@@ -240,6 +246,7 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         config,
         machine: reserve::machine(criu)?,
         memory: memory(container)?,
+        files: if image.is_some() { files(container)? } else { 0 },
         content,
         image,
         choices: options.choices,
@@ -262,6 +269,12 @@ fn memory(container: &Live) -> Result<u64> {
         text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0)
     };
     Ok(pids.iter().map(resident).sum::<u64>().saturating_mul(page))
+}
+
+/// Bytes of what it has changed in the files of its image.
+fn files(container: &Live) -> Result<u64> {
+    let upper = own_root::Changes::of(container)?.upper()?;
+    upper.map_or(Ok(0), |upper| bodies::weigh(&upper))
 }
 
 /// An earlier one of the same container. One that was given up is settled by the way; one that was not is a person's to know.
