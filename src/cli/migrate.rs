@@ -140,8 +140,9 @@ pub const VERB: Verb = Verb {
              tls://HOST:PORT            a `ferry receive --listen --tls`, each end with a certificate the other believes\n    \
              tcp://127.0.0.1:PORT       a `ferry receive --listen` on this machine\n\n\
              In five steps. Reserve: the destination looks whether it could take the container, names everything that is in \
-             the way, and holds the place. Pre-copy: memory is sent in rounds while the container runs. Stop and copy: it \
-             stands still, the rest is sent, and the destination restores it and holds it. Commit: the source gives it up, \
+             the way, and holds the place. Pre-copy: memory is sent in rounds while the container runs, and what a \
+             container of `ferry run --image` changes in its files. Stop and copy: it stands still, what differs by then is sent, and the \
+             destination restores it and holds it. Commit: the source gives it up, \
              in a journal on its disk. Activate: it goes on at the destination, and what was here of it is removed.\n\n\
              Whatever fails before the commit, the container goes on here as if nothing had happened. After it, the \
              container is the destination's; here it stands still until the destination says that it runs there. Where that \

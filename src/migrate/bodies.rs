@@ -39,7 +39,7 @@ use super::pages::Packer;
 use super::sum::{Sum, Summed};
 use crate::error::{Context, Error, Result};
 use crate::image::{copy, pack};
-use crate::path::errno;
+use crate::path::{errno, reopen};
 
 /// The most bodies of a migration: what is beyond is sent once, in the archive.
 pub const MOST: usize = 100_000;
@@ -205,14 +205,13 @@ impl Pass<'_> {
             _ => (),
         }
         let named = || format!("{name:?} of the upper layer");
-        let opened = copy::opened(dir, name, OFlags::RDONLY | OFlags::NONBLOCK);
-        let Some(file) = if_there(opened).or_cannot("open", named())? else { return Ok(()) };
+        let opened = if_there(opened(dir, name, number)).or_cannot("open", named())?;
+        let Some(file) = opened.flatten() else { return Ok(()) };
         if self.tree.is_mapped {
             fdatasync(&file).or_cannot("sync", named())?;
         }
         let stat = fstat(&file).or_cannot("look at", named())?;
-        let is_it = stat.st_ino == number && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if !is_it || !self.bodies.has_room(number, stat.st_size.unsigned_abs()) {
+        if !self.bodies.has_room(number, stat.st_size.unsigned_abs()) {
             return Ok(());
         }
         let known = self.bodies.sent.remove(&number);
@@ -296,6 +295,15 @@ impl Sending<'_> {
     fn end(self) -> Result<()> {
         self.summed.map_or(Ok(()), |summed| self.link.send(&Message::FileEnd(summed.finish())))
     }
+}
+
+/// Opens the regular file of this number, if it has still the name. Somebody in the container may have put a device there meanwhile:
+/// that is not opened.
+fn opened(dir: BorrowedFd<'_>, name: &CStr, number: u64) -> std::result::Result<Option<OwnedFd>, Errno> {
+    let found = copy::opened(dir, name, OFlags::PATH)?;
+    let stat = fstat(&found).map_err(errno)?;
+    let is_it = stat.st_ino == number && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_it.then(|| reopen(found.as_fd(), OFlags::RDONLY)).transpose()
 }
 
 /// Fills the piece with what the file has there; with zeros, where it has become shorter.
