@@ -59,6 +59,8 @@ pub fn count(point: &Point, end: &Ended, counts: &mut Counts) {
     match (point.fault, end.code) {
         // What reserves memory has nobody to say that it failed, and the words of an error are written, too.
         (Fault::Answer(_), 101..) if is_the_languages(&point.call.0) || point.call.0 == "write" => counts.errors += 1,
+        // The far end of a migration has no code that is seen here.
+        (Fault::Answer(_), _) if is_the_languages(&point.call.0) && panicked => counts.errors += 1,
         (Fault::Answer(_), 1) if told.is_empty() && point.call.0 == "write" => counts.errors += 1,
         _ if panicked => counts.crashes.push(format!("{point}: {told}")),
         (Fault::Kill, _) => counts.killed += 1,

@@ -4,8 +4,8 @@
 //! a container that came into being all the same sees what it sees after a run without a fault. A few dozen places of each
 //! verb in the usual run, all of them in a long one, which also tells the counts, and what it finds as it finds it.
 //!
-//! `FERRY_FAULTS=poll,recvmsg` for these calls alone; `FERRY_FAULTS_MINUTES=60` for a long run that ends then. It begins with the
-//! first, the middle and the last of each call.
+//! `FERRY_FAULTS=poll,recvmsg,EIO,Kill` for these calls and these faults alone; `FERRY_FAULTS_MINUTES=60` for a long run that ends
+//! then. It begins with the first, the middle and the last of each call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -213,7 +213,7 @@ pub(super) fn each(
         .flat_map(|fault| {
             places.iter().map(|(cloned, call)| Point { cloned: *cloned, call: call.clone(), fault: *fault })
         })
-        .filter(|point| only.is_empty() || only.split(',').any(|name| name == point.call.0))
+        .filter(|point| is_asked(&only, point))
         .filter(|point| point.fault == Fault::Kill || !(NEVER_REFUSED.contains(&&*point.call.0) || left_out(point)))
         .collect();
     let mut counts = Counts { of: points.len(), ..Counts::default() };
@@ -230,6 +230,14 @@ pub(super) fn each(
         }
     }
     Ok(counts)
+}
+
+/// Whether a list has the point's call, or none at all, and its fault, or none at all. Names of faults begin with a capital.
+fn is_asked(list: &str, point: &Point) -> bool {
+    let (faults, calls): (Vec<&str>, Vec<&str>) =
+        list.split(',').filter(|name| !name.is_empty()).partition(|name| name.starts_with(char::is_uppercase));
+    let has = |names: &[&str], name: &str| names.is_empty() || names.contains(&name);
+    has(&calls, &point.call.0) && has(&faults, point.fault.name())
 }
 
 /// How long may be spent on a verb.

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::case::{Case, marked_processes, names_in, remove_tree};
+use super::checkpoint::Row;
 use super::fault_counts::{Counts, count, tell};
 use super::fault_matrix::{before_main, each, furnish};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
@@ -91,27 +92,35 @@ fn matrix(case: &mut Case, end: End) -> Outcome {
         let there = case.other_id();
         let row = counter(case)?;
         counts.injected += 1;
-        match migrated(case, end, &point.flags(), &there) {
-            Ok(ended) => {
-                count(point, &ended, counts);
-                let seen = seen(case, &there)?;
-                if seen.is_object() && seen != clean {
-                    counts.weaker.push(format!("{point}: {clean} became {seen}"));
-                }
-                if let Err(why) = one_goes_on(case, row, &there, &format!("{point} ({})", ended.stderr.trim())) {
-                    counts.left.push(why.message().unwrap_or_default().to_owned());
-                    remove_tree(Path::new(&case.path("store/migrations")))?;
-                    return case.clear();
-                }
-            }
-            Err(why) => {
-                counts.hangs.push(format!("{point}: {}", why.message().unwrap_or_default()));
-                return case.clear();
-            }
+        let went_on = match migrated(case, end, &point.flags(), &there) {
+            Ok(ended) => went_on(case, point, &ended, (row, &there, &clean), counts).map_err(|why| (why, false)),
+            Err(why) => Err((why, true)),
+        };
+        if let Err((why, hangs)) = went_on {
+            let found = if hangs { &mut counts.hangs } else { &mut counts.left };
+            found.push(format!("{point}: {}", why.message().unwrap_or_default()));
+            case.clear()?;
+            remove_tree(Path::new(&case.path("store/migrations")))?;
         }
         clean_up(case, point, counts)
     })?;
     tell(case, if end == End::Source { "migrate" } else { "receive" }, &counts)
+}
+
+/// It goes on at one of them, with the walls it had.
+fn went_on(
+    case: &mut Case,
+    point: &Point,
+    ended: &Ended,
+    (row, there, clean): (Row, &str, &Value),
+    counts: &mut Counts,
+) -> Outcome {
+    count(point, ended, counts);
+    let seen = seen(case, there)?;
+    if seen.is_object() && seen != *clean {
+        counts.weaker.push(format!("{point}: {clean} became {seen}"));
+    }
+    one_goes_on(case, row, there, &format!("({})", ended.stderr.trim()))
 }
 
 /// The walls of what runs at the other end; null where nothing does.

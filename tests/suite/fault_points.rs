@@ -20,6 +20,16 @@ pub enum Fault {
     Answer(&'static str),
 }
 
+impl Fault {
+    /// `Kill`, or the error's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "Kill",
+            Self::Answer(errno) => errno,
+        }
+    }
+}
+
 /// Every fault.
 pub const FAULTS: [Fault; 6] = [
     Fault::Kill,
