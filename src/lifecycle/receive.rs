@@ -320,6 +320,7 @@ impl Host for Machine<'_> {
         let choice = Choice {
             images: images.clone(),
             work,
+            verbose: self.setting.log.debugs(),
             tcp_established,
             tcp_close,
             ext_unix_sk,

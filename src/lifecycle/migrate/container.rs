@@ -67,8 +67,16 @@ impl Running<'_> {
 
     fn choice(&self, images: &Path, parent: Option<&Path>) -> DumpChoice {
         let Choices { tcp_established, tcp_close, ext_unix_sk, file_locks } = self.choices;
-        let (images, work) = (images.to_owned(), self.logs.clone());
-        let choice = Choice { images, work, tcp_established, tcp_close, ext_unix_sk, file_locks, ..Choice::default() };
+        let choice = Choice {
+            images: images.to_owned(),
+            work: self.logs.clone(),
+            verbose: self.setting.log.debugs(),
+            tcp_established,
+            tcp_close,
+            ext_unix_sk,
+            file_locks,
+            ..Choice::default()
+        };
         // Where connections are closed, one that nobody has accepted yet is no reason to stay.
         let tcp_skip_in_flight = tcp_close;
         DumpChoice { choice, parent: parent.map(Path::to_owned), tcp_skip_in_flight, ..DumpChoice::default() }

@@ -146,7 +146,7 @@ impl Service {
             detach: true,
             no_subreaper: true,
             choice: RestoreChoice {
-                choice: Choice { images, work: Some(work_path), ..Choice::default() },
+                choice: Choice { images, work: Some(work_path), verbose: setting.log.debugs(), ..Choice::default() },
                 ..RestoreChoice::default()
             },
         };
@@ -255,6 +255,7 @@ impl Service {
             choice: Choice {
                 images: PathBuf::from(&images),
                 work: Some(work_path),
+                verbose: setting.log.debugs(),
                 tcp_established: options.open_tcp,
                 ext_unix_sk: options.external_unix_sockets,
                 shell_job: options.terminal,
