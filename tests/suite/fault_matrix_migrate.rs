@@ -19,7 +19,8 @@ use super::fault_counts::{Counts, count, tell};
 use super::fault_matrix::{before_main, each, furnish};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
 use super::fault_points::{Ended, Point, places, tracing};
-use super::migrate::{counter, is_running, of_this, one_goes_on};
+use super::migrate::counter;
+use super::migrate_cut_off::{is_running, of_this, one_goes_on};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::case::{Case, names_in};
 use super::checkpoint::{CRIU, Row};
-use super::migrate::{MIGRATES, destination, followed, gone, is_running, of_this, settled, words};
+use super::migrate::{destination, followed, gone, settled, words};
+use super::migrate_cut_off::{MIGRATES, is_running, of_this};
 use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 

@@ -7,7 +7,8 @@ use libtest_mimic::Failed;
 
 use super::case::Case;
 use super::checkpoint::Row;
-use super::migrate::{counter, destination, one_goes_on, words};
+use super::migrate::{counter, destination, words};
+use super::migrate_cut_off::one_goes_on;
 use super::need::Need::{self, CgroupV2, Criu, Ferry, Root, Tool};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};

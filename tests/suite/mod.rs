@@ -52,6 +52,7 @@ mod lifecycle;
 mod limits;
 mod lsm;
 mod migrate;
+mod migrate_cut_off;
 mod migrate_files;
 mod migrate_image;
 mod migrate_post_copy;
@@ -159,6 +160,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_progress", checkpoint_progress::SCENARIOS),
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
+    ("migrate_cut_off", migrate_cut_off::SCENARIOS),
     ("migrate_files", migrate_files::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
     ("migrate_post_copy", migrate_post_copy::SCENARIOS),
