@@ -49,6 +49,8 @@ const LACKING: &str = "this kernel lacks the call, or a filter around ferry hide
 
 /// The exit code of a failed verb, as runc's.
 pub const EXIT_FAILURE: u8 = 1;
+/// As shells have it: the program is not found. podman and docker pass it on.
+pub const EXIT_NOT_FOUND: u8 = 127;
 
 impl Error {
     /// A deed that failed without an answer from the kernel: a rule that was broken, in words. `deed` reads after

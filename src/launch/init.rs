@@ -173,12 +173,13 @@ impl Init<'_> {
         drop((self.root.take(), self.mount_namespace.take(), self.terminal.take(), std::mem::take(&mut self.handed)));
         let preserved = self.plan.process.as_ref().map_or(0, |process| process.preserve_fds);
         let first = i32::try_from(preserved).unwrap_or(i32::MAX - 3) + 3;
-        let mut kept = vec![listener.as_fd(), self.channel.as_fd()];
+        let mut kept = fd::inherited(first);
+        kept.extend([listener.as_fd(), self.channel.as_fd()]);
         kept.extend(self.procfs.as_ref().map(AsFd::as_fd));
         if !self.plan.hooks.start_container.is_empty() {
             kept.extend(self.streams.fds());
         }
-        match fd::close_from(first, &kept) {
+        match fd::close_from(3, &kept) {
             // Before Linux 5.9: they are closed by the exec.
             Ok(()) | Err(Errno::ENOSYS) => Ok(()),
             Err(answer) => Err(Error::kernel("close", "other descriptors", answer)),

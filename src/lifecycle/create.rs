@@ -326,12 +326,12 @@ pub(super) fn announce(child: &Child, plan: &Plan, options: &Options) -> Result<
     }
 }
 
-/// Descriptors that are to be passed on must be there.
+/// Descriptors that are to be passed on must be there: at least the last of them. An engine that was asked for some by their numbers
+/// (`podman run --preserve-fd 9,40`) counts up to the highest, and what it left out below that stays left out.
 pub(super) fn preserved(count: u32) -> Result<()> {
-    for number in 3..i32::try_from(count).unwrap_or(i32::MAX - 3) + 3 {
-        if !crate::sys::fd::is_open(number) {
-            return Err(Error::plain(format!("--preserve-fds {count}: descriptor {number} is not open")));
-        }
+    let last = i32::try_from(count).unwrap_or(i32::MAX - 3) + 2;
+    if count > 0 && !crate::sys::fd::is_inherited(last) {
+        return Err(Error::plain(format!("--preserve-fds {count}: descriptor {last} is not open")));
     }
     Ok(())
 }
@@ -344,9 +344,11 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     written.or_cannot("write pid file", path.display())
 }
 
-/// Sockets that a service manager passes to this very process. sd_listen_fds(3)
+/// Sockets that a service manager passes to this very process, as many of them as are there. sd_listen_fds(3)
 fn listen_fds() -> u32 {
-    std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+    let said = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let there = (3..).take(said).take_while(|number| crate::sys::fd::is_inherited(*number)).count();
+    u32::try_from(there).unwrap_or(0)
 }
 
 impl Begun {

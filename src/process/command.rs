@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access, chdir, fchdir};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde::Serialize;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, EXIT_NOT_FOUND, Error, Result};
 use crate::spec::config::Process;
 
 /// Where programs are looked for when the environment has no PATH.
@@ -110,8 +110,7 @@ pub fn find(command: &Command) -> Result<PathBuf> {
     Err(Error::plain(format!("exec: {name:?}: executable file not found in $PATH")).hint(hint).exit(EXIT_NOT_FOUND))
 }
 
-/// As shells: not found, and found but not executable. podman and docker pass these on.
-const EXIT_NOT_FOUND: u8 = 127;
+/// As shells: found, but not executable. podman and docker pass it on.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 
 /// An exec that was refused, in the words that engines look for.

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::config::{Config, Linux, Process};
 use super::extensions;
 use super::resources::{Resources, WeightDevice};
-use crate::error::{Error, Result};
+use crate::error::{EXIT_NOT_FOUND, Error, Result};
 
 /// Checks a parsed configuration.
 ///
@@ -53,7 +53,9 @@ pub fn check_process(process: &Process, at: &str) -> Result<()> {
         return fault("args", "is empty or missing: there is nothing to run");
     }
     if process.args[0].is_empty() {
-        return fault("args[0]", "is the empty string");
+        // An engine that has no command to give finds exit code 127 by these words.
+        let why = "is the empty string: exec: \"\": executable file not found in $PATH";
+        return Err(Error::config(format!("{at}.args[0]"), why).exit(EXIT_NOT_FOUND));
     }
     if !process.cwd.is_absolute() {
         let found = process.cwd.display();

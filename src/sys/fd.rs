@@ -65,6 +65,20 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
+/// Whether the descriptor of this number is open and came from ferry's caller: ferry's own are all close-on-exec, and one that was
+/// so could not have come.
+pub fn is_inherited(number: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag; an unopened number answers EBADF.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
+/// Those of the descriptors from 3 up to `behind` that came from ferry's caller.
+pub fn inherited(behind: RawFd) -> Vec<BorrowedFd<'static>> {
+    // SAFETY: they are open and nobody's in here, so nothing closes them; `handed_down` has its numbers above `behind` or none.
+    (3..behind).filter(|number| is_inherited(*number)).map(|number| unsafe { BorrowedFd::borrow_raw(number) }).collect()
+}
+
 /// Takes ownership of a descriptor that recvmsg(2) has just made.
 pub fn received(number: RawFd) -> OwnedFd {
     // SAFETY: the caller hands over a number that SCM_RIGHTS delivered: the kernel made it for this process, and nothing

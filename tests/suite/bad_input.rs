@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("fields_of_another_type", &[Ferry], types),
     scenario("a_field_there_twice", &[Ferry], twice),
     scenario("nul_bytes", &[Ferry], nul),
+    scenario("a_program_without_a_name_is_not_found_in_engines_words", &[Ferry], nameless),
     scenario("paths_that_are_not_absolute", &[Ferry], relative),
     scenario("annotations_that_are_no_map_of_strings", &[Ferry], annotations),
     scenario("a_root_that_is_missing_or_no_directory", &[], root),
@@ -225,6 +226,20 @@ fn nul(case: &mut Case) -> Outcome {
             ("/linux/readonlyPaths", json!(["/proc/\0"]), "linux.readonlyPaths[0]"),
         ],
     )
+}
+
+/// As of an engine whose image has no command. podman takes 127 from these words, docker from the exit code.
+fn nameless(case: &mut Case) -> Outcome {
+    case.config["process"]["args"] = json!([""]);
+    let text = case.config.to_string();
+    let end = refused_text(case, &text)?;
+    assert!(
+        end.stderr.contains("process.args[0]: is the empty string: exec: \"\": executable file not found in $PATH"),
+        "{}",
+        end.stderr
+    );
+    assert_eq!(end.code, 127);
+    Ok(())
 }
 
 fn relative(case: &mut Case) -> Outcome {

@@ -266,7 +266,7 @@ fn preserve_fds(case: &mut Case) -> Outcome {
     case.start_waiting()?;
     let id = case.id.clone();
     let command = case.command(&["exec", "--preserve-fds", "2", &id, "/probe"]);
-    let mut command = output::inheriting(&command, &case.directory, 4)?;
+    let mut command = output::inheriting(&command, &case.directory, 3..7)?;
     let report = case.finish(&mut command)?.success()?.json()?;
     assert_eq!(output::inherited(&report), ["3", "4"]);
     Ok(())

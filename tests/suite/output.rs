@@ -105,9 +105,13 @@ fn all_of(file: &mut File) -> Result<String, Failed> {
 ///
 /// The descriptors are opened by `sh`, which then becomes the command: nothing of this process, which has threads, is
 /// made inheritable.
-pub fn inheriting(command: &Command, directory: &Path, count: u32) -> Result<Command, Failed> {
+pub fn inheriting(
+    command: &Command,
+    directory: &Path,
+    numbers: impl IntoIterator<Item = u32>,
+) -> Result<Command, Failed> {
     let mut script = String::new();
-    for number in 3..3 + count {
+    for number in numbers {
         let file = directory.join(format!("inherited-{number}"));
         std::fs::write(&file, number.to_string())?;
         script += &format!("exec {number}<{}; ", file.display());

@@ -1,5 +1,7 @@
 //! What a container's program is given: identity, capabilities, limits, scheduling, environment, descriptors.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -36,6 +38,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("descriptors_of_the_caller_do_not_leak", &[], leaked_descriptors),
     scenario("preserve_fds_passes_exactly_that_many", &[], preserve_fds),
     scenario("preserve_fds_of_create", &[], create_preserve_fds),
+    scenario("preserve_fds_leaves_out_what_is_not_open", &[Peer("runc", "fills the gap with its own")], preserve_gap),
+    scenario("a_created_container_has_only_the_preserved_files", &[Root], create_preserve_gap),
     scenario("preserve_fds_that_are_not_open_is_refused", &[Peer("crun", "succeeds")], preserve_missing),
     scenario("it_leads_a_session_of_its_own", &[], session),
     scenario("it_is_pid_1_and_alone", &[], alone),
@@ -49,6 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("cpu_affinity_of_exec", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], exec_affinity),
     scenario("capabilities_that_ferry_lacks_are_left_out_with_a_warning", &[Root, Ferry, Tool("setpriv")], withheld),
     scenario("sockets_of_a_service_manager", &[], socket_activation),
+    scenario("sockets_that_are_not_there_are_not_announced", &[], socket_activation_of_another),
     scenario("console_size_without_a_terminal_is_ignored", &[], console_size),
     scenario("an_rlimit_without_a_type_is_refused", &[], rlimit_type),
     scenario("every_rlimit_can_be_set_and_read", &[], every_rlimit),
@@ -242,7 +247,7 @@ fn descriptors(case: &mut Case) -> Outcome {
 fn run_inheriting(case: &mut Case, flags: &[&str]) -> Result<output::Output, libtest_mimic::Failed> {
     let (bundle, id) = (case.write_config()?, case.id.clone());
     let command = case.command(&[&["run", "--bundle", &bundle], flags, &[&id]].concat());
-    let mut command = output::inheriting(&command, &case.directory, 4)?;
+    let mut command = output::inheriting(&command, &case.directory, 3..7)?;
     case.finish(&mut command)
 }
 
@@ -263,7 +268,7 @@ fn preserve_fds(case: &mut Case) -> Outcome {
 fn create_preserve_fds(case: &mut Case) -> Outcome {
     let (bundle, id, out) = (case.write_config()?, case.id.clone(), case.directory.join("out"));
     let command = case.command(&["create", "--preserve-fds", "2", "--bundle", &bundle, &id]);
-    let mut command = output::inheriting(&command, &case.directory, 3)?;
+    let mut command = output::inheriting(&command, &case.directory, 3..6)?;
     let status = command.stdout(std::fs::File::create(&out)?).status()?;
     assert!(status.success(), "{status}");
     let pid = case.pid()?;
@@ -271,6 +276,29 @@ fn create_preserve_fds(case: &mut Case) -> Outcome {
     case.wait_for(pid)?;
     let report: Value = serde_json::from_str(&std::fs::read_to_string(&out)?)?;
     assert_eq!(output::inherited(&report), ["3", "4"]);
+    Ok(())
+}
+
+/// As podman calls for `--preserve-fd 3,6`.
+fn preserve_gap(case: &mut Case) -> Outcome {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let command = case.command(&["run", "--preserve-fds", "4", "--bundle", &bundle, &id]);
+    let mut command = output::inheriting(&command, &case.directory, [3, 6])?;
+    assert_eq!(output::inherited(&case.finish(&mut command)?.success()?.json()?), ["3", "6"]);
+    Ok(())
+}
+
+/// While it waits for its start, no file of the host's that the runtime had open is where the gap is.
+fn create_preserve_gap(case: &mut Case) -> Outcome {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let command = case.command(&["create", "--preserve-fds", "6", "--bundle", &bundle, &id]);
+    let mut command = output::inheriting(&command, &case.directory, [3, 8])?;
+    assert!(command.stdout(std::process::Stdio::null()).status()?.success());
+    let pid = case.pid()?;
+    let open = (3..9).filter_map(|number| Some((number, std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?)));
+    let files: Vec<(u32, PathBuf)> = open.filter(|(_, target)| target.is_absolute()).collect();
+    let passed = |number: u32| (number, case.directory.join(format!("inherited-{number}")));
+    assert_eq!(files, [passed(3), passed(8)]);
     Ok(())
 }
 
@@ -377,13 +405,22 @@ fn socket_activation(case: &mut Case) -> Outcome {
     let (bundle, id) = (case.write_config()?, case.id.clone());
     let mut inner = case.command(&["run", "--bundle", &bundle, &id]);
     inner.env("LISTEN_FDS", "2").env("LISTEN_PID", "1");
-    let mut command = output::inheriting(&inner, &case.directory, 3)?;
+    let mut command = output::inheriting(&inner, &case.directory, 3..6)?;
     let report = case.finish(&mut command)?.success()?.json()?;
     assert_eq!(output::inherited(&report), ["3", "4"]);
     assert_eq!((&report["env"]["LISTEN_FDS"], &report["env"]["LISTEN_PID"]), (&json!("2"), &json!("1")));
     assert_eq!(report["pid"], 1);
     let without = case.report()?;
     assert!(without["env"]["LISTEN_FDS"].is_null() && output::inherited(&without).is_empty());
+    Ok(())
+}
+
+fn socket_activation_of_another(case: &mut Case) -> Outcome {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    command.env("LISTEN_FDS", "4000000000").env("LISTEN_PID", "1");
+    let report = case.finish(&mut command)?.success()?.json()?;
+    assert!(report["env"]["LISTEN_FDS"].is_null(), "{}", report["env"]);
     Ok(())
 }
 

@@ -177,7 +177,7 @@ fn exec_descriptor_cwd(case: &mut Case) -> Outcome {
 fn descriptors(case: &mut Case) -> Outcome {
     let (bundle, id) = (case.write_config()?, case.id.clone());
     let command = case.command(&["run", "--bundle", &bundle, &id]);
-    let mut leaky = super::super::output::inheriting(&command, &case.directory, 6)?;
+    let mut leaky = super::super::output::inheriting(&command, &case.directory, 3..9)?;
     let report = case.finish(&mut leaky)?.success()?.json()?;
     let numbers: Vec<&String> = report["descriptors"].as_object().into_iter().flat_map(|table| table.keys()).collect();
     assert_eq!(numbers, ["0", "1", "2"]);
