@@ -24,6 +24,9 @@ pub struct Worker {
     pub ferry: Init,
     /// CRIU, once it is there.
     pub criu: Option<Init>,
+    /// Whether they make the container, by restoring it.
+    #[serde(default)]
+    pub restores: bool,
 }
 
 /// How long a worker may take to give up.
@@ -35,7 +38,25 @@ impl Worker {
     /// # Errors
     /// CRIU has ended.
     pub fn own(criu: Option<Pid>) -> Result<Self> {
-        Ok(Self { ferry: identity(Pid::this())?, criu: criu.map(identity).transpose()? })
+        Ok(Self { ferry: identity(Pid::this())?, criu: criu.map(identity).transpose()?, restores: false })
+    }
+
+    /// The same, at work on a restore.
+    ///
+    /// # Errors
+    /// As [`Worker::own`].
+    pub fn restoring(criu: Option<Pid>) -> Result<Self> {
+        Ok(Self { restores: true, ..Self::own(criu)? })
+    }
+
+    /// Whether a restore is still at work, also one that has lost its ferry: the process that is noted as the container's first is CRIU
+    /// then, or one that CRIU has not finished.
+    ///
+    /// # Errors
+    /// What reading `/proc` answers.
+    pub fn is_restoring(&self) -> Result<bool> {
+        let criu_lives = || self.criu.map_or(Ok(false), |criu| criu.is_alive());
+        Ok(self.restores && (self.ferry.is_alive()? || criu_lives()?))
     }
 
     /// Whether its ferry has ended and left the note behind.
@@ -123,15 +144,24 @@ mod tests {
     fn one_that_hangs_is_ended() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let worker = Worker { criu: identity(pid).ok(), ferry: Init { pid: i32::MAX, start_time: 1 } };
+        let worker = Worker { criu: identity(pid).ok(), ferry: Init { pid: i32::MAX, start_time: 1 }, restores: false };
         worker.interrupt().unwrap();
         assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_restore_goes_on_until_both_have_ended() {
+        let (own, gone) = (identity(Pid::this()).unwrap(), Init { pid: i32::MAX, start_time: 1 });
+        let restoring = |ferry, criu, restores| Worker { ferry, criu, restores }.is_restoring().unwrap();
+        assert!(restoring(own, None, true) && restoring(gone, Some(own), true));
+        assert!(!restoring(gone, Some(gone), true) && !restoring(gone, None, true));
+        assert!(!restoring(own, Some(own), false), "it saves it");
     }
 
     /// A pid that was used again is somebody else's.
     #[test]
     fn another_process_of_that_number_is_left_alone() {
         let own = Init { start_time: 1, ..identity(Pid::this()).unwrap() };
-        Worker { ferry: own, criu: Some(own) }.interrupt().unwrap();
+        Worker { ferry: own, criu: Some(own), restores: false }.interrupt().unwrap();
     }
 }

@@ -162,7 +162,7 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
         }
         _ if is_being_made(entry, &init)? => {
             Err(Error::plain(format!("cannot exec in container {}: it is being created", record.id))
-                .hint("wait until `create`, or `run`, has made it"))
+                .hint("wait until `create`, `run` or `restore` has made it"))
         }
         _ => Ok((record, init, pidfd)),
     }
@@ -172,6 +172,10 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
 /// Whoever makes a container has it locked until then, and after that others may for a moment; so it is asked what the process
 /// executes. One that cannot be looked at is one of ferry's that nobody may look into.
 fn is_being_made(entry: &Entry, init: &Init) -> Result<bool> {
+    // CRIU is another program, and may outlive the ferry that has it locked.
+    if entry.worker().map_or(Ok(false), |worker| worker.is_restoring())? {
+        return Ok(true);
+    }
     if entry.is_at_rest()? {
         return Ok(false);
     }

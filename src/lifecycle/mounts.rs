@@ -66,6 +66,10 @@ fn open(setting: &Setting, id: &str) -> Result<(Live, Init, OwnedFd)> {
     if !init.is_alive()? {
         return Err(stopped());
     }
+    if container.entry.worker().map_or(Ok(false), |worker| worker.is_restoring())? {
+        let why = "it is being restored, and what is there is not the container yet";
+        return Err(Error::said("change the mounts of", format!("container {id:?}"), why));
+    }
     if !container.record.namespaces.contains(&Kind::Mount) {
         let why = "it has no mount namespace of its own: they would be the host's";
         return Err(Error::said("change the mounts of", format!("container {id:?}"), why));

@@ -400,7 +400,7 @@ impl Host for Machine<'_> {
         }
         match (daemon, entry.daemon) {
             (Some(daemon), _) => daemon.end(),
-            (None, Some(daemon)) => Worker { ferry: daemon, criu: Some(daemon) }.end_criu(),
+            (None, Some(daemon)) => Worker { ferry: daemon, criu: Some(daemon), restores: false }.end_criu(),
             (None, None) => Ok(()),
         }
     }

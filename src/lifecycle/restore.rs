@@ -191,13 +191,13 @@ impl Restoring<'_> {
             // Made already, and it stays for as long as the container.
             Base::CopyOnWrite { stage, .. } | Base::Layers(Layers { stage, .. }) => stage.clone(),
         };
-        self.entry.note_worker(&Worker::own(None)?)?;
+        self.entry.note_worker(&Worker::restoring(None)?)?;
         self.fill()?;
         self.cgroup = create::make_cgroup(self.plan, self.setting.rootless)?;
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         let (plan, choice) = (self.plan, &self.options.choice);
         let restore = Restore::begin(plan, config, choice, &stage, self.upper.as_ref(), self.cgroup.as_ref())?;
-        let noted = Worker::own(Some(restore.pid())).and_then(|worker| self.entry.note_worker(&worker));
+        let noted = Worker::restoring(Some(restore.pid())).and_then(|worker| self.entry.note_worker(&worker));
         if let Err(error) = noted.and_then(|()| self.limit(restore.pid())) {
             return Err(error.and_then(restore.give_up()));
         }

@@ -1,13 +1,14 @@
 //! A second process in a running container: what it is given, what it shares, and what is refused.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Ferry, Peer, Root};
-use super::output;
+use super::need::Need::{Criu, Ferry, Peer, Root};
+use super::output::{self, Lines};
 use super::pseudo_terminal::{ConsoleSocket, Terminal};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -52,6 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("into_a_stopped_container_is_refused", &[], stopped),
     scenario("into_a_created_container", &[], created),
     scenario("into_a_container_that_is_being_made_is_refused", &[Ferry], being_made),
+    scenario("into_a_container_that_is_being_restored_is_refused", &[Ferry, Root, Criu], being_restored),
     scenario("many_at_once", &[], many),
     scenario("it_dies_with_the_container", &[], dies_with_container),
 ];
@@ -362,6 +364,40 @@ fn being_made(case: &mut Case) -> Outcome {
         assert_eq!(case.leftovers()?, Vec::<String>::new());
     }
     Ok(())
+}
+
+/// A process that joined it stood in the host's root filesystem: the first process that is noted is CRIU until there is another.
+fn being_restored(case: &mut Case) -> Outcome {
+    let (id, said, images) = (case.id.clone(), case.path("said"), case.path("images"));
+    let exec = format!("{} --root {} exec {id} /probe", case.stage.runtime.path.display(), case.state_root().display());
+    let hook = format!("{exec} >>{said} 2>&1 || exit 0");
+    case.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+    let lines = case.args(&["/probe", "sleep", "forever"]).start()?;
+    case.call(&["checkpoint", "--image-path", &images, &id])?.success()?;
+    drop(lines);
+    fs::write(&said, "")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let criu = std::env::split_paths(&path).map(|path| path.join("criu")).find(|path| path.exists());
+    let criu = criu.ok_or("there is no criu")?;
+    let programs = case.host_directory("programs")?;
+    fs::write(
+        programs.join("criu"),
+        format!("#!/bin/sh\n{exec} >>{said} 2>&1 3>&-\nexec {} \"$@\"\n", criu.display()),
+    )?;
+    fs::set_permissions(programs.join("criu"), fs::Permissions::from_mode(0o755))?;
+    let bundle = case.bundle.path().display().to_string();
+    let mut restore = case.command(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &id]);
+    restore.env("PATH", std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)))?);
+    // Of the kind that its streams were.
+    let (lines, pipe) = Lines::pipe(case.patience())?;
+    restore.stdout(pipe).stderr(fs::File::create(case.directory.join("errors"))?);
+    let ended = output::wait(&mut restore.spawn()?, case.patience())?;
+    drop((restore, lines));
+    let said = fs::read_to_string(said)?;
+    assert!(ended.success(), "{said} {}", fs::read_to_string(case.directory.join("errors"))?);
+    let refused = said.matches(&format!("cannot exec in container {id}: it is being created")).count();
+    assert!(refused >= 2 && !said.contains("capabilities"), "{said}");
+    case.exec(&[], &["/probe"])?.success().map(drop)
 }
 
 fn many(case: &mut Case) -> Outcome {
