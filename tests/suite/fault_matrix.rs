@@ -5,7 +5,8 @@
 //! verb in the usual run, all of them in a long one, which also tells the counts, and what it finds as it finds it.
 //!
 //! `FERRY_FAULTS=poll,recvmsg,EIO,Kill` for these calls and these faults alone; `FERRY_FAULTS_MINUTES=60` for a long run that ends
-//! then. It begins with the first, the middle and the last of each call.
+//! then, and `FERRY_FAULTS_FROM=500` for one that begins where that had come to. The first, the middle and the last of each call are
+//! before all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -217,8 +218,9 @@ pub(super) fn each(
         .filter(|point| point.fault == Fault::Kill || !(NEVER_REFUSED.contains(&&*point.call.0) || left_out(point)))
         .collect();
     let mut counts = Counts { of: points.len(), ..Counts::default() };
+    let from = std::env::var("FERRY_FAULTS_FROM").map_or(Ok(0), |from| from.parse())?;
     let (until, mut told) = (Instant::now() + time()?, BTreeSet::new());
-    for point in order(points) {
+    for point in order(points).into_iter().skip(from) {
         let is_late = Instant::now() > until;
         if (is_long() && is_late) || (!is_long() && (counts.injected >= 50 || (is_late && counts.injected >= least))) {
             break;

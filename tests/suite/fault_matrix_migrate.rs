@@ -19,8 +19,8 @@ use super::fault_counts::{Counts, count, tell};
 use super::fault_matrix::{before_main, each, furnish};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
 use super::fault_points::{Ended, Point, places, tracing};
-use super::migrate::counter;
-use super::migrate_cut_off::{is_running, of_this, one_goes_on};
+use super::migrate::{counter, destination};
+use super::migrate_cut_off::{is_running, of_this, one_goes_on, settle};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -117,6 +117,9 @@ fn went_on(
     counts: &mut Counts,
 ) -> Outcome {
     count(point, ended, counts);
+    let (store, to) = (case.path("store"), destination(case));
+    // Before that a process may be there that CRIU has not finished, and ends with it.
+    settle(case, (there, &store, &to))?;
     let seen = seen(case, there)?;
     if seen.is_object() && seen != *clean {
         counts.weaker.push(format!("{point}: {clean} became {seen}"));

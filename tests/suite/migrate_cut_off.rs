@@ -59,11 +59,17 @@ pub(super) fn one_goes_on(case: &mut Case, row: Row, there: &str, what: &str) ->
     one_goes_on_at(case, row, (there, &store, &to), what)
 }
 
-/// The same, with the store of the other end, and the words for it.
-fn one_goes_on_at(case: &mut Case, mut row: Row, (there, store_there, to): (&str, &str, &str), what: &str) -> Outcome {
+/// Asks both ends to settle what was cut off.
+pub(super) fn settle(case: &mut Case, (there, store_there, to): (&str, &str, &str)) -> Outcome {
     let (here, store) = (case.id.clone(), case.path("store"));
     case.call(&["--store", &store, "migrate", "--recover", &here, to])?.success()?;
-    case.call(&["--store", store_there, "migrate", "--recover", there])?.success()?;
+    case.call(&["--store", store_there, "migrate", "--recover", there])?.success().map(drop)
+}
+
+/// The same, with the store of the other end, and the words for it.
+fn one_goes_on_at(case: &mut Case, mut row: Row, (there, store_there, to): (&str, &str, &str), what: &str) -> Outcome {
+    settle(case, (there, store_there, to))?;
+    let (here, store) = (case.id.clone(), case.path("store"));
     let (is_here, is_there) = (is_running(case, &here)?, is_running(case, there)?);
     if is_here == is_there {
         return Err(format!("{what}: here {is_here}, there {is_there}").into());
