@@ -194,6 +194,14 @@ impl Entry {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Whether a restore is at work on it: what is there is not the container yet.
+    ///
+    /// # Errors
+    /// As [`Worker::is_restoring`].
+    pub fn is_being_restored(&self) -> Result<bool> {
+        self.worker().map_or(Ok(false), |worker| worker.is_restoring())
+    }
+
     /// The work is done.
     ///
     /// # Errors

@@ -173,7 +173,7 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(Record, Init, OwnedFd)
 /// executes. One that cannot be looked at is one of ferry's that nobody may look into.
 fn is_being_made(entry: &Entry, init: &Init) -> Result<bool> {
     // CRIU is another program, and may outlive the ferry that has it locked.
-    if entry.worker().map_or(Ok(false), |worker| worker.is_restoring())? {
+    if entry.is_being_restored()? {
         return Ok(true);
     }
     if entry.is_at_rest()? {

@@ -66,7 +66,7 @@ fn open(setting: &Setting, id: &str) -> Result<(Live, Init, OwnedFd)> {
     if !init.is_alive()? {
         return Err(stopped());
     }
-    if container.entry.worker().map_or(Ok(false), |worker| worker.is_restoring())? {
+    if container.entry.is_being_restored()? {
         let why = "it is being restored, and what is there is not the container yet";
         return Err(Error::said("change the mounts of", format!("container {id:?}"), why));
     }

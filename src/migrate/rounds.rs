@@ -1,8 +1,8 @@
 //! When to stop the container: how long it would stand still if that were now, from what the rounds so far have shown. Pure.
 //!
-//! A round sends what was written to since the round before, in memory and in files. While that shrinks, the next one is shorter than this one; once
-//! what is left fits the downtime that was asked for, the rest is sent with the container stopped. A container that writes
-//! faster than the link carries never gets there, which is seen by rounds that do not shrink.
+//! A round sends what was written to since the round before, in memory and in files. While that shrinks, the next one is shorter
+//! than this one; once what is left fits the downtime that was asked for, the rest is sent with the container stopped. A
+//! container that writes faster than the link carries never gets there, which is seen by rounds that do not shrink.
 //!
 //! CRIU takes its time however little is left, which no further round makes less. The shortest dump so far shows how long; to
 //! restore it takes about as long again, which nobody has seen yet when it is decided.
