@@ -405,8 +405,7 @@ pub(super) fn runc(case: &mut Case, args: &[&str]) -> Result<Lines, Failed> {
     if status.success() {
         return Ok(lines);
     }
-    let told = lines.until("")?;
-    Err(format!("runc {}: {status}, {told}", args.join(" ")).into())
+    Err(format!("runc {}: {status}, {}", args.join(" "), lines.rest()?).into())
 }
 
 /// With a pipe as its standard input: runc knows no other streams from outside.

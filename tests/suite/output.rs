@@ -173,6 +173,12 @@ impl Lines {
         }
     }
 
+    /// All that comes until the end, which the other side has to reach by itself.
+    pub fn rest(&mut self) -> Result<String, Failed> {
+        self.source.read_to_end(&mut self.seen)?;
+        Ok(self.text())
+    }
+
     fn take_line(&mut self) -> Option<String> {
         let end = self.seen.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.seen.drain(..=end).collect();
