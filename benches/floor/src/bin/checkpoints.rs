@@ -157,6 +157,7 @@ impl Runtime<'_> {
     /// There and back, through images in a directory.
     fn round(&self, megabytes: u64, bundle: &str, images: &Path) -> Result<Round, String> {
         self.begin(megabytes, bundle)?;
+        settle()?;
         let dump = self.checkpoint(images)?;
         let mut round = Round { dump, frozen: frozen(images)?, bytes: size(images)?, ..Round::default() };
         // Some leave a stopped container behind.
@@ -197,6 +198,11 @@ fn filled(pid: &str, megabytes: u64) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Err(format!("process {pid} does not come to hold {megabytes} MB"))
+}
+
+/// Waits for the disk: nobody is to pay for what another has written or removed.
+fn settle() -> Result<(), String> {
+    timed(&mut Command::new("sync")).map(drop)
 }
 
 fn remove(directory: &Path) -> Result<(), String> {
@@ -270,6 +276,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 fn archive(runtime: &Runtime<'_>, megabytes: u64, bundle: &str, work: &Path) -> Result<[f64; 3], String> {
     let (file, images) = (work.join("archive"), work.join("images"));
     runtime.begin(megabytes, bundle)?;
+    settle()?;
     let is_ferry = runtime.name == "ferry";
     let made = if is_ferry {
         timed(runtime.command(&["checkpoint", "--export"]).arg(&file).arg(ID))?
