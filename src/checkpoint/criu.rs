@@ -188,6 +188,11 @@ impl Criu {
         }
     }
 
+    /// What can be polled for its end.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Asks what is answered at once, and waits for the end.
     fn done(self, request: &Request) -> Result<Response> {
         let answer = self.executed().and_then(|()| self.ask(request, &mut |_| Ok(())));

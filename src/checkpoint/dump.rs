@@ -1,19 +1,19 @@
 //! A running container to images.
 //!
 //! What CRIU is told is planned first, from the configuration and what is mounted, as a value; then CRIU is asked. It stops
-//! the processes by itself, through the container's cgroup, and lets them go on if anything fails; ferry sees to it that the
-//! cgroup is left as it was found, even where CRIU itself did not live to do so.
+//! the processes through the container's cgroup, and lets them go on if anything fails; ferry sees to it that the cgroup is left
+//! as it was found, even where CRIU itself did not live to do so: see [`super::freezer`].
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use super::criu::{Criu, Start, check_feature, check_version, find};
+use super::freezer::Freezer;
 use super::rpc::{CgroupsMode, Deed, Feature, NetworkLock, Options, Request};
 use super::streams::Streams;
 use super::{cause, external, obstacles};
@@ -99,13 +99,15 @@ pub struct Subject<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// Its directory, where CRIU's process is noted, so that `delete --force` finds one that hangs.
     pub entry: Option<&'a Entry>,
+    /// What has it locked, as long as it is open.
+    pub lock: Option<BorrowedFd<'a>>,
 }
-
-/// How long processes may take to go on.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The first CRIU that can do without a lock.
 const KNOWS_SKIP: u32 = 31900;
+
+/// CRIU's word before it stops anything. It has none where it takes the memory only.
+pub const ABOUT_TO_STOP: &str = "pre-dump";
 
 /// CRIU's word when everything is in the images, and nothing of the container runs.
 pub const STANDS_STILL: &str = "post-dump";
@@ -118,7 +120,7 @@ const LOG: &str = "dump.log";
 pub enum Afterwards {
     /// What the choice says: it ends, unless it is to go on.
     End,
-    /// It stays as it stands, by its cgroup, which whoever says so has frozen.
+    /// It stays as it stands, by its cgroup: see [`Freezer::keep`], which whoever says so has asked for.
     StandStill,
 }
 
@@ -127,11 +129,11 @@ pub enum Afterwards {
 /// # Errors
 /// What could not be dumped; the container then runs as it did.
 pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
-    dump_then(subject, choice, &mut |_| Ok(Afterwards::End)).map(drop)
+    dump_then(subject, choice, &mut |_, _| Ok(Afterwards::End)).map(drop)
 }
 
 /// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way, and
-/// [`super::criu::WAITING`] now and then; what it answers to [`STANDS_STILL`], when everything is in the images and nothing of the
+/// [`super::criu::WAITING`] now and then, with the container's cgroup; what it answers to [`STANDS_STILL`], when everything is in the images and nothing of the
 /// container runs, is what is done.
 ///
 /// # Errors
@@ -140,7 +142,7 @@ pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
 pub fn dump_then(
     subject: &Subject<'_>,
     choice: &DumpChoice,
-    heard: &mut dyn FnMut(&str) -> Result<Afterwards>,
+    heard: &mut dyn FnMut(&str, &mut Freezer<'_>) -> Result<Afterwards>,
 ) -> Result<Afterwards> {
     let program = find()?;
     let version = check_version(&program)?;
@@ -169,17 +171,23 @@ pub fn dump_then(
     if let Some(entry) = subject.entry.filter(|_| choice.tracks_memory()) {
         entry.forget_tracked()?;
     }
-    let frozen_before = subject.cgroup.map(life::is_frozen).transpose()?.unwrap_or(false);
     let deed = if choice.pre_dump { Deed::PreDump } else { Deed::Dump };
+    let mut freezer = Freezer::of(subject.cgroup)?;
     let criu = Criu::start(&program, &Start::default())?;
     let mut decided = None;
     let noted = subject.entry.map(|entry| entry.note_worker(&Worker::own(Some(criu.pid))?)).transpose();
-    let answer = noted.and_then(|_| criu.executed()).and_then(|()| {
+    let watched = noted.and_then(|_| freezer.watch(criu.pidfd(), subject.lock)).and_then(|()| criu.executed());
+    let answer = watched.and_then(|()| {
+        if choice.pre_dump {
+            freezer.freeze()?;
+        }
         criu.ask(&Request::Deed(deed, Box::new(options)), &mut |notice| {
             ready(&notice.script, &mut status)?;
-            let afterwards = heard(&notice.script)?;
-            if notice.script == STANDS_STILL {
-                decided = Some(afterwards);
+            let afterwards = heard(&notice.script, &mut freezer)?;
+            match notice.script.as_str() {
+                ABOUT_TO_STOP => freezer.freeze()?,
+                STANDS_STILL => decided = Some(afterwards),
+                _ => (),
             }
             match afterwards {
                 Afterwards::End => Ok(()),
@@ -193,17 +201,22 @@ pub fn dump_then(
         return ended.map(|()| Afterwards::StandStill);
     }
     let failed = match answer {
-        Ok(answer) if answer.success => return ended.map(|()| Afterwards::End),
+        Ok(answer) if answer.success => {
+            let goes_on = choice.leave_running || choice.pre_dump;
+            let left = if goes_on { freezer.go_on() } else { freezer.dismiss() };
+            return ended.and(left).map(|()| Afterwards::End);
+        }
         Ok(answer) => {
             let log = choice.choice.log_directory().join(LOG);
             cause::error("checkpoint container", &format!("{:?}", subject.id), &log, answer.errno)
         }
         Err(error) => error.and_then(ended.and_then(|()| survived(&pids))),
     };
-    if decided.is_some() && frozen_since(subject.cgroup, frozen_before) {
+    // Whoever decided has given it up: it is not to go on.
+    if decided.is_some() && freezer.is_kept() {
         return Err(failed);
     }
-    Err(failed.and_then(thaw(subject.cgroup, frozen_before)))
+    Err(failed.and_then(freezer.go_on()))
 }
 
 /// Where the first process' standard streams lead.
@@ -219,11 +232,6 @@ fn streams(subject: &Subject<'_>, choice: &DumpChoice, pids: &[Pid]) -> Result<S
             ))
         }
     }
-}
-
-/// Whether whoever decided has frozen it: then it is not to go on.
-fn frozen_since(cgroup: Option<&Cgroup>, frozen_before: bool) -> bool {
-    !frozen_before && cgroup.is_some_and(|cgroup| life::is_frozen(cgroup).unwrap_or(true))
 }
 
 /// Somebody who kills CRIU may kill a process along with it: see [`super::ending`].
@@ -247,14 +255,6 @@ fn check_pipe() -> Result<()> {
         Ok(_) => Ok(()),
         Err(answer) => Err(Error::kernel("make", format!("the pipe of {size} bytes that --lazy-pages takes"), answer)
             .hint(format!("run ferry with CAP_SYS_RESOURCE, or set fs.pipe-max-size to {size}"))),
-    }
-}
-
-/// A CRIU that was killed leaves the processes stopped.
-fn thaw(cgroup: Option<&Cgroup>, frozen_before: bool) -> Result<()> {
-    match cgroup {
-        Some(cgroup) if !frozen_before && life::is_frozen(cgroup)? => life::thaw(cgroup, PATIENCE),
-        _ => Ok(()),
     }
 }
 

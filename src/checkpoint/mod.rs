@@ -9,6 +9,7 @@
 //!   criu             the process and the conversation
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
+//!   freezer          the container stands still when it begins, and goes on afterwards
 //!   lazy             its daemon that puts memory in its place when it comes later
 //!   cause            its log -> why it failed
 //! stage              the root of a restore, where CRIU takes it from
@@ -30,6 +31,7 @@ pub mod criu;
 pub mod dump;
 mod ending;
 pub mod external;
+pub mod freezer;
 mod held;
 pub(crate) mod images;
 pub mod lazy;

@@ -10,6 +10,7 @@ use super::live::{self, Live};
 use super::{Setting, delete};
 use crate::cgroup;
 use crate::checkpoint::dump::{self, Afterwards, DumpChoice, Subject};
+use crate::checkpoint::freezer::Freezer;
 use crate::checkpoint::progress::{self, Progress};
 use crate::checkpoint::root;
 use crate::container::Status;
@@ -137,8 +138,9 @@ fn dump_container(
         pid,
         cgroup: cgroup.as_ref(),
         entry: Some(&container.entry),
+        lock: Some(container.entry.dir()),
     };
-    let mut heard = |script: &str| {
+    let mut heard = |script: &str, _: &mut Freezer<'_>| {
         progress::heard(progress, script, &choice.choice.images);
         if script == dump::STANDS_STILL {
             complete()?;

@@ -40,6 +40,11 @@ fn criu_of(ferry: u32) -> Vec<i32> {
     children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(outside).collect()
 }
 
+/// Whether it is the process that lets the container go on in a killed ferry's place.
+pub(super) fn thaws(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ferry-thaws\n")
+}
+
 /// Kills ferry, or CRIU below it, at a moment, and waits until both are gone.
 #[allow(clippy::disallowed_methods, reason = "the moment is what the test is about")]
 pub(super) fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &str) -> Outcome {
@@ -52,7 +57,7 @@ pub(super) fn kill_at(case: &Case, child: &mut Child, moment: Duration, whom: &s
     if whom == "ferry" {
         kill(ferry, Signal::SIGKILL).ok();
     } else {
-        for pid in &criu {
+        for pid in criu.iter().filter(|pid| !thaws(**pid)) {
             kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
         }
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes, names_in, remove_tree};
 use super::checkpoint::Row;
+use super::checkpoint_cut_off::thaws;
 use super::checkpoint_root::image_counter;
 use super::fault_counts::{Counts, count, is_the_languages, tell};
 use super::fault_matrix::{before_main, each, furnish};
@@ -215,11 +216,12 @@ fn matrix(case: &mut Case, verb: &Verb) -> Outcome {
     tell(case, verb.name, &counts)
 }
 
-/// Waits until nobody is at work any more: a CRIU whose ferry was killed, and who traces.
+/// Waits until nobody is at work any more: a CRIU whose ferry was killed, who lets the container go on in its place, and who traces.
 pub(super) fn outlive(case: &Case) -> Outcome {
     for pid in marked_processes(&case.directory) {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).any(|word| word == b"swrk" || word == b"strace") {
+        let is_at_work = line.split(|byte| *byte == 0).any(|word| word == b"swrk" || word == b"strace");
+        if is_at_work || thaws(i32::try_from(pid)?) {
             case.wait_for(pid)?;
         }
     }

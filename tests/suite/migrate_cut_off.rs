@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::case::{Case, names_in, remove_tree};
 use super::checkpoint::{CRIU, Row};
+use super::checkpoint_cut_off::thaws;
 use super::migrate::{calling_with, counter, destination, printed, words};
 use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -41,7 +42,7 @@ pub(super) fn of_this(case: &Case, word: &str) -> Vec<i32> {
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         // The command that leads to the far end is one of the words of the end that calls it.
         let is_it = line.contains(word) && (word == MIGRATES || !line.contains(MIGRATES));
-        if is_it && line.contains(&case.path("store")) && !line.starts_with("sh ") {
+        if is_it && line.contains(&case.path("store")) && !line.starts_with("sh ") && !thaws(pid) {
             found.push(pid);
         }
     }

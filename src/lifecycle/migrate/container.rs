@@ -12,6 +12,7 @@ use rustix::fs::{FileType, stat};
 use crate::cgroup::{self, Cgroup, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
+use crate::checkpoint::freezer::Freezer;
 use crate::container::{Id, Status, Store};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
@@ -19,7 +20,7 @@ use crate::image::pack::Elsewhere;
 use crate::lifecycle::live::Live;
 use crate::lifecycle::own_root::Changes;
 use crate::lifecycle::pause::PATIENCE;
-use crate::lifecycle::{Setting, delete, live, own_root};
+use crate::lifecycle::{Setting, delete, live, outlive, own_root};
 use crate::migrate::container::{Container, Dumped, Held, Still};
 use crate::migrate::message::{Choices, Stream};
 use crate::spec::Config;
@@ -93,6 +94,7 @@ impl Locked {
             pid: self.pid,
             cgroup: Some(&self.cgroup),
             entry: None,
+            lock: Some(self.live.entry.dir()),
         }
     }
 }
@@ -113,7 +115,7 @@ impl Container for Running<'_> {
         let locked = self.lock()?;
         let parent = Self::tracked(&locked, parent)?;
         let choice = DumpChoice { pre_dump: true, ..self.choice(images, parent) };
-        dump::dump_then(&locked.subject(self.id), &choice, &mut |word| {
+        dump::dump_then(&locked.subject(self.id), &choice, &mut |word, _| {
             if word == criu::WAITING { waiting() } else { Ok(()) }.map(|()| Afterwards::End)
         })?;
         locked.live.entry.note_tracked(own_rounds())
@@ -124,15 +126,14 @@ impl Container for Running<'_> {
         let parent = Self::tracked(&locked, parent)?;
         let changes = locked.live.record.store.is_some().then(|| Changes::of(&locked.live)).transpose()?;
         let mut since = Instant::now();
-        dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word| match word {
-            // The last word before it is stopped.
-            "pre-dump" => {
+        dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word, freezer| match word {
+            dump::ABOUT_TO_STOP => {
                 since = Instant::now();
                 Ok(Afterwards::End)
             }
-            "post-dump" => {
-                let (pid, cgroup, changes) = (locked.pid, &locked.cgroup, changes.as_ref());
-                held(Dumped::All(&mut Stopped { since, pid, cgroup, changes, images }))
+            dump::STANDS_STILL => {
+                let (pid, changes) = (locked.pid, changes.as_ref());
+                held(Dumped::All(&mut Stopped { since, pid, freezer, changes, images }))
             }
             criu::WAITING => held(Dumped::NotYet),
             _ => Ok(Afterwards::End),
@@ -154,10 +155,11 @@ impl Container for Running<'_> {
 
     fn go_on(&mut self) -> Result<()> {
         let live = live::open_locked(self.setting, self.id)?;
-        match (live.status, &live.record.cgroup) {
-            (Status::Paused, Some(path)) => life::thaw(&cgroup::fs::open(path)?, PATIENCE),
-            _ => Ok(()),
-        }
+        let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(()) };
+        let cgroup = cgroup::fs::open(path)?;
+        // One that is giving it up leaves it as it found it.
+        outlive::criu(&cgroup)?;
+        if life::is_frozen(&cgroup)? { life::thaw(&cgroup, PATIENCE) } else { Ok(()) }
     }
 
     fn release(&mut self) -> Result<()> {
@@ -179,15 +181,15 @@ fn is_shared_writable(line: &str) -> bool {
 }
 
 /// It stands still.
-struct Stopped<'a> {
+struct Stopped<'a, 'b> {
     since: Instant,
     pid: Pid,
-    cgroup: &'a Cgroup,
+    freezer: &'a mut Freezer<'b>,
     changes: Option<&'a Changes>,
     images: &'a Path,
 }
 
-impl Still for Stopped<'_> {
+impl Still for Stopped<'_, '_> {
     fn since(&self) -> Instant {
         self.since
     }
@@ -206,7 +208,7 @@ impl Still for Stopped<'_> {
     }
 
     fn freeze(&mut self) -> Result<()> {
-        life::freeze(self.cgroup, PATIENCE)
+        self.freezer.keep()
     }
 }
 
