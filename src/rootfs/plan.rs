@@ -260,12 +260,14 @@ fn shared(config: &Config, around: Around<'_>) -> Result<MountedIn> {
     }
 }
 
-/// Takes the read-only attribute from new filesystems that something is still made in, and answers their places.
+/// Takes the read-only attribute from new filesystems that something is still made in, and answers their places. What is the kernel's
+/// own has nothing made in it; and where the host's is read-only, a user namespace gets no other one. fs/namespace.c,
+/// mnt_already_visible
 fn read_only_last(mounts: &mut [Mount]) -> Vec<PathBuf> {
     let places: Vec<PathBuf> = mounts.iter().map(|mount| mount.destination.clone()).collect();
     let mut last = Vec::new();
     for (index, mount) in mounts.iter_mut().enumerate() {
-        let new = matches!(mount.what, What::Filesystem { .. });
+        let new = matches!(&mount.what, What::Filesystem { kind, .. } if !matches!(kind.as_str(), "sysfs" | "proc"));
         if !new || mount.options.attributes.set & MOUNT_ATTR_RDONLY == 0 {
             continue;
         }
@@ -418,6 +420,10 @@ mod tests {
         let left: Vec<bool> =
             mounts.iter().map(|mount| mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0).collect();
         assert_eq!(left, [false, false, true, true]);
+        let mut kernels: Vec<Mount> = [("sysfs", "/sys"), ("tmpfs", "/sys/fs/cgroup")]
+            .map(|(kind, place)| plan_mount(&mount(kind, kind, place, &["ro"]), around, "").unwrap())
+            .into();
+        assert!(read_only_last(&mut kernels).is_empty());
     }
 
     #[test]

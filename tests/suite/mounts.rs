@@ -1,14 +1,15 @@
 //! Mounts: kinds, options, propagation, and destinations that try to lead out of the root file system.
 
 use std::fs;
+use std::process::Command;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
-use super::need::Need::{Peer, Root};
+use super::need::Need::{Peer, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
-use crate::rootfs_fixtures::config::{add, bind, mount, without_mount};
+use crate::rootfs_fixtures::config::{self, add, bind, mount, without_mount};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("proc_sysfs_tmpfs_devpts", &[], kinds),
@@ -51,6 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("absolute_root_path", &[], absolute_root),
     scenario("a_missing_root_is_refused", &[], missing_root),
     scenario("cgroup_mount", &[Root], cgroup_mount),
+    scenario("sysfs_is_mounted_where_the_hosts_is_read_only", &[Root, Tool("unshare")], read_only_sysfs),
 ];
 
 /// The last mount at `point`, which is the one that is seen.
@@ -447,5 +449,23 @@ fn cgroup_mount(case: &mut Case) -> Outcome {
     assert!(kind == "cgroup2" || kind == "tmpfs", "{kind}");
     let answer = case.deed(&["mkdir", "/sys/fs/cgroup/new"])?;
     assert!(answer["error"].is_i64(), "{answer}");
+    Ok(())
+}
+
+/// As in a container of a container: the kernel gives a user namespace no sysfs that is written to where there is none.
+fn read_only_sysfs(case: &mut Case) -> Outcome {
+    config::user_namespace(&mut case.config, (100_000, 100_000), 1000);
+    config::without_mount(&mut case.config, "/sys/fs/cgroup");
+    add(&mut case.config, "/mounts", mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "ro"]));
+    let (bundle, id) = (case.args(&["/probe", "report"]).write_config()?, case.id.clone());
+    let call = case.command(&["run", "--bundle", &bundle, &id]);
+    let cover =
+        "umount --lazy /sys; mount -t sysfs -o ro sysfs /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec \"$@\"";
+    let mut nested = Command::new("unshare");
+    nested.args(["--mount", "sh", "-euc", cover, "sh"]).arg(call.get_program()).args(call.get_args());
+    nested.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let report = case.finish(&mut nested)?.success()?.json()?;
+    assert_eq!(row(&report, "/sys")?["type"], "sysfs");
+    assert!(has(&report, "/sys", "ro")?);
     Ok(())
 }
