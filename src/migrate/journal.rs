@@ -408,6 +408,8 @@ fn clear(dir: BorrowedFd<'_>, depth: u32) -> std::result::Result<(), Errno> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     /// A directory of one test, gone with it.
@@ -415,7 +417,10 @@ pub(super) mod tests {
 
     impl Scratch {
         pub fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{}", std::process::id()));
+            // Two tests may choose one name, and run at once.
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{}-{number}", std::process::id()));
             std::fs::create_dir(&path).unwrap();
             Self(path)
         }

@@ -275,16 +275,32 @@ mod tests {
         std::thread::scope(|scope| scope.spawn(thread).join().unwrap())
     }
 
-    fn scratch(name: &str) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("ferry-jail-{}-{name}", std::process::id()));
-        fs::create_dir_all(path.join("inside")).unwrap();
-        fs::write(path.join("beside"), "kept").unwrap();
-        path
+    /// A directory with one in it, and a file beside that; gone with its test.
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ferry-jail-{}-{name}", std::process::id()));
+            fs::create_dir_all(path.join("inside")).unwrap();
+            fs::write(path.join("beside"), "kept").unwrap();
+            Self(path)
+        }
+
+        fn join(&self, name: &str) -> std::path::PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            ["open", "beside"].into_iter().for_each(|name| drop(fs::remove_file(self.join(name))));
+            ["inside/made", "inside", ""].into_iter().for_each(|name| drop(fs::remove_dir(self.join(name))));
+        }
     }
 
     #[test]
     fn who_reads_writes_only_where_it_did_before() {
-        let path = scratch("reads");
+        let path = Scratch::new("reads");
         let mut open = fs::File::create(path.join("open")).unwrap();
         let (beside, new) = (path.join("beside"), path.join("new"));
         let answers = confined(read_only, || {
@@ -300,7 +316,7 @@ mod tests {
 
     #[test]
     fn who_unpacks_does_so_in_one_directory() {
-        let path = scratch("unpacks");
+        let path = Scratch::new("unpacks");
         let inside = fs::File::open(path.join("inside")).unwrap();
         let (beside, new) = (path.join("beside"), path.join("new"));
         let answers = confined(
