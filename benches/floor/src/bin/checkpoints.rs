@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-const USAGE: &str =
-    "usage: checkpoints -n ROUNDS --work DIR --json FILE --ferry FILE [--peer NAME=FILE]... SIZE=BUNDLE...";
+const USAGE: &str = "usage: checkpoints -n ROUNDS --archives ROUNDS --work DIR --json FILE --ferry FILE [--peer NAME=FILE]... SIZE=BUNDLE...";
 
 /// How long a container may take to fill its memory.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -17,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Default)]
 struct Options {
     rounds: usize,
+    /// In how many of them there is one file too, of which a peer's takes a minute.
+    archives: usize,
     work: PathBuf,
     json: PathBuf,
     /// Name, and file: ferry first.
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { rounds: 5, ..Options::default() };
+    let mut options = Options { rounds: 5, archives: 5, ..Options::default() };
     let mut arguments = std::env::args().skip(1);
     let pair = |word: &str| {
         word.split_once('=').map(|(one, other)| (one.to_owned(), other.to_owned())).ok_or_else(|| USAGE.to_owned())
@@ -73,6 +74,7 @@ fn options() -> Result<Options, String> {
         let value = arguments.next().ok_or(USAGE)?;
         match word.as_str() {
             "-n" => options.rounds = value.parse().map_err(|_| format!("{value} is no number"))?,
+            "--archives" => options.archives = value.parse().map_err(|_| format!("{value} is no number"))?,
             "--work" => options.work = value.into(),
             "--json" => options.json = value.into(),
             "--ferry" => options.runtimes.insert(0, ("ferry".to_owned(), value)),
@@ -81,7 +83,7 @@ fn options() -> Result<Options, String> {
         }
     }
     let is_whole = options.runtimes.first().is_some_and(|(name, _)| name == "ferry") && !options.bundles.is_empty();
-    if is_whole && options.rounds > 0 { Ok(options) } else { Err(USAGE.to_owned()) }
+    if is_whole && options.rounds > 0 && options.archives > 0 { Ok(options) } else { Err(USAGE.to_owned()) }
 }
 
 /// Takes a command's time; an error has its words.
@@ -334,10 +336,12 @@ fn compare(options: &Options) -> Result<(), String> {
                 let runtime = able[index];
                 rounds[index].push(runtime.round(*megabytes, bundle, &images)?);
                 remove(&images)?;
-                archives[index].push(archive(runtime, *megabytes, bundle, &options.work)?);
+                if number < options.archives {
+                    archives[index].push(archive(runtime, *megabytes, bundle, &options.work)?);
+                }
             }
         }
-        println!("{megabytes} MB of memory, {} rounds\n", options.rounds);
+        println!("{megabytes} MB of memory, {} rounds, {} of one file\n", options.rounds, archives[0].len());
         table(&able, &rounds);
         archive_table(&able, &archives);
         record(&mut json, *megabytes, &able, &rounds, &archives);
