@@ -18,6 +18,7 @@ use super::message::{self, Message};
 use super::pages::Unpacker;
 use super::sum::Summed;
 use crate::error::{Context, Error, Result};
+use crate::image::unpack::body;
 use crate::sys::fd;
 
 /// Bytes before those of a piece: where it belongs.
@@ -80,6 +81,7 @@ impl Staged {
             link.alive()?;
         }
         self.weigh(&file, number, most)?;
+        body::is_whole(&file).or_cannot("set the times of", named())?;
         // The disk begins now. One that cannot does all later.
         fd::start_writeback(&file).ok();
         self.unsettled.insert(number);

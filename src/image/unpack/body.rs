@@ -1,23 +1,45 @@
 //! A file's content: from the archive; or there before its name is, under which it comes to be without being copied. It stays where
-//! it was then, so that what was unpacked can be unpacked again.
+//! it was then, so that what was unpacked can be unpacked again, for as long as nobody has written to it: its time of change tells.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, futimens, linkat, openat, statat};
 use rustix::io::{Errno, Result};
 
 use super::header::Header;
 use super::{Layer, PIECE};
 
-/// Puts the body of this number at `name` in `dir`, where nothing may be, and opens it there to be given what else belongs to it.
+/// When a body that has no name yet was last changed: no program's file bears this time by being written to.
+const NAMELESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// Says of a body that it is whole, and has no name yet.
 ///
 /// # Errors
-/// EEXIST; ENOENT: there is no such body; what else the kernel answers.
-pub fn placed(bodies: BorrowedFd<'_>, number: u64, dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+/// What the kernel answers.
+pub fn is_whole(body: impl AsFd) -> Result<()> {
+    futimens(body, &Timestamps { last_access: NAMELESS, last_modification: NAMELESS })
+}
+
+/// Puts the body of this number at `name` in `dir`, where nothing may be, and opens it there to be given what else belongs to it:
+/// `mtime`, its time of change, among others.
+///
+/// # Errors
+/// EEXIST; ENOENT: there is no such body; ESTALE: it was here before, and has been written to since; what else the kernel answers.
+pub fn placed(
+    bodies: BorrowedFd<'_>,
+    number: u64,
+    (dir, name): (BorrowedFd<'_>, &CStr),
+    mtime: Timespec,
+) -> Result<OwnedFd> {
     let body = number.to_string();
+    let stat = statat(bodies, &body, AtFlags::SYMLINK_NOFOLLOW)?;
+    let changed = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(-1));
+    if [NAMELESS, mtime].iter().all(|time| (time.tv_sec, time.tv_nsec) != changed) {
+        return Err(Errno::STALE);
+    }
     let open = |dir, name: &CStr, flags: OFlags| {
         openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
     };
@@ -73,5 +95,34 @@ impl Layer {
             self.count.bytes += count as u64;
         }
         if gnu { file.set_len(header.size) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_to_is_not_placed_again() {
+        let path = std::env::temp_dir().join(format!("ferry-body-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("7"), "content").unwrap();
+        let directory = File::open(&path).unwrap();
+        let dir = directory.as_fd();
+        let mtime = Timespec { tv_sec: 1_000_000_000, tv_nsec: 5 };
+        let place = |name: &CStr| placed(dir, 7, (dir, name), mtime).map(File::from);
+        assert_eq!(place(c"early").unwrap_err(), Errno::STALE, "it is not whole yet");
+        is_whole(File::options().write(true).open(path.join("7")).unwrap()).unwrap();
+        let file = place(c"first").unwrap();
+        futimens(&file, &Timestamps { last_access: mtime, last_modification: mtime }).unwrap();
+        drop(place(c"second").unwrap());
+        assert_eq!(path.join("second").metadata().unwrap().ino(), path.join("7").metadata().unwrap().ino());
+        (&file).write_all(b"changed").unwrap();
+        assert_eq!(place(c"third").unwrap_err(), Errno::STALE);
+        assert!(!path.join("third").exists());
+        ["7", "first", "second"].iter().for_each(|name| std::fs::remove_file(path.join(name)).unwrap());
+        std::fs::remove_dir(&path).unwrap();
     }
 }

@@ -29,7 +29,7 @@ use super::{tree, whiteout, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
 
-mod body;
+pub mod body;
 pub mod complete;
 mod count;
 mod header;
@@ -274,11 +274,17 @@ impl Layer {
         set_group: bool,
     ) -> Result<()> {
         let named = header.named();
-        let cannot = |answer: Errno| Error::kernel("unpack", named.clone(), answer);
+        let cannot = |answer: Errno| match answer {
+            Errno::ESTALE => {
+                Error::said("unpack", &named, "the container has run here already, and has written to it since")
+                    .hint("its memory, which is as it was when it came, does not belong to its files any more")
+            }
+            answer => Error::kernel("unpack", &named, answer),
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody but the owner until it is known who that is.
         let open = || match (&self.bodies, header.body) {
-            (Some(bodies), Some(number)) => body::placed(bodies.as_fd(), number, dir, name),
+            (Some(bodies), Some(number)) => body::placed(bodies.as_fd(), number, (dir, name), header.mtime),
             _ => openat(dir, name, flags, Mode::from_raw_mode(header.mode & 0o700 | 0o600)),
         };
         let file = match open() {
