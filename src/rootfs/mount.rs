@@ -5,13 +5,14 @@
 //! open_tree(2), mount_setattr(2), move_mount(2)
 
 use std::borrow::Cow;
+use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
-use rustix::fs::{CWD, FileType, fstat, fstatfs};
+use rustix::fs::{CWD, FileType, fstat, fstatfs, readlinkat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
@@ -41,6 +42,13 @@ pub struct CgroupView {
 /// The deed, the place and the kernel's answer, with the filesystem's own words where it gave some.
 pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &CgroupView) -> Result<()> {
     match &mount.what {
+        What::Bind(source) if mount.options.copy_link && handed.is_none() => {
+            match readlinkat(CWD, source, Vec::new()) {
+                Ok(target) => link(root, &target, &mount.destination),
+                // None, or nothing that can be looked at, which the bind will say.
+                Err(_) => bind(root, source, None, &mount.destination, &mount.options),
+            }
+        }
         What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options),
         What::Inside(source) => {
             let copy = handed.map_or_else(|| clone_inside(root, source, &mount.options, &mount.destination), Ok)?;
@@ -49,6 +57,19 @@ pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &Cgroup
         What::Filesystem { kind, source } => filesystem(root, kind, source, mount),
         What::Cgroup => cgroup_view(root, mount, cgroup),
         What::Remount => remount(root, mount),
+    }
+}
+
+/// Makes a symbolic link at a place, unless that very one is there.
+fn link(root: &Root, target: &CStr, place: &Path) -> Result<()> {
+    let named = || root.name(place);
+    let name = place.file_name().ok_or(Errno::EISDIR).or_cannot("link", named())?;
+    let parent = root.make_dirs(place.parent().unwrap_or(place), 0o755, Links::Follow)?;
+    match symlinkat(target, &parent, name) {
+        Err(rustix::io::Errno::EXIST) if readlinkat(&parent, name, Vec::new()).is_ok_and(|there| *there == *target) => {
+            Ok(())
+        }
+        made => made.or_cannot("link", named()),
     }
 }
 
@@ -155,12 +176,20 @@ pub struct Refusal {
     pub words: String,
 }
 
+/// How long a value may be that fsconfig(2) takes. Bytes. fs/fsopen.c
+const LONGEST: usize = 255;
+
 /// A new, detached mount of a filesystem, with the attributes of `options` that apply to the mount itself.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn new_filesystem(kind: &str, source: &str, options: &Options) -> std::result::Result<OwnedFd, Refusal> {
     let silent = |answer| Refusal { answer, words: String::new() };
+    // Many lower directories of an overlay, say: mount(2) has a page for them all.
+    let values = options.data.iter().filter_map(|(_, value)| value.as_deref()).chain([source]);
+    if values.map(str::len).any(|length| length > LONGEST) {
+        return by_path::new_filesystem(kind, source, options).map_err(silent);
+    }
     let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
         Err(rustix::io::Errno::NOSYS) => return by_path::new_filesystem(kind, source, options).map_err(silent),
         context => context.map_err(|answer| silent(errno(answer)))?,

@@ -79,6 +79,7 @@ impl Options {
                 Attribute(set, clear) => self.attributes.say(name, "relatime", set, clear),
                 Recursive(set, clear) => self.recursive.say(name, "rrelatime", set, clear),
                 CopyUp => self.copy_up,
+                CopyLink => self.copy_link,
                 Remount => self.remount,
                 Nothing | Propagation(_) | Superblock | Unset(_) => false,
             };
@@ -113,6 +114,9 @@ pub struct Options {
     pub idmap: Option<bool>,
     /// Whether a tmpfs begins with what the image has there.
     pub copy_up: bool,
+    /// Whether a bind's source that is a symbolic link is made again, and what it leads to is not mounted: crun's option, by which
+    /// podman mounts without dereferencing.
+    pub copy_link: bool,
     /// The filesystem's own: key, and value where there is one.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -133,12 +137,13 @@ enum Effect {
         recursive: bool,
     },
     CopyUp,
+    CopyLink,
     Remount,
     /// A flag of the superblock, passed on by name.
     Superblock,
 }
 
-use Effect::{Attribute, Bind, CopyUp, Idmap, Nothing, Propagation, Recursive, Remount, Superblock, Unset};
+use Effect::{Attribute, Bind, CopyLink, CopyUp, Idmap, Nothing, Propagation, Recursive, Remount, Superblock, Unset};
 
 /// Every option of runtime-spec 1.3.0, config.md#linux-mount-options. An access-time mode clears its whole field, as
 /// mount_setattr(2) asks; relatime is zero in it.
@@ -146,6 +151,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("async", Superblock),
     ("atime", Unset(NOATIME)),
     ("bind", Bind { recursive: false }),
+    ("copy-symlink", CopyLink),
     ("defaults", Nothing),
     ("dev", Attribute(0, NODEV)),
     ("diratime", Unset(NODIRATIME)),
@@ -233,6 +239,7 @@ pub fn parse(options: &[String]) -> Options {
             Ok(Propagation(flags)) => parsed.propagation.push(flags.bits()),
             Ok(Idmap { recursive }) => parsed.idmap = Some(recursive),
             Ok(CopyUp) => parsed.copy_up = true,
+            Ok(CopyLink) => parsed.copy_link = true,
             Ok(Remount) => parsed.remount = true,
             Ok(Superblock) => parsed.data.push((option.clone(), None)),
             // podman sends an empty one along with the mounts of a container that runs systemd.

@@ -349,7 +349,8 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
     if options.copy_up && !matches!(&what, What::Filesystem { kind, .. } if kind == "tmpfs") {
         return Err(Error::config(format!("{at}.options"), "tmpcopyup is only for tmpfs"));
     }
-    let handed = matches!(what, What::Bind(_)) && (idmap.is_some() || around.hands_over());
+    // A link is made inside, by whoever mounts there.
+    let handed = matches!(what, What::Bind(_)) && (idmap.is_some() || around.hands_over() && !options.copy_link);
     Ok(Mount { destination, what, options, idmap, handed, root_label: None })
 }
 

@@ -27,6 +27,9 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("remount_of_what_is_not_mounted_is_refused", &[Ferry], remount_nothing),
     scenario("idmap_and_ridmap_by_the_user_namespace", &[Root, Ferry], idmap_of_container),
     scenario("idmap_and_ridmap_by_the_mounts_own_mappings", &[Root, Ferry], idmap_own),
+    scenario("as_long_as_many_directories_are", &[Root], long),
+    scenario("copy_symlink_makes_the_link", &[Peer("runc", "1.1.5 has none")], copy_symlink),
+    scenario("copy_symlink_over_something_else_is_refused", &[Peer("runc", "1.1.5 has none")], copy_symlink_over),
 ];
 
 /// Options, what the mount shows then, and what it does not.
@@ -304,5 +307,51 @@ fn idmap_own(case: &mut Case) -> Outcome {
         (row["uidMappings"], row["gidMappings"]) = (map.clone(), map.clone());
         assert_eq!(owners(case, &source, row)?, expected.map(|uid| json!(uid)), "{option}");
     }
+    Ok(())
+}
+
+/// An overlay of directories whose names together are longer than what one call of the kernel's newer interface takes.
+fn long(case: &mut Case) -> Outcome {
+    let lowers: Vec<String> =
+        ["low", "lower"].iter().map(|name| format!("{name}/{}", "directory/".repeat(18))).collect();
+    for (number, lower) in lowers.iter().enumerate() {
+        fs::create_dir_all(case.path(lower))?;
+        fs::write(Path::new(&case.path(lower)).join(format!("file{number}")), "here")?;
+    }
+    let option = format!("lowerdir={}", lowers.iter().map(|lower| case.path(lower)).collect::<Vec<_>>().join(":"));
+    assert!(option.len() > 300, "{option}");
+    add(&mut case.config, "/mounts", mount("overlay", "overlay", "/overlay", &[&option, "nosuid", "private"]));
+    let report = case.report()?;
+    assert!(has(&report, "/overlay", "nosuid")? && row(&report, "/overlay")?["type"] == "overlay");
+    for number in 0..2 {
+        assert_eq!(case.deed(&["read", &format!("/overlay/file{number}")])?["ok"], "here");
+    }
+    Ok(())
+}
+
+fn copy_symlink(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?;
+    std::os::unix::fs::symlink("../home/cargo", source.join("link"))?;
+    std::os::unix::fs::symlink("nowhere", source.join("dangling"))?;
+    fs::write(source.join("file"), "tea")?;
+    for name in ["link", "dangling", "file"] {
+        add(&mut case.config, "/mounts", bind(&source.join(name), &format!("/opt/{name}"), &["rbind", "copy-symlink"]));
+    }
+    let report = case.report()?;
+    assert!(row(&report, "/opt/file").is_ok() && row(&report, "/opt/link").is_err(), "what is no link is bound");
+    // Now it is there already.
+    assert_eq!(case.deed(&["read", "/opt/file"])?["ok"], "tea");
+    let rootfs = case.bundle.rootfs();
+    assert_eq!(fs::read_link(rootfs.join("opt/link"))?, Path::new("../home/cargo"));
+    assert_eq!(fs::read_link(rootfs.join("opt/dangling"))?, Path::new("nowhere"));
+    Ok(())
+}
+
+fn copy_symlink_over(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?;
+    std::os::unix::fs::symlink("elsewhere", source.join("link"))?;
+    add(&mut case.config, "/mounts", bind(&source.join("link"), "/home", &["rbind", "copy-symlink"]));
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("/home") && end.stderr.contains("EEXIST"), "{}", end.stderr);
     Ok(())
 }
