@@ -21,7 +21,7 @@ pub struct Saved {
     pub bytes: u64,
     /// Memory that was left to the parent's.
     pub unchanged_bytes: u64,
-    /// How long the processes stood still.
+    /// How long the processes stood still, while they were being stopped and after that.
     pub frozen_milliseconds: f64,
     /// How long the memory took to be written.
     pub write_milliseconds: f64,
@@ -49,7 +49,7 @@ pub fn read(choice: &DumpChoice) -> Result<Saved> {
     let saved = Saved {
         bytes: bytes(7, 14),
         unchanged_bytes: bytes(6, 13),
-        frozen_milliseconds: milliseconds(2),
+        frozen_milliseconds: milliseconds(1) + milliseconds(2),
         write_milliseconds: milliseconds(4),
         dirty_rate: None,
         estimated_milliseconds: None,
@@ -106,7 +106,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("ferry-saved-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         let mut dump = Message::default();
-        dump.number(2, 1500).number(4, 2500).number(6, 3).number(7, 2);
+        dump.number(1, 250).number(2, 1500).number(4, 2500).number(6, 3).number(7, 2);
         let mut message = Message::default();
         message.message(1, &dump);
         let bytes = images::tests::image(Kind::Statistics, &[message]);
@@ -117,7 +117,7 @@ mod tests {
         std::fs::remove_dir(&directory).unwrap();
         let page = rustix::param::page_size() as u64;
         assert_eq!((saved.bytes, saved.unchanged_bytes), (2 * page, 3 * page));
-        assert_eq!((saved.frozen_milliseconds, saved.write_milliseconds), (1.5, 2.5));
+        assert_eq!((saved.frozen_milliseconds, saved.write_milliseconds), (1.75, 2.5));
         assert_eq!(saved.dirty_rate, None);
     }
 }

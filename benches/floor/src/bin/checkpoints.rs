@@ -31,7 +31,7 @@ struct Options {
 struct Round {
     /// Seconds until `checkpoint` has ended.
     dump: f64,
-    /// Seconds for which the processes stood still, by CRIU's own account.
+    /// Seconds for which the processes were being stopped and stood still, by CRIU's own account.
     frozen: f64,
     /// Seconds until `restore --detach` has ended.
     restore: f64,
@@ -221,7 +221,8 @@ fn size(images: &Path) -> Result<f64, String> {
     Ok(sum as f64)
 }
 
-/// How long the processes stood still: the second field of the first field of CRIU's statistics, in microseconds.
+/// How long the processes stood still, while they were being stopped and after that: the first two fields of the first field of CRIU's
+/// statistics, in microseconds.
 fn frozen(images: &Path) -> Result<f64, String> {
     let path = images.join("stats-dump");
     let bytes = fs::read(&path).map_err(|why| format!("{}: {why}", path.display()))?;
@@ -229,10 +230,11 @@ fn frozen(images: &Path) -> Result<f64, String> {
     // Two magic numbers and a length come first.
     let message = field(bytes.get(12..).ok_or_else(broken)?, 1).ok_or_else(broken)?;
     let Value::Bytes(dump) = message else { return Err(broken()) };
-    match field(dump, 2) {
-        Some(Value::Number(microseconds)) => Ok(microseconds as f64 / 1e6),
+    let microseconds = |wanted| match field(dump, wanted) {
+        Some(Value::Number(number)) => Ok(number as f64),
         _ => Err(broken()),
-    }
+    };
+    Ok((microseconds(1)? + microseconds(2)?) / 1e6)
 }
 
 /// A value of a protobuf message.
