@@ -205,26 +205,40 @@ fn pid_of(child: &Child) -> Result<Pid, Failed> {
     Ok(Pid::from_raw(i32::try_from(child.id())?))
 }
 
-/// Makes CRIU stand still as soon as it holds the processes of the container, or is at work on others.
-fn stop_criu(case: &Case, ferry: &Child, log: &str) -> Result<Pid, Failed> {
+/// Makes CRIU stand still as soon as it holds the processes of the container, or is at work on others. `None`: it was over before.
+fn stop_criu(case: &Case, ferry: &mut Child, log: &str) -> Result<Option<Pid>, Failed> {
     let until = Instant::now() + case.patience();
     while Instant::now() < until {
+        if ferry.try_wait()?.is_some() {
+            return Ok(None);
+        }
         let begun = fs::metadata(log).is_ok_and(|log| log.len() > 0);
         if let (true, Some(criu)) = (begun, criu_of(ferry.id()).first()) {
             kill(Pid::from_raw(*criu), Signal::SIGSTOP)?;
-            return Ok(Pid::from_raw(*criu));
+            return Ok(Some(Pid::from_raw(*criu)));
         }
         std::thread::yield_now();
     }
     Err("CRIU did not begin".into())
 }
 
+/// A container, and a checkpoint of it whose CRIU stands still in the middle.
+fn stopped_checkpoint(case: &mut Case, name: &str) -> Result<(Row, Child, Pid), Failed> {
+    for number in 0..20 {
+        let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
+        row.go_on(3)?;
+        let (images, id) = (case.path(&format!("images-{name}-{number}")), case.id.clone());
+        let mut child = spawn_checkpoint(case, &images)?;
+        if let Some(criu) = stop_criu(case, &mut child, &format!("{images}/dump.log"))? {
+            return Ok((row, child, criu));
+        }
+        case.call(&["delete", "--force", &id])?.success()?;
+    }
+    Err("each was over before it could be stopped".into())
+}
+
 fn silent_criu(case: &mut Case) -> Outcome {
-    let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
-    row.go_on(3)?;
-    let images = images(case);
-    let mut child = spawn_checkpoint(case, &images)?;
-    let criu = stop_criu(case, &child, &format!("{images}/dump.log"))?;
+    let (mut row, mut child, criu) = stopped_checkpoint(case, "silent")?;
     kill(pid_of(&child)?, Signal::SIGTERM)?;
     assert!(!output::wait(&mut child, case.patience())?.success());
     let said = said(case)?;
@@ -241,7 +255,7 @@ fn interrupted_restore(case: &mut Case) -> Outcome {
     let (images, id, bundle) = (images(case), case.id.clone(), case.bundle.path().display().to_string());
     fs::write(case.directory.join("errors"), "")?;
     let (mut child, _lines) = spawn_restore(case, &["--detach", "--image-path", &images, "--bundle", &bundle, &id])?;
-    let criu = stop_criu(case, &child, &format!("{images}/restore.log"))?;
+    let criu = stop_criu(case, &mut child, &format!("{images}/restore.log"))?.ok_or("it was over before")?;
     kill(pid_of(&child)?, Signal::SIGINT)?;
     assert!(!output::wait(&mut child, case.patience())?.success());
     case.wait_for(u32::try_from(criu.as_raw())?)?;
@@ -253,11 +267,8 @@ fn interrupted_restore(case: &mut Case) -> Outcome {
 /// Neither for one whose ferry waits with it, nor for one that is alone.
 fn deleted(case: &mut Case) -> Outcome {
     for alone in [false, true] {
-        let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
-        row.go_on(3)?;
-        let (images, id) = (case.path(&format!("images-{alone}")), case.id.clone());
-        let mut child = spawn_checkpoint(case, &images)?;
-        let criu = stop_criu(case, &child, &format!("{images}/dump.log"))?;
+        let (_row, mut child, criu) = stopped_checkpoint(case, &alone.to_string())?;
+        let id = case.id.clone();
         if alone {
             kill(pid_of(&child)?, Signal::SIGKILL)?;
         }
