@@ -124,14 +124,6 @@ pub enum Afterwards {
     StandStill,
 }
 
-/// Dumps a container.
-///
-/// # Errors
-/// What could not be dumped; the container then runs as it did.
-pub fn dump(subject: &Subject<'_>, choice: &DumpChoice) -> Result<()> {
-    dump_then(subject, choice, &mut |_, _| Ok(Afterwards::End)).map(drop)
-}
-
 /// Dumps a container, and asks what is to become of it. `heard` gets each word of CRIU's on its way, and
 /// [`super::criu::WAITING`] now and then, with the container's cgroup; what it answers to [`STANDS_STILL`], when everything is in the images and nothing of the
 /// container runs, is what is done.

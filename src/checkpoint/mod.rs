@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! external::…        config.json, the container's mounts, its streams -> what CRIU is told to leave to ferry
-//! dump::dump         container -> images                  lifecycle::checkpoint
+//! dump::dump_then    container -> images                  lifecycle::checkpoint
 //! restore::restore   bundle, images -> container          lifecycle::restore
 //!   obstacles        what CRIU cannot dump, found before anything is stopped
 //!   criu             the process and the conversation

@@ -412,15 +412,14 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A directory of one test, gone with it.
+    /// A directory of one test, gone with it; two tests may choose one name, and run at once.
     pub struct Scratch(pub PathBuf);
 
     impl Scratch {
         pub fn new(name: &str) -> Self {
-            // Two tests may choose one name, and run at once.
             static NUMBER: AtomicU32 = AtomicU32::new(0);
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{}-{number}", std::process::id()));
+            let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{process}-{number}"));
             std::fs::create_dir(&path).unwrap();
             Self(path)
         }

@@ -1,5 +1,6 @@
 //! A container stands still before CRIU comes, for no longer than it must, and goes on afterwards whatever becomes of ferry.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
@@ -53,23 +54,27 @@ fn until_frozen(case: &Case, cgroup: &Path, is: &str) -> Outcome {
     }
 }
 
-/// A CRIU in a directory that tells its version and, when it is asked for more, that it is about to stop the processes
-/// (criu/images/rpc.proto: `criu_resp` with a `criu_notify`), and then does nothing.
-fn idle_criu(case: &Case) -> Result<std::path::PathBuf, Failed> {
+/// A search path on which CRIU is a script, made of where CRIU itself is.
+pub(super) fn path_with_criu(case: &Case, script: impl FnOnce(&Path) -> String) -> Result<OsString, Failed> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let criu = std::env::split_paths(&path).map(|path| path.join("criu")).find(|path| path.exists());
-    let criu = criu.ok_or("there is no criu")?;
     let programs = case.host_directory("programs")?;
-    let asked = programs.join("asked");
-    let script = format!(
-        "#!/bin/sh\n[ -e {asked} ] || {{ : >{asked}; exec {} \"$@\"; }}\n\
-         printf '\\010\\006\\020\\001\\052\\012\\012\\010pre-dump' >&3; exec sleep 1000\n",
-        criu.display(),
-        asked = asked.display()
-    );
-    fs::write(programs.join("criu"), script)?;
+    fs::write(programs.join("criu"), script(&criu.ok_or("there is no criu")?))?;
     fs::set_permissions(programs.join("criu"), fs::Permissions::from_mode(0o755))?;
-    Ok(programs)
+    Ok(std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)))?)
+}
+
+/// One that tells its version and, when it is asked for more, that it is about to stop the processes (criu/images/rpc.proto:
+/// `criu_resp` with a `criu_notify`), and then does nothing.
+fn idle_criu(case: &Case) -> Result<OsString, Failed> {
+    let asked = case.path("asked");
+    path_with_criu(case, |criu| {
+        format!(
+            "#!/bin/sh\n[ -e {asked} ] || {{ : >{asked}; exec {} \"$@\"; }}\n\
+             printf '\\010\\006\\020\\001\\052\\012\\012\\010pre-dump' >&3; exec sleep 1000\n",
+            criu.display(),
+        )
+    })
 }
 
 fn killed(case: &mut Case) -> Outcome {
@@ -77,11 +82,9 @@ fn killed(case: &mut Case) -> Outcome {
     row.go_on(3)?;
     let (images, id) = (images(case), case.id.clone());
     let cgroup = case.cgroups().into_iter().next().ok_or("it has no cgroup")?;
-    let programs = idle_criu(case)?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = idle_criu(case)?;
     let mut command = case.command(&["checkpoint", "--image-path", &images, &id]);
-    command.env("PATH", std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)))?);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = command.env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     until_frozen(case, &cgroup, "1")?;
     assert_eq!(case.state()?["status"], "paused");
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGKILL)?;

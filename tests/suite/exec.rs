@@ -1,12 +1,12 @@
 //! A second process in a running container: what it is given, what it shares, and what is refused.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::checkpoint_freezer::path_with_criu;
 use super::need::Need::{Criu, Ferry, Peer, Root};
 use super::output::{self, Lines};
 use super::pseudo_terminal::{ConsoleSocket, Terminal};
@@ -376,18 +376,11 @@ fn being_restored(case: &mut Case) -> Outcome {
     case.call(&["checkpoint", "--image-path", &images, &id])?.success()?;
     drop(lines);
     fs::write(&said, "")?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let criu = std::env::split_paths(&path).map(|path| path.join("criu")).find(|path| path.exists());
-    let criu = criu.ok_or("there is no criu")?;
-    let programs = case.host_directory("programs")?;
-    fs::write(
-        programs.join("criu"),
-        format!("#!/bin/sh\n{exec} >>{said} 2>&1 3>&-\nexec {} \"$@\"\n", criu.display()),
-    )?;
-    fs::set_permissions(programs.join("criu"), fs::Permissions::from_mode(0o755))?;
+    let path =
+        path_with_criu(case, |criu| format!("#!/bin/sh\n{exec} >>{said} 2>&1 3>&-\nexec {} \"$@\"\n", criu.display()))?;
     let bundle = case.bundle.path().display().to_string();
     let mut restore = case.command(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &id]);
-    restore.env("PATH", std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)))?);
+    restore.env("PATH", path);
     // Of the kind that its streams were.
     let (lines, pipe) = Lines::pipe(case.patience())?;
     restore.stdout(pipe).stderr(fs::File::create(case.directory.join("errors"))?);
