@@ -46,11 +46,12 @@ pub trait Container {
     /// It cannot be found out.
     fn maps_files(&mut self) -> Result<bool>;
 
-    /// Lets it go on, if it stands still.
+    /// Lets it go on, if it stands still. Answers whether there is such a container: it may have been removed meanwhile, or the
+    /// machine have gone down.
     ///
     /// # Errors
     /// The kernel's answer.
-    fn go_on(&mut self) -> Result<()>;
+    fn go_on(&mut self) -> Result<bool>;
 
     /// Removes what there is of it. It runs elsewhere.
     ///

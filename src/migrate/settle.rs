@@ -138,8 +138,10 @@ pub fn abort(link: &mut Link, why: &str) -> Result<()> {
 pub enum Recovered {
     /// The container is here. Why the destination could not be told, where it could not.
     Here(Option<Error>),
-    /// It runs at the destination, as this process.
-    There(i32),
+    /// The destination does not have it, and here it is not any more either. Why the destination could not be told, where it could not.
+    Gone(Option<Error>),
+    /// It runs at the destination, as this process; or has run there, and has ended since.
+    There(Option<i32>),
     /// It has run there, and does not any more, for this reason. What is here of it stands as it was when it went.
     Lost(String),
 }
@@ -171,7 +173,7 @@ pub fn recover(
                 // Without this word the destination keeps its journal, and nothing else.
                 connection.link.send(&Message::Released).ok();
                 connection.close()?;
-                return Ok(Recovered::There(pid));
+                return Ok(Recovered::There(Some(pid).filter(|pid| *pid > 0)));
             }
             Answer::Lost(why) => {
                 journal.note(State::Lost)?;
@@ -188,13 +190,14 @@ pub fn recover(
         return Ok(Recovered::Lost("it was said before".to_owned()));
     }
     journal.note(State::Aborted)?;
-    container.go_on()?;
+    let is_here = container.go_on()?;
     let told = connect().and_then(|mut connection| {
         settle(&mut connection.link, &token, Verdict::Aborted)?;
         connection.close()
     });
-    match told {
-        Ok(()) => journal.remove().map(|()| Recovered::Here(None)),
-        Err(error) => Ok(Recovered::Here(Some(error))),
-    }
+    let untold = match told {
+        Ok(()) => journal.remove().map(|()| None)?,
+        Err(error) => Some(error),
+    };
+    Ok(if is_here { Recovered::Here(untold) } else { Recovered::Gone(untold) })
 }

@@ -140,7 +140,7 @@ impl Container for FakeContainer {
         match &decided {
             Ok(Afterwards::StandStill) => (),
             Ok(Afterwards::End) => self.exists = false,
-            Err(_) => self.go_on()?,
+            Err(_) => assert!(self.go_on()?),
         }
         decided
     }
@@ -154,11 +154,11 @@ impl Container for FakeContainer {
         Ok(false)
     }
 
-    fn go_on(&mut self) -> Result<()> {
+    fn go_on(&mut self) -> Result<bool> {
         assert!(self.exists, "there is nothing left to go on with");
         self.frozen = false;
         set(&self.copies, |copies| copies.here = true);
-        Ok(())
+        Ok(true)
     }
 
     fn release(&mut self) -> Result<()> {
@@ -429,8 +429,9 @@ impl World {
             served.into_iter().for_each(|thread| drop(thread.join().unwrap()));
             match recovered {
                 Recovered::Here(untold) => assert!(untold.is_none() && self.copies.lock().unwrap().here),
+                Recovered::Gone(_) => panic!("no machine has gone down"),
                 Recovered::Lost(_) => assert!(self.copies.lock().unwrap().lost && self.container.frozen),
-                Recovered::There(pid) => assert!(pid == 77 && self.copies.lock().unwrap().there),
+                Recovered::There(pid) => assert!(pid == Some(77) && self.copies.lock().unwrap().there),
             }
         }
         let mut host = FakeHost {

@@ -296,7 +296,7 @@ impl Drop for Case {
 }
 
 /// Removes a cgroup. A process that was killed is in it until somebody has waited for it.
-fn remove_cgroup(path: &Path, limit: Duration) -> Result<(), Failed> {
+pub(super) fn remove_cgroup(path: &Path, limit: Duration) -> Result<(), Failed> {
     let end = Instant::now() + limit;
     loop {
         match fs::remove_dir(path) {
@@ -351,7 +351,7 @@ fn memory_contains(bytes: &[u8], text: &[u8]) -> bool {
     String::from_utf8_lossy(bytes).contains(&*String::from_utf8_lossy(text))
 }
 
-fn mounts_below(directory: &Path) -> Result<Vec<String>, Failed> {
+pub(super) fn mounts_below(directory: &Path) -> Result<Vec<String>, Failed> {
     let prefix = format!("{}/", directory.display());
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
@@ -381,7 +381,7 @@ pub fn names_in(directory: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn find_named(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
+pub(super) fn find_named(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             if entry.path().to_string_lossy().contains(name) {

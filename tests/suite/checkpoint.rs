@@ -88,9 +88,14 @@ impl Row {
 
     /// Reads what was printed before the end, and goes on with the lines of the next life.
     pub(super) fn continued(&mut self, lines: Lines) -> Outcome {
+        self.continued_for(lines, 10)
+    }
+
+    /// The same, with so many lines.
+    pub(super) fn continued_for(&mut self, lines: Lines, count: u64) -> Outcome {
         while self.read().is_ok() {}
         self.lines = lines;
-        self.go_on(10)
+        self.go_on(count)
     }
 }
 

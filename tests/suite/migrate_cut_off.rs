@@ -26,7 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// At so many moments something is killed.
-fn moments() -> u32 {
+pub(super) fn moments() -> u32 {
     if std::env::var_os("FERRY_LONG").is_some() { 20 } else { 3 }
 }
 
@@ -90,18 +90,24 @@ fn one_goes_on_at(case: &mut Case, mut row: Row, (there, store_there, to): (&str
             row.continued(lines).map_err(said)?;
         }
     }
-    for store in [&store, store_there] {
+    nothing_is_kept([&store, store_there], is_there, what)?;
+    [&here, there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))
+}
+
+/// Neither end keeps anything of a migration; but one that was killed before it heard that the source is done keeps its journal, which
+/// says that it has it, and the next migration takes away.
+pub(super) fn nothing_is_kept(stores: [&str; 2], went: bool, what: &str) -> Outcome {
+    for store in stores {
         for name in names_in(&Path::new(store).join("migrations")) {
-            // One that was killed before it heard that the source is done keeps its journal, which says that it has it.
             let path = Path::new(store).join("migrations").join(&name);
             let journal: Value = serde_json::from_slice(&fs::read(path.join("journal.json"))?)?;
-            if !is_there || !name.ends_with(".destination") || journal["state"] != "active" {
+            if !went || !name.ends_with(".destination") || journal["state"] != "active" {
                 return Err(format!("{what}: {journal}").into());
             }
             remove_tree(&path)?;
         }
     }
-    [&here, there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))
+    Ok(())
 }
 
 /// CRIU, of the ferry that takes a container.

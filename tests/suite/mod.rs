@@ -57,6 +57,7 @@ mod migrate_cut_off;
 mod migrate_files;
 mod migrate_image;
 mod migrate_post_copy;
+mod migrate_rebooted;
 mod migrate_settled;
 mod migrate_tls;
 mod mount_options;
@@ -166,6 +167,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("migrate_files", migrate_files::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
     ("migrate_post_copy", migrate_post_copy::SCENARIOS),
+    ("migrate_rebooted", migrate_rebooted::SCENARIOS),
     ("migrate_settled", migrate_settled::SCENARIOS),
     ("migrate_tls", migrate_tls::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),

@@ -153,13 +153,19 @@ impl Container for Running<'_> {
         Ok(pids.into_iter().any(|pid| maps(pid).lines().any(is_shared_writable)))
     }
 
-    fn go_on(&mut self) -> Result<()> {
+    fn go_on(&mut self) -> Result<bool> {
+        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
+            return Ok(false);
+        }
         let live = live::open_locked(self.setting, self.id)?;
-        let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(()) };
+        let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(true) };
         let cgroup = cgroup::fs::open(path)?;
         // One that is giving it up leaves it as it found it.
         outlive::criu(&cgroup)?;
-        if life::is_frozen(&cgroup)? { life::thaw(&cgroup, PATIENCE) } else { Ok(()) }
+        if life::is_frozen(&cgroup)? {
+            life::thaw(&cgroup, PATIENCE)?;
+        }
+        Ok(true)
     }
 
     fn release(&mut self) -> Result<()> {

@@ -287,8 +287,15 @@ fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut(
         .hint(format!("`ferry migrate --recover {id}` settles it")));
     }
     match settle::recover(journal, running, connect)? {
-        Recovered::Here(Some(error)) => Err(error),
-        Recovered::Here(None) | Recovered::There(_) | Recovered::Lost(_) => Ok(()),
+        Recovered::Here(Some(error)) | Recovered::Gone(Some(error)) => Err(error),
+        Recovered::Here(None) | Recovered::Gone(None) | Recovered::There(_) | Recovered::Lost(_) => Ok(()),
+    }
+}
+
+fn undone(peer: &str, untold: Option<&Error>) -> String {
+    match untold {
+        None => format!("the migration to {peer} is undone"),
+        Some(error) => format!("the destination could not be told, and may keep images until it is: {error}"),
     }
 }
 
@@ -306,14 +313,13 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
         let destination = Destination::parse(&peer)?;
         let mut running = running(setting, &journals, id, journal.entry.choices);
         told.push(match settle::recover(journal, &mut running, &mut || destination.connect(reached))? {
-            Recovered::Here(None) => format!("{id} is here: the migration to {peer} is undone"),
-            Recovered::Here(Some(error)) => {
-                format!("{id} is here; the destination could not be told, and may keep images until it is: {error}")
-            }
+            Recovered::Here(untold) => format!("{id} is here: {}", undone(&peer, untold.as_ref())),
+            Recovered::Gone(untold) => format!("{id} is not here any more: {}", undone(&peer, untold.as_ref())),
             Recovered::Lost(why) => {
                 format!("{id} is lost: it ran at {peer}, and {why}; {}", settle::left_as_it_was(id))
             }
-            Recovered::There(pid) => format!("{id} is at {peer}, where it runs as process {pid}"),
+            Recovered::There(Some(pid)) => format!("{id} is at {peer}, where it runs as process {pid}"),
+            Recovered::There(None) => format!("{id} went to {peer}, ran there and has ended since"),
         });
     }
     let mut machine = receive::Machine::new(setting, None)?;
