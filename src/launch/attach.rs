@@ -15,7 +15,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, fchdir, pipe2, read, write};
 use rustix::fs::OFlags;
@@ -25,6 +24,7 @@ use super::sources;
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::path::{Links, Root};
+use crate::process::hidden;
 use crate::rootfs::mount::{self, CgroupView};
 use crate::rootfs::plan::Mount;
 use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now, setns};
@@ -93,6 +93,7 @@ impl Inside<'_> {
 
     /// Enters the user namespace, in which every right is there.
     fn become_its_root(&self) -> Result<()> {
+        hidden::hide()?;
         setns(self.init, CloneFlags::CLONE_NEWUSER.bits())
             .or_cannot("join", "the container's user namespace")
             .map_err(|error| error.hint("the container belongs to another user"))?;
@@ -101,8 +102,8 @@ impl Inside<'_> {
 
     /// Enters the mount namespace, and the user namespace unless ferry is in it: what is made there belongs to its root.
     fn enter(&self) -> Result<Root> {
-        // A container that shares the host's pid namespace could look into ferry otherwise (CVE-2016-9962).
-        set_dumpable(false).or_cannot("hide", "the joining process")?;
+        // A container that shares the host's pid namespace could look into ferry otherwise.
+        hidden::hide()?;
         let user = self.user_namespace && self.host.privileged;
         let flags = if user { CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUSER } else { CloneFlags::CLONE_NEWNS };
         setns(self.init, flags.bits()).or_cannot("join", "the container's mount namespace")?;
@@ -119,7 +120,9 @@ impl Inside<'_> {
         match clone_either_way(0, Parent::Caller).or_cannot("clone", "a process to take sources beside")? {
             Cloned::Child => {
                 drop(hold);
-                let entered = setns(self.init, CloneFlags::CLONE_NEWUSER.bits())
+                let hidden = hidden::hide().map_err(|_| Errno::EPERM);
+                let entered = hidden
+                    .and_then(|()| setns(self.init, CloneFlags::CLONE_NEWUSER.bits()))
                     .and_then(|()| unshare(CloneFlags::CLONE_NEWNS))
                     .and_then(|()| write(&tell, &[1]));
                 // It ends with ferry in any case.

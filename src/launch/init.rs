@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, fchdir, fchown, getpid, setgroups, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, fchdir, fchown, getpid, sethostname, setresgid, setresuid, setsid};
 
 mod mounts;
 
@@ -24,7 +24,7 @@ use crate::container::{State, Status};
 use crate::error::{Context, Error, Result};
 use crate::namespaces::{CLONE_NEWTIME, Kind, User};
 use crate::path::{Links, Root};
-use crate::process::{command, sysctl};
+use crate::process::{command, hidden, identity, sysctl};
 use crate::rootfs::plan::MountedIn;
 use crate::rootfs::{Base, devices, layers, on_host, overlay, pivot, protect};
 use crate::security::lsm;
@@ -57,6 +57,8 @@ pub struct Init<'a> {
     pub is_scored: bool,
     /// Whether it is ferry that carries the terminal.
     pub foreground: bool,
+    /// The caller's, which hooks of the host are to have.
+    pub umask: Mode,
     /// Whether it has to wait to be placed even where the plan does not say so: it was not born in its cgroup and is moved
     /// there, or another process has to tell of its birth before it says anything itself.
     pub waits: bool,
@@ -164,6 +166,7 @@ impl Init<'_> {
         let process = self.process()?;
         let hooks = in_environment(&self.plan.hooks.start_container, process);
         let run = || self.run_hooks("startContainer", &hooks, Status::Created);
+        hidden::hide()?;
         let last: Option<&dyn Fn() -> Result<()>> = if hooks.is_empty() { None } else { Some(&run) };
         execute(process, &self.program, self.procfs.as_ref(), &self.channel, last).map(|never| match never {})
     }
@@ -202,6 +205,10 @@ impl Init<'_> {
         if self.plan.waits_to_be_placed() || self.waits {
             self.take_what_is_handed()?;
         }
+        // The maps of an ordinary user's namespace are written by now, and from his own processes nothing is to be hidden before.
+        if self.plan.namespaces.has_company() {
+            hidden::hide()?;
+        }
         let keeps_groups = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);
         if self.plan.namespaces.user == User::Inherit { Ok(()) } else { become_root(keeps_groups) }
     }
@@ -224,7 +231,7 @@ impl Init<'_> {
     /// Files are made with umask 0 and the modes they are to have. The session is the container's own, so that no signal
     /// of the caller's terminal reaches it and it can have a terminal of its own.
     fn session(&mut self) -> Result<()> {
-        umask(Mode::empty());
+        self.umask = umask(Mode::empty());
         setsid().map(drop).or_cannot("begin", "a session")
     }
 
@@ -352,7 +359,10 @@ impl Init<'_> {
         }
         // Hooks have come to name the container's files from here.
         fchdir(self.root()?.dir()).or_cannot("enter", "the root filesystem")?;
-        self.run_hooks("createContainer", &hooks.create_container, Status::Creating)
+        umask(self.umask);
+        let ran = self.run_hooks("createContainer", &hooks.create_container, Status::Creating);
+        umask(Mode::empty());
+        ran
     }
 
     /// Hooks in here are told of this process as they see it themselves.
@@ -417,11 +427,8 @@ fn unexpected() -> Error {
 /// # Errors
 /// EINVAL where the maps leave id 0 out.
 pub fn become_root(keeps_groups: bool) -> Result<()> {
-    let dropped = if keeps_groups { Ok(()) } else { setgroups(&[]) };
-    match dropped {
-        // An ordinary user's own map denies it; the groups stay the caller's.
-        Ok(()) | Err(Errno::EPERM) => (),
-        Err(answer) => return Err(Error::kernel("drop", "supplementary groups", answer)),
+    if !keeps_groups {
+        identity::drop_groups()?;
     }
     let hint = |error: Error| error.hint("the id maps must give the container an id 0");
     let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));

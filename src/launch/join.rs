@@ -1,14 +1,12 @@
 //! The child of `exec`: it enters a container's namespaces and executes a program there.
 //!
-//! Everything of the host that it needs is in its hands before it enters, and it is not dumpable from then on: a process
-//! of the container could otherwise look into it, and through it at the host, before it executes (CVE-2016-9962). It is
-//! cloned only after the pid namespace was entered, since that holds for children alone.
+//! Everything of the host that it needs is in its hands before it enters, and it is hidden from then on (see [`hidden`]). It is cloned
+//! only after the pid namespace was entered, since that holds for children alone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
-use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chroot, fchdir, setsid};
 
@@ -20,7 +18,7 @@ use super::terminal;
 use crate::error::{Context, Error, Result};
 use crate::namespaces::Kind;
 use crate::path::Root;
-use crate::process::{command, scheduling};
+use crate::process::{command, hidden, identity, scheduling};
 use crate::sys::clone::{exit_now, setns};
 
 /// What the child has in its hands.
@@ -37,6 +35,8 @@ pub struct Joining<'a> {
     pub root: Option<OwnedFd>,
     /// Whether there is a user namespace, in which to become root first.
     pub user_namespace: bool,
+    /// Whether its OOM score is adjusted already.
+    pub is_scored: bool,
     /// The session keyring's name.
     pub keyring: Option<String>,
     /// A private procfs, for the process' label.
@@ -107,7 +107,7 @@ impl Joining<'_> {
     }
 
     fn oom_score(&mut self) -> Result<()> {
-        oom_score("self", Some(self.process))
+        if self.is_scored { Ok(()) } else { oom_score("self", Some(self.process)) }
     }
 
     fn keyring(&mut self) -> Result<()> {
@@ -120,7 +120,10 @@ impl Joining<'_> {
     }
 
     fn enter(&mut self) -> Result<()> {
-        set_dumpable(false).or_cannot("hide", "the joining process")?;
+        hidden::hide()?;
+        if self.user_namespace && !self.process.identity.keeps_groups {
+            identity::drop_groups()?;
+        }
         let flags = self
             .namespaces
             .iter()

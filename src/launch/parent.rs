@@ -32,7 +32,7 @@ use crate::log::{Log, Milestone};
 use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
-use crate::process::{limits, scheduling};
+use crate::process::{hidden, identity, limits, scheduling};
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
 
@@ -104,6 +104,7 @@ impl Launch<'_> {
             procfs: None,
             is_scored: self.scores(),
             foreground: self.console_socket.is_none(),
+            umask: Mode::empty(),
             waits: false,
             root: None,
             terminal: None,
@@ -144,6 +145,11 @@ impl Launch<'_> {
             return self.born_between(channel, init, cgroup, None);
         }
         let way_back = enter(joins)?;
+        // The container's processes see it from its first moment, and over a user namespace that root makes any other root has all
+        // rights. An ordinary user's has its maps to be written first.
+        if self.host.privileged && self.plan.namespaces.has_company() {
+            hidden::hide()?;
+        }
         let (cloned, moved) = clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::Caller)?;
         match cloned {
             Cloned::Child => {
@@ -175,15 +181,19 @@ impl Launch<'_> {
                 drop(channel);
                 fd::close_in_child(self.entry.dir());
                 let joins = &self.plan.namespaces.join;
-                let entered = match &user {
-                    Some((path, namespace)) => enter_around(namespace, path, joins),
+                // While /proc/self can be written: the one that is born here inherits it.
+                let scored = if init.is_scored { Ok(()) } else { init::oom_score("self", self.plan.process.as_ref()) };
+                let entered = scored.and_then(|()| hidden::hide()).and_then(|()| match &user {
+                    Some((path, namespace)) => {
+                        self.give_up_groups().and_then(|()| enter_around(namespace, path, joins))
+                    }
                     None => enter(joins).map(drop),
-                };
+                });
                 let born = entered
                     .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
                 let told = match born {
                     // It says nothing before it is placed, so that Born comes first.
-                    Ok((Cloned::Child, _)) => init::main(Init { waits: true, ..init }),
+                    Ok((Cloned::Child, _)) => init::main(Init { waits: true, is_scored: true, ..init }),
                     Ok((Cloned::Parent { pid, pidfd }, _)) => {
                         init.channel.send(&Message::Born(pid.as_raw()), Some(pidfd.as_fd()))
                     }
@@ -204,6 +214,12 @@ impl Launch<'_> {
                 }
             }
         }
+    }
+
+    /// See [`identity::drop_groups`].
+    fn give_up_groups(&self) -> Result<()> {
+        let keeps = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);
+        if keeps { Ok(()) } else { identity::drop_groups() }
     }
 
     /// What the host side does while the child prepares itself.

@@ -1,6 +1,9 @@
 //! `exec`: another process in a running container.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,13 +22,14 @@ use crate::container::{Id, Record, State, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
 use crate::launch::descriptor;
+use crate::launch::init::oom_score;
 use crate::launch::join::{self, Joining};
 use crate::launch::parent::Child;
 use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
 use crate::log::{Log, Milestone};
 use crate::namespaces::Kind;
-use crate::process::{limits, scheduling};
+use crate::process::{hidden, limits, scheduling};
 use crate::security::capabilities;
 use crate::spec::config::Process;
 use crate::spec::{Config, Document, check_process};
@@ -280,6 +284,12 @@ fn clone_joining(
     }
     let root = if kinds.contains(&Kind::Mount) { None } else { Some(open_root(&record.rootfs)?) };
     let (channel, theirs) = Channel::pair()?;
+    // An ordinary user's child is in sight of the container, and of one that has every right over it, from its first moment. It
+    // inherits what ferry could not give it any more.
+    let own_score = if host.privileged { None } else { lend_score(process)? };
+    if !host.privileged {
+        hidden::hide()?;
+    }
     if !early.is_empty() {
         setns(init.as_fd(), early.bits()).or_cannot("join", "the container's namespaces").map_err(
             |error| match error.errno() {
@@ -300,6 +310,7 @@ fn clone_joining(
                 namespaces: &kinds,
                 root,
                 user_namespace,
+                is_scored: own_score.is_some(),
                 keyring,
                 procfs: None,
                 foreground,
@@ -307,8 +318,26 @@ fn clone_joining(
                 program: PathBuf::new(),
             })
         }
-        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel, console: None }),
+        Cloned::Parent { pid, pidfd } => {
+            if let Some((file, own)) = own_score {
+                file.write_all_at(&own, 0).or_cannot("set back", "ferry's own OOM score")?;
+            }
+            Ok(Child { pid, pidfd, channel, console: None })
+        }
     }
+}
+
+/// Takes the OOM score of a process that is to inherit it, where it has one. Answers the file, and ferry's own score in it.
+fn lend_score(process: &ProcessPlan) -> Result<Option<(File, Vec<u8>)>> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    if process.oom_score_adj.is_none() {
+        return Ok(None);
+    }
+    let mut own = Vec::new();
+    let mut file = File::options().read(true).write(true).open(SCORE).or_cannot("open", SCORE)?;
+    file.read_to_end(&mut own).or_cannot("read", SCORE)?;
+    oom_score("self", Some(process))?;
+    Ok(Some((file, own)))
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd> {

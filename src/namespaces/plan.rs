@@ -55,6 +55,11 @@ impl Namespaces {
         self.make.contains(&kind)
     }
 
+    /// Whether processes of another container are there when the first of this one comes, and have it in sight, or rights over it.
+    pub fn has_company(&self) -> bool {
+        matches!(self.user, User::Join(_)) || self.join.iter().any(|join| join.kind == Kind::Pid)
+    }
+
     /// Whether the container has a namespace of this kind to itself or joined, instead of the caller's.
     pub fn has(&self, kind: Kind) -> bool {
         self.makes(kind)

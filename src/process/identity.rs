@@ -8,7 +8,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::Serialize;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::security::capabilities::{self, Capabilities};
 use crate::spec::config::Process;
 use crate::sys::capability::keep_on_setuid;
@@ -64,6 +64,18 @@ pub fn become_identity(identity: &Identity, hidden: bool) -> Result<()> {
     capabilities::apply(&identity.capabilities, hidden).or_cannot("set", "capabilities")?;
     umask(Mode::from_bits_truncate(identity.umask));
     Ok(())
+}
+
+/// Gives up the caller's supplementary groups. Also before a user namespace is entered: it may deny that, and a container's process
+/// would have the groups of the host's root.
+///
+/// # Errors
+/// The kernel's answer, but where an ordinary user's own map denies it: the groups stay the caller's, who has them anyway.
+pub fn drop_groups() -> Result<()> {
+    match setgroups(&[]) {
+        Ok(()) | Err(Errno::EPERM) => Ok(()),
+        Err(answer) => Err(Error::kernel("drop", "supplementary groups", answer)),
+    }
 }
 
 /// Where a user namespace denies setgroups (an ordinary user's map of the own id), no groups can be given; to have none

@@ -2,6 +2,7 @@
 //! in the order that the steps of `launch` give.
 
 pub mod command;
+pub mod hidden;
 pub mod identity;
 pub mod limits;
 pub mod memory_merge;

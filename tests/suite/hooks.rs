@@ -17,6 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("several_of_one_kind_run_in_their_order", &[], several),
     scenario("arguments_and_environment", &[], arguments),
     scenario("environment_is_only_the_hooks_own", &[], environment),
+    scenario("files_of_hooks_have_the_callers_umask", &[], umask),
     scenario("poststop_runs_at_delete", &[], poststop),
     scenario("poststop_runs_at_forced_delete", &[], poststop_forced),
     scenario("a_failing_prestart_hook_undoes_create", &[], failing_prestart),
@@ -151,6 +152,25 @@ fn environment(case: &mut Case) -> Outcome {
 fn with_poststop(case: &mut Case) -> Outcome {
     case.config["hooks"] = json!({"poststop": [hook(case, "poststop", "poststop")]});
     case.start_waiting()
+}
+
+/// Those of the host's side make files on the host, or in the container's root.
+fn umask(case: &mut Case) -> Outcome {
+    let table = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"].map(|kind| {
+        let script = format!("umask > {}", case.path(&format!("umask.{kind}")));
+        (kind.to_owned(), json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]))
+    });
+    let kinds = table.clone().map(|(kind, _)| kind);
+    case.config["hooks"] = Value::Object(table.into_iter().collect());
+    let (bundle, id) = (case.args(&["/probe", "exit", "0"]).write_config()?, case.id.clone());
+    let runtime = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 027; exec \"$@\"", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    case.finish(command.stdin(std::process::Stdio::null()))?.success()?;
+    for kind in kinds {
+        assert_eq!(fs::read_to_string(case.path(&format!("umask.{kind}")))?, "0027\n", "{kind}");
+    }
+    Ok(())
 }
 
 fn poststop(case: &mut Case) -> Outcome {

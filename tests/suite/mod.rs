@@ -140,6 +140,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("attacks", attacks::processes::SCENARIOS),
     ("attacks", attacks::races::SCENARIOS),
     ("attacks", attacks::input::SCENARIOS),
+    ("attacks", attacks::neighbours::SCENARIOS),
     ("pull", pull::SCENARIOS),
     ("pull_docker", pull_docker::SCENARIOS),
     ("terminal", terminal::SCENARIOS),

@@ -6,6 +6,7 @@
 
 pub mod image;
 pub mod input;
+pub mod neighbours;
 pub mod processes;
 pub mod races;
 

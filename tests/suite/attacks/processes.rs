@@ -33,7 +33,11 @@ pub const SCENARIOS: &[Scenario] = &[
 const PEER_INHERITABLE: super::super::need::Need = Peer("crun", "1.8.1 adds the capability to the inheritable set");
 
 /// A container whose program attacks for as long as `exec` is called; answers what that program told.
-fn under_attack(case: &mut Case, deed: &[&str], mut exec: impl FnMut(&mut Case) -> Outcome) -> Result<Value, Failed> {
+pub(super) fn under_attack(
+    case: &mut Case,
+    deed: &[&str],
+    mut exec: impl FnMut(&mut Case) -> Outcome,
+) -> Result<Value, Failed> {
     let seconds = if is_long() { 60.0 } else { 2.5 };
     let seconds_text = seconds.to_string();
     let args: Vec<&str> = ["/probe"].iter().chain(deed).copied().chain([seconds_text.as_str()]).collect();
