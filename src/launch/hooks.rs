@@ -1,9 +1,11 @@
 //! Running hooks: each gets the container's state on its standard input, in order, and has its time.
 //! runtime.md#lifecycle, config.md#posix-platform-hooks
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,8 +18,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Context, Error, Result};
 use crate::log::Log;
+use crate::process::command::c_strings;
 use crate::spec::config::{Hook, Hooks};
 use crate::spec::extensions::{Annotations, hook_streams};
+use crate::sys::stub;
 
 /// Where hooks write, where annotations name a file: opened on the host and before anything else, for hooks that run inside
 /// the container have its files in sight and not the host's.
@@ -55,26 +59,34 @@ impl Streams {
 /// # Errors
 /// The first hook that cannot be run, fails, or takes longer than its timeout; the ones after it are not run.
 pub fn run(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state, streams))
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, (index, false), hook, state, streams))
+}
+
+/// The same for programs of the image, which are looked for in the container's root and may not get hold of ferry.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_inside(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, (index, true), hook, state, streams))
 }
 
 /// Runs the hooks of one kind whose failure changes nothing: all of them, each failure a line in the log.
 /// runtime.md#lifecycle: poststop
 pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams, log: &Log) {
     for (index, hook) in hooks.iter().enumerate() {
-        if let Err(error) = run_one(name, index, hook, state, streams) {
+        if let Err(error) = run_one(name, (index, false), hook, state, streams) {
             log.warning(error);
         }
     }
 }
 
 /// In the words that runc's users look for, and then ferry's own.
-fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
-    attend(&format!("hooks.{name}[{index}]"), hook, state, streams)
+fn run_one(name: &str, (index, inside): (usize, bool), hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+    attend((&format!("hooks.{name}[{index}]"), inside), hook, state, streams)
         .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
 }
 
-fn attend(at: &str, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
     let named = || format!("{at} ({})", hook.path.display());
     // Not a pipe, which somebody would have to read meanwhile, nor the caller's stream, which a hook that goes on in the
     // background would keep open.
@@ -91,8 +103,15 @@ fn attend(at: &str, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> 
         command.arg0(first).args(rest);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    let led = if inside { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
     let mut child =
         command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;
+    // Its end of the stub's report.
+    drop(command);
+    if let Some(answer) = led.and_then(failed) {
+        child.wait().or_cannot("wait for hook", named())?;
+        return Err(answer).or_cannot("run hook", named());
+    }
     if let Some(mut input) = child.stdin.take() {
         // A hook need not read its input.
         match input.write_all(state) {
@@ -119,6 +138,21 @@ fn attend(at: &str, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> 
         (None, signal) => format!("it was killed by signal {}", signal.unwrap_or(0)),
     };
     Err(Error::said("run hook", named(), why + &words(said)))
+}
+
+/// Has the hook executed by way of the stub.
+fn lead(command: &mut Command, hook: &Hook) -> std::result::Result<File, Errno> {
+    let program = CString::new(hook.path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let named = [hook.path.to_string_lossy().into_owned()];
+    let args = if hook.args.is_empty() { &named[..] } else { &hook.args };
+    stub::lead(command, &program, &c_strings(args), &c_strings(&hook.env))
+}
+
+/// Why the stub could not execute it, once it has executed it or has told.
+fn failed(mut told: File) -> Option<Errno> {
+    let mut report = Vec::new();
+    told.read_to_end(&mut report).ok()?;
+    stub::parse_report(&report).map(|(_, errno)| errno)
 }
 
 /// What a hook wrote to its standard error, as an error's last part.

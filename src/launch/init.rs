@@ -371,7 +371,11 @@ impl Init<'_> {
             return Ok(());
         }
         let state = State { status, pid: getpid().as_raw(), ..self.state.clone() };
-        hooks::run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
+        let state = serde_json::to_vec(&state).unwrap_or_default();
+        match status {
+            Status::Created => hooks::run_inside(name, hooks, &state, self.streams),
+            _ => hooks::run(name, hooks, &state, self.streams),
+        }
     }
 
     fn mask(&mut self) -> Result<()> {

@@ -14,11 +14,16 @@
 //! Executing twice changes nothing for capabilities: the rules of capabilities(7) are idempotent for a program without
 //! file capabilities, and ambient ones survive it.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::unistd::{fexecve, pipe2};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 
 /// Where the stub failed: the first word of its report.
@@ -76,6 +81,29 @@ pub fn sealed(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_fla
     fcntl_add_seals(file.as_fd(), SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
         .map_err(errno)?;
     Ok(file.into())
+}
+
+/// Has `command`, which is spawned next, executed by way of the stub, as `program` with `args` and `env`: it is one of the image's, and
+/// a script that begins `#!/proc/self/exe` would name ferry otherwise. Answers where the stub reports.
+///
+/// # Errors
+/// As [`sealed`].
+pub fn lead(command: &mut Command, program: &CStr, args: &[CString], env: &[CString]) -> Result<File, Errno> {
+    let (told, report) = pipe2(OFlag::O_CLOEXEC)?;
+    let stub = sealed(report.as_raw_fd(), None, &[], 0)?;
+    let args: Vec<CString> = std::iter::once(program.to_owned()).chain(args.iter().cloned()).collect();
+    let env = env.to_vec();
+    let execute = move || -> std::io::Result<()> {
+        fcntl(&report, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        match fexecve(&stub, &args, &env) {
+            Ok(never) => match never {},
+            Err(answer) => Err(answer.into()),
+        }
+    };
+    // SAFETY: between fork and exec only fcntl(2) and execveat(2) are called, and an array of pointers is allocated by a process that
+    // has one thread: nobody else can hold the allocator's lock.
+    unsafe { command.pre_exec(execute) };
+    Ok(told.into())
 }
 
 /// Where the image is loaded. No relocation is needed at a fixed address.

@@ -27,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
         &[Root, Tool("unshare"), Tool("setpriv")],
         groups,
     ),
+    scenario("the_runtime_through_a_script_as_a_hook", &[Ferry], hook_script),
     scenario("the_runtime_through_a_hook_of_the_image", &[Ferry], hook),
 ];
 
@@ -95,6 +96,16 @@ fn joining(case: &mut Case) -> Outcome {
         super::super::namespaces::mapped(case, 100_000)?;
     }
     attached(case, |case| case.exec(&[], &["/probe", "exit", "0"]).map(drop))
+}
+
+/// As CVE-2019-5736: the hook is a script, and what runs it the runtime.
+fn hook_script(case: &mut Case) -> Outcome {
+    case.bundle.program("home/script", "#!/proc/self/exe\n")?;
+    case.config["hooks"] = json!({"startContainer": [{"path": "/home/script", "args": ["script", "--version"]}]});
+    let said = case.run()?.failure()?.stderr;
+    // What a hook says is told with its failure, and this would be the runtime.
+    assert!(!said.contains("unknown command"), "{said}");
+    Ok(())
 }
 
 /// A user namespace may deny that groups are given up inside.
