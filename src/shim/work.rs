@@ -82,6 +82,16 @@ impl Work {
     }
 }
 
+#[cfg(test)]
+impl Work {
+    /// One of a number, which says nothing as long as its end is held.
+    pub fn silent(pid: Pid) -> (Self, OwnedFd) {
+        let (channel, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (Self { pid, channel }, theirs)
+    }
+}
+
 /// What is said of a worker that ended without a word.
 pub fn died() -> Error {
     Error::plain("the worker that does it has died: see the kernel's log")

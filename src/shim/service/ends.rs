@@ -2,10 +2,13 @@
 
 use std::time::SystemTime;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use prost::Message;
 
-use super::{Container, End, Failure, Job, Key, Service, Stage, Then, empty, task};
+use super::{Container, End, Failure, Job, Key, Process, Service, Stage, Then, empty, task};
 use crate::cgroup::stats::MemoryEvents;
 use crate::error::Result;
 use crate::shim::messages::events::{
@@ -25,18 +28,31 @@ impl Service {
                 Ok(WaitStatus::StillAlive) | Err(_) => break,
                 Ok(_) => continue,
             };
-            self.unclaimed.insert(pid, End { status, at: SystemTime::now() });
+            self.reaped(pid, End { status, at: SystemTime::now() });
         }
-        for at in (0..self.jobs.len()).rev() {
+    }
+
+    /// A child was waited for: from here on its number may be another's.
+    fn reaped(&mut self, pid: i32, end: End) {
+        if let Some(at) = self.jobs.iter().position(|job| job.work.pid.as_raw() == pid) {
             // What it said lies in the socket; one that said nothing has died.
-            if self.unclaimed.contains_key(&self.jobs[at].work.pid.as_raw()) {
-                let job = self.jobs.swap_remove(at);
-                let result = job.work.result().unwrap_or_else(|| Err(work::died()));
-                self.unclaimed.remove(&job.work.pid.as_raw());
-                self.done(job, result);
-            }
+            let job = self.jobs.swap_remove(at);
+            let result = job.work.result().unwrap_or_else(|| Err(work::died()));
+            self.done(job, result);
+        } else if let Some(key) = self.owner(pid) {
+            self.ended(&key, end);
+        } else if !self.jobs.is_empty() {
+            self.unclaimed.insert(pid, end);
         }
-        self.claim();
+    }
+
+    /// The process of that number whose end is not known, and which no worker is at.
+    fn owner(&self, pid: i32) -> Option<Key> {
+        self.containers.iter().find_map(|(id, container)| {
+            let alive = |process: &Process| process.pid == pid && !process.busy && process.stage != Stage::Stopped;
+            let (exec, _) = container.processes.iter().find(|(_, process)| alive(process))?;
+            Some((id.clone(), exec.clone()))
+        })
     }
 
     /// A worker tells how it went.
@@ -44,29 +60,21 @@ impl Service {
         if let Some(result) = self.jobs[at].work.result() {
             let job = self.jobs.swap_remove(at);
             self.done(job, result);
-            self.claim();
         }
     }
 
-    /// Gives ends to the processes whose they are.
-    fn claim(&mut self) {
-        let mut ended: Vec<(Key, End)> = Vec::new();
-        for (id, container) in &self.containers {
-            for (exec, process) in &container.processes {
-                if process.pid != 0 && !process.busy && process.stage != Stage::Stopped {
-                    ended.extend(self.unclaimed.remove(&process.pid).map(|end| ((id.clone(), exec.clone()), end)));
-                }
-            }
-        }
-        // The first process' end is the last that is told.
-        ended.sort_by_key(|((_, exec), _)| exec.is_empty());
-        for (key, end) in ended {
-            self.ended(&key, end);
-        }
-        // Orphans of containers, which a subreaper gets as well.
-        if self.jobs.is_empty()
-            && self.containers.values().all(|container| container.processes.values().all(|process| !process.busy))
+    /// Gives a process that a worker was at its end, where that came before the worker's word.
+    fn claim(&mut self, key: &Key) {
+        let idle = self.process(key).ok().filter(|process| !process.busy && process.stage != Stage::Stopped);
+        if let Some(pid) = idle.map(|process| process.pid)
+            && let Some(end) = self.unclaimed.remove(&pid)
+            // Numbers come round: where there is a process of this one, the end is that of an earlier.
+            && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
         {
+            self.ended(key, end);
+        }
+        // Orphans of containers, which a subreaper gets as well, and workers that had told already.
+        if self.jobs.is_empty() {
             self.unclaimed.clear();
         }
     }
@@ -144,12 +152,13 @@ impl Service {
             (Then::Resumed, Ok(_)) => Ok(self.paused(&key.0, false)),
             (Then::Updated, Ok(_)) => Ok(empty()),
             (Then::Checkpointed(checkpoint), Ok(_)) => {
-                let event = TaskCheckpointed { container_id: key.0, checkpoint };
+                let event = TaskCheckpointed { container_id: key.0.clone(), checkpoint };
                 self.events.tell("checkpointed", "TaskCheckpointed", &event);
                 Ok(empty())
             }
         };
         self.answers.push((reply, answer));
+        self.claim(&key);
     }
 
     fn made(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> Result<(), Failure> {
@@ -247,5 +256,83 @@ impl Container {
         {
             self.memory = MemoryEvents::open(&cgroup).unwrap_or_default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::events::Events;
+    use crate::shim::service::Reply;
+    use crate::shim::stdio::Streams;
+    use crate::shim::work::Work;
+
+    const REPLY: Reply = Reply { connection: 0, stream: 1 };
+
+    /// A service with one container, the first process of which runs and has a number.
+    fn service(pid: i32) -> Service {
+        let mut first = Process::new(Streams::default(), Vec::new());
+        (first.pid, first.stage) = (pid, Stage::Running);
+        let container = Container {
+            bundle: "/nowhere".into(),
+            setting: crate::lifecycle::Setting { root: "/nowhere".into(), ..Default::default() },
+            processes: [(String::new(), first)].into(),
+            memory: None,
+            paused: false,
+            checkpoint: None,
+            options: crate::shim::messages::Options::default(),
+        };
+        let mut service = Service::new("test".into(), Events::new(None, "test"));
+        service.containers.insert("box".into(), container);
+        service
+    }
+
+    fn key() -> Key {
+        ("box".into(), String::new())
+    }
+
+    fn job(pid: i32) -> (Job, std::os::fd::OwnedFd) {
+        let (work, channel) = Work::silent(Pid::from_raw(pid));
+        (Job { work, key: key(), reply: REPLY, then: Then::Started { console: None } }, channel)
+    }
+
+    fn end() -> End {
+        End { status: 0, at: SystemTime::now() }
+    }
+
+    /// A number that no process has: above the highest there can be.
+    const GONE: i32 = (1 << 22) + 1;
+
+    #[test]
+    fn an_end_is_that_of_the_process_which_had_the_number_then() {
+        let own = std::process::id().cast_signed();
+        // Of an orphan, while a worker was at it; then its number is that of the process, which lives.
+        for (pid, stage) in [(own, Stage::Running), (GONE, Stage::Stopped)] {
+            let mut service = service(pid);
+            let (job, _channel) = job(GONE + 1);
+            service.jobs.push(job);
+            service.process(&key()).unwrap().busy = true;
+            service.reaped(pid, end());
+            service.reaped(GONE + 1, end());
+            assert_eq!(service.process(&key()).unwrap().stage, stage, "{pid}");
+            assert!(service.unclaimed.is_empty());
+        }
+        // Known, and at rest: there is nothing to be mistaken about.
+        let mut service = service(own);
+        service.reaped(own, end());
+        assert_eq!(service.process(&key()).unwrap().stage, Stage::Stopped);
+    }
+
+    #[test]
+    fn a_worker_with_the_number_of_an_earlier_child_is_not_taken_for_dead() {
+        let mut service = service(GONE);
+        let ((first, _first), (second, _second)) = (job(1 << 21), job(GONE + 2));
+        service.jobs.push(first);
+        service.reaped(GONE + 2, end());
+        service.jobs.push(second);
+        service.reaped(GONE + 3, end());
+        assert_eq!((service.jobs.len(), service.answers.len()), (2, 0));
+        service.reaped(GONE + 2, end());
+        assert_eq!((service.jobs.len(), service.answers.len()), (1, 1));
     }
 }
