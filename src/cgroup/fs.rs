@@ -361,7 +361,11 @@ fn not_written(cgroup: &Cgroup, write: &Write, errno: Errno) -> Error {
 
 /// Refuses limits at or below the present usage. Best effort, as in the specification: usage that cannot be read (a new
 /// cgroup, a controller that the next write will find missing) refuses nothing.
-fn check_memory(cgroup: &Cgroup, check: MemoryCheck) -> Result<()> {
+///
+/// # Errors
+///
+/// The limit, and how much is in use.
+pub fn check_memory(cgroup: &Cgroup, check: MemoryCheck) -> Result<()> {
     let read = |name: &str| file::read(cgroup.as_fd(), name).unwrap_or_default().trim().parse::<u64>().ok();
     let Some(memory) = read("memory.current") else { return Ok(()) };
     // Memory and swap share the second limit, and a host without swap has no file for it.

@@ -146,6 +146,8 @@ fn check(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     if let Some(rules) = &limits.devices {
         cgroup::devices::check(rules)?;
     }
+    // systemd writes a limit as soon as it is told, and the kernel kills what does not fit.
+    limits.memory_check.map_or(Ok(()), |check| cgroup::fs::check_memory(cgroup, check))?;
     cgroup::fs::make_ready(cgroup, &location::of_existing(&cgroup.path)?, limits)
 }
 
@@ -330,6 +332,29 @@ mod tests {
         assert_eq!(changed(rules.clone(), rules.clone()), (json!({}), rules.clone()));
         let others = json!({"devices": [{"allow": true, "access": "rwm"}]});
         assert_eq!(changed(rules, others.clone()), (others.clone(), others));
+    }
+
+    #[test]
+    fn usage_above_a_checked_limit_is_found_before_anybody_is_told() {
+        let Some(tree) = location::find_tree().unwrap() else { return println!("skipped: no cgroup v2 tree") };
+        let directory = std::env::temp_dir().join(format!("ferry-test-usage-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("memory.current"), "4096\n").unwrap();
+        let files = cgroup::fs::open(&directory).unwrap();
+        let cgroup = Cgroup { path: tree.mount.join("box"), ..files };
+        let checked = |limit| {
+            let memory_check = Some(cgroup::resources::MemoryCheck { limit: Some(limit), with_swap: None });
+            check(&cgroup, &Limits { memory_check, ..Limits::default() })
+        };
+        let (below, above) = (checked(4096), checked(4097));
+        std::fs::remove_file(directory.join("memory.current")).unwrap();
+        std::fs::remove_dir(&directory).unwrap();
+        let error = below.unwrap_err().to_string();
+        assert!(
+            error.contains("memory.limit to 4096: rejecting memory limit: the container uses 4096 bytes"),
+            "{error}"
+        );
+        above.unwrap();
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub const SCENARIOS: &[Scenario] = &[
         refused(case, "systemd")
     }),
     scenario("a_refused_update_leaves_the_devices_alone", &[Root, CgroupV2(ALL), Ferry], devices),
-    scenario("a_limit_below_the_usage_is_refused_when_asked", &[Delegated(ALL), Ferry], below_usage),
+    scenario("a_limit_below_the_usage_is_refused_when_asked", &[Delegated(ALL), Ferry], |case| {
+        below_usage(case, "cgroupfs")
+    }),
+    scenario("a_limit_below_the_usage_is_refused_under_systemd", &[Delegated(ALL), Systemd, Ferry], |case| {
+        below_usage(case, "systemd")
+    }),
     scenario("systemd_is_told_of_an_update", &[Root, CgroupV2(ALL), Systemd], systemd),
     scenario("isolated_cpus_are_nobody_elses", &[Root, CgroupV2(ALL), Ferry], partition),
     scenario("memory_is_taken_back", &[Root, CgroupV2(ALL), Disk, Ferry], reclaim),
@@ -152,7 +157,8 @@ fn devices(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-fn below_usage(case: &mut Case) -> Outcome {
+fn below_usage(case: &mut Case, driver: &'static str) -> Outcome {
+    case.driver = driver;
     case.config["linux"]["resources"] = serde_json::from_str(BEFORE)?;
     case.args(&["/probe", "hold", "24"]).start()?.until("ready")?;
     let before = files(case)?;
