@@ -29,10 +29,10 @@ pub const VERB: Verb = Verb {
             "add makes mounts in a container that is created, running or paused; all that are named, or none. They are given \
              in the form of config.json's mounts, a list or a single one, as JSON on the command line or in a file. Binds and \
              filesystems such as tmpfs can be added; those that show a namespace from inside (proc, sysfs, mqueue, cgroup) \
-             cannot. The place is resolved inside the container's root and made where it is missing.\n\nremove takes away \
-             what is mounted on a place inside, with all below it; programs that have files of it open keep them. Of JSON \
-             or a file in that form only the destinations are used. The root stays, and so does what covers masked and \
-             read-only paths; no symbolic link is followed.",
+             cannot. Sources and paths in options are the host's; the place is resolved inside the container's root and made \
+             where it is missing.\n\nremove takes away what is mounted on a place inside, with all below it; programs that have \
+             files of it open keep them. Of JSON or a file in that form only the destinations are used. The root stays, and so \
+             does what covers masked and read-only paths; no symbolic link is followed.",
         ),
         ("EXIT STATUS", "0 when every mount is made or removed, 1 otherwise."),
         (

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::MsFlags;
+use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::unistd::fchdir;
 use rustix::fs::{CWD, FileType, fstat, fstatfs, readlinkat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -36,27 +37,28 @@ pub struct CgroupView {
     pub host_path: Option<PathBuf>,
 }
 
-/// Makes one mount inside `root`. `handed` is the detached copy of its source, where the host side made it.
+/// Makes one mount inside `root`, and answers its root where there is a new one. `handed` is the detached copy of its source,
+/// or the detached filesystem, where the host side made it.
 ///
 /// # Errors
 /// The deed, the place and the kernel's answer, with the filesystem's own words where it gave some.
-pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &CgroupView) -> Result<()> {
+pub fn make(root: &Root, mount: &Mount, handed: Option<OwnedFd>, cgroup: &CgroupView) -> Result<Option<OwnedFd>> {
     match &mount.what {
         What::Bind(source) if mount.options.copy_link && handed.is_none() => {
             match readlinkat(CWD, source, Vec::new()) {
-                Ok(target) => link(root, &target, &mount.destination),
+                Ok(target) => link(root, &target, &mount.destination).map(|()| None),
                 // None, or nothing that can be looked at, which the bind will say.
-                Err(_) => bind(root, source, None, &mount.destination, &mount.options),
+                Err(_) => bind(root, source, None, &mount.destination, &mount.options).map(Some),
             }
         }
-        What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options),
+        What::Bind(source) => bind(root, source, handed, &mount.destination, &mount.options).map(Some),
         What::Inside(source) => {
             let copy = handed.map_or_else(|| clone_inside(root, source, &mount.options, &mount.destination), Ok)?;
-            bind(root, source, Some(copy), &mount.destination, &mount.options)
+            bind(root, source, Some(copy), &mount.destination, &mount.options).map(Some)
         }
-        What::Filesystem { kind, source } => filesystem(root, kind, source, mount),
-        What::Cgroup => cgroup_view(root, mount, cgroup),
-        What::Remount => remount(root, mount),
+        What::Filesystem { kind, source } => mounted(root, kind, source, handed, mount).map(Some),
+        What::Cgroup => cgroup_view(root, mount, cgroup).map(Some),
+        What::Remount => remount(root, mount).map(|()| None),
     }
 }
 
@@ -100,7 +102,8 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
     finish(place.as_fd(), &mount.options).or_cannot("set attributes of", named())
 }
 
-fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()> {
+/// Mounts a filesystem: the one that was `handed`, or a new one.
+fn mounted(root: &Root, kind: &str, source: &str, handed: Option<OwnedFd>, mount: &Mount) -> Result<OwnedFd> {
     // Where procfs and sysfs stand decides what labels and sysctls are written to: no link may lead there.
     let links = if matches!(kind, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
     let covered_mode = if kind == "tmpfs" { covered_mode(root, mount)? } else { None };
@@ -119,10 +122,8 @@ fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()
         // Written to first: its attributes, `ro` among them, come after.
         options.to_mut().attributes = Attributes::default();
     }
-    let detached = match new_filesystem(kind, source, &options) {
-        Ok(detached) => detached,
-        Err(Refusal { answer, words }) => return Err(refused(kind, named(), answer, &words)),
-    };
+    let on = root.name(&mount.destination);
+    let detached = handed.map_or_else(|| filesystem(kind, source, &options, on), Ok)?;
     if mount.options.copy_up {
         super::overlay::copy_up(target.as_fd(), detached.as_fd(), &root.name(&mount.destination))?;
         if !mount.options.attributes.is_empty() {
@@ -130,11 +131,15 @@ fn filesystem(root: &Root, kind: &str, source: &str, mount: &Mount) -> Result<()
         }
     }
     place(detached.as_fd(), target.as_fd()).or_cannot("mount", named())?;
-    finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named())?;
-    match &mount.root_label {
-        Some(label) => label::root(detached.as_fd(), label, &mount.destination),
-        None => Ok(()),
+    if let Err(answer) = finish(detached.as_fd(), &mount.options) {
+        let undone = fchdir(detached.as_fd()).and_then(|()| umount2(".", MntFlags::MNT_DETACH));
+        let error = Error::kernel("set attributes of", named(), answer);
+        return Err(error.and_then(undone.or_cannot("unmount", named())));
     }
+    if let Some(label) = &mount.root_label {
+        label::root(detached.as_fd(), label, &mount.destination)?;
+    }
+    Ok(detached)
 }
 
 /// A tmpfs whose options give no mode has that of the directory it covers. Where there is none, the kernel's own default
@@ -150,6 +155,15 @@ fn covered_mode(root: &Root, mount: &Mount) -> Result<Option<u32>> {
         }
         Err(_) => Ok(None),
     }
+}
+
+/// A new, detached mount of a filesystem, that is going to be `on` a place.
+///
+/// # Errors
+/// The kernel's refusal, with the filesystem's own words where it gave some.
+pub fn filesystem(kind: &str, source: &str, options: &Options, on: impl fmt::Display) -> Result<OwnedFd> {
+    let refusal = |Refusal { answer, words }| refused(kind, format!("{kind} on {on}"), answer, &words);
+    new_filesystem(kind, source, options).map_err(refusal)
 }
 
 fn refused(kind: &str, named: String, answer: Errno, words: &str) -> Error {
@@ -260,7 +274,7 @@ pub fn clone_inside(root: &Root, source: &Path, options: &Options, on: &Path) ->
 ///
 /// # Errors
 /// The source missing, the place not to be had, attributes that are locked.
-fn bind(root: &Root, source: &Path, handed: Option<OwnedFd>, destination: &Path, options: &Options) -> Result<()> {
+fn bind(root: &Root, source: &Path, handed: Option<OwnedFd>, destination: &Path, options: &Options) -> Result<OwnedFd> {
     let named = || format!("{} on {}", source.display(), root.name(destination));
     let tree = match handed {
         Some(tree) => tree,
@@ -273,7 +287,8 @@ fn bind(root: &Root, source: &Path, handed: Option<OwnedFd>, destination: &Path,
     };
     not_over_proc(target.as_fd(), tree.as_fd(), destination)?;
     attributes(tree.as_fd(), options).or_cannot("set attributes of", named()).map_err(locked)?;
-    place(tree.as_fd(), target.as_fd()).or_cannot("bind", named())
+    place(tree.as_fd(), target.as_fd()).or_cannot("bind", named())?;
+    Ok(tree)
 }
 
 /// A bind to a place that a link of the image led onto a procfs would fake what is written there (CVE-2019-16884,
@@ -398,14 +413,15 @@ pub fn propagate(fd: BorrowedFd<'_>, flags: u64) -> std::result::Result<(), Errn
 
 /// `/sys/fs/cgroup` inside: the container's own tree in a cgroup namespace, else a directory of the host's. That one is
 /// bound: a new mount from the host's cgroup namespace would take its options (nsdelegate) from the host's own.
-fn cgroup_view(root: &Root, mount: &Mount, view: &CgroupView) -> Result<()> {
+fn cgroup_view(root: &Root, mount: &Mount, view: &CgroupView) -> Result<OwnedFd> {
     let named = || format!("cgroup2 on {}", root.name(&mount.destination));
     let refusal = if view.namespaced {
         match new_filesystem("cgroup2", "cgroup", &Options { data: Vec::new(), ..mount.options.clone() }) {
             Ok(detached) => {
                 let target = root.make_dirs(&mount.destination, 0o755, Links::Refuse)?;
                 place(detached.as_fd(), target.as_fd()).or_cannot("mount", named())?;
-                return finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named());
+                finish(detached.as_fd(), &mount.options).or_cannot("set attributes of", named())?;
+                return Ok(detached);
             }
             Err(Refusal { answer, .. }) => answer,
         }

@@ -23,6 +23,13 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("it_does_not_reach_the_host", &[Ferry], not_on_the_host),
     scenario("a_link_leads_nowhere_outside", &[Ferry], link),
     scenario("all_are_added_or_none", &[Ferry], all_or_none),
+    scenario("what_was_added_is_taken_back_where_links_changed", &[Ferry], taken_back),
+    scenario("paths_in_options_are_the_hosts", &[Root, Ferry], |case| layers(case, 0)),
+    scenario("paths_in_options_are_the_hosts_in_a_user_namespace", &[Root, Ferry], |case| {
+        mapped(case)?;
+        layers(case, 0)
+    }),
+    scenario("many_layers_are_added", &[Root, Ferry], |case| layers(case, 20)),
     scenario("what_shows_a_namespace_is_refused", &[Ferry], of_namespaces),
     scenario("the_root_and_what_is_masked_stay", &[Ferry], protected),
     scenario("no_link_is_followed_to_what_is_removed", &[Ferry], removal_by_link),
@@ -209,6 +216,47 @@ fn all_or_none(case: &mut Case) -> Outcome {
     let missing = config::bind(&case.directory.join("nothing"), "/home/hold", &["rbind"]);
     let end = add(case, &missing)?.failure()?;
     assert!(end.stderr.contains("the source does not exist"), "{}", end.stderr);
+    Ok(())
+}
+
+/// Once the first is mounted, the way to it leads to what covers `/sys/firmware`.
+fn taken_back(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?;
+    fs::write(source.join("letter"), "dear")?;
+    std::os::unix::fs::symlink("/sys", source.join("up"))?;
+    case.bundle.directory("home/firmware")?;
+    case.bundle.link("home/firmware/up", "/home")?;
+    case.bundle.link("home/loop", "/home/firmware/up")?;
+    case.start_waiting()?;
+    let before = read(case, "/proc/self/mountinfo")?;
+    let file = config::bind(&source.join("letter"), "/home/letter", &["bind"]);
+    let turning = config::bind(&source, "/home/loop/firmware", &["rbind"]);
+    let memory = config::mount("tmpfs", "tmpfs", "/home/memory", &[]);
+    let bad = config::mount("tmpfs", "tmpfs", "/home/bad", &["size=many"]);
+    let end = add(case, &json!([file, memory, turning, bad]))?.failure()?;
+    assert!(end.stderr.contains("/home/bad") && !end.stderr.contains("and then"), "{}", end.stderr);
+    assert_eq!(read(case, "/proc/self/mountinfo")?, before);
+    Ok(())
+}
+
+/// What the container has at these paths is another thing, and is not what is stacked.
+fn layers(case: &mut Case, more: usize) -> Outcome {
+    let (upper, lower) = (case.host_directory("upper")?, case.host_directory("lower")?);
+    fs::write(lower.join("cargo"), "tea")?;
+    let inside = |path: &std::path::Path| path.strip_prefix("/").unwrap_or(path).display().to_string();
+    case.bundle.directory(&inside(&upper))?;
+    case.bundle.directory(&inside(&lower))?;
+    case.bundle.file(&format!("{}/cargo", inside(&lower)), "forged")?;
+    let more =
+        (0..more).map(|number| case.host_directory(&format!("layer-{number}"))).collect::<Result<Vec<_>, _>>()?;
+    let named = [upper, lower].iter().chain(&more).map(|layer| layer.display().to_string()).collect::<Vec<_>>();
+    let mount = config::mount("overlay", "overlay", "/home/hold", &[&format!("lowerdir={}", named.join(":"))]);
+    case.start_waiting()?;
+    let before = read(case, "/proc/self/mountinfo")?;
+    add(case, &mount)?.success()?;
+    assert_eq!(read(case, "/home/hold/cargo")?, "tea");
+    remove(case, "/home/hold")?.success()?;
+    assert_eq!(read(case, "/proc/self/mountinfo")?, before);
     Ok(())
 }
 
