@@ -152,7 +152,7 @@ pub fn plan(resources: &Resources) -> Result<Limits> {
     Ok(limits)
 }
 
-/// Plans a change of a running container's cgroup: as [`plan`], but without device rules nothing about devices changes.
+/// Plans a change of a running container's cgroup: as [`plan`], but nothing about devices changes.
 ///
 /// A period alone is planned as a period without quota, so the caller merges a change into the recorded resources first.
 ///
@@ -163,9 +163,6 @@ pub fn plan_update(resources: &Resources) -> Result<Limits> {
     let mut limits = Limits::default();
     for row in ROWS {
         (row.plan)(resources, &mut Draft { row, limits: &mut limits })?;
-    }
-    if !resources.devices.is_empty() {
-        limits.devices = Some(devices::in_force(&resources.devices));
     }
     Ok(limits)
 }

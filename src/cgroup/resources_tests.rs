@@ -171,7 +171,9 @@ fn shares_to_weight() {
 
 #[test]
 fn devices_are_governed_at_creation_and_left_alone_by_an_update() {
-    assert_eq!(plan_update(&Resources::default()).unwrap().devices, None);
+    for json in ["{}", r#"{"devices": [{"allow": true, "access": "rwm"}]}"#] {
+        assert_eq!(planned(json).unwrap().devices, None);
+    }
     let created = plan(&Resources::default()).unwrap().devices.unwrap();
     assert!(created.iter().all(|rule| rule.allow) && !created.is_empty());
 }

@@ -33,7 +33,7 @@ pub const VERB: Verb = Verb {
             short: Some('r'),
             value: Value::Path("FILE"),
             help: "Read the limits from FILE, or from standard input for -, in the form of config.json's \
-                   linux.resources; the other limits' flags are then ignored",
+                   linux.resources (its devices are passed over: the rules stay); the other limits' flags are then ignored",
             ..Flag::SWITCH
         },
         text("blkio-weight", "N", "Relative weight of block I/O, 10 to 1000"),

@@ -4,8 +4,9 @@
 //! that a limit of memory and swap together counts): a limit that somebody else has set in the meantime stays. What can
 //! be known beforehand (values, controllers, files) is checked before the first write; what only the kernel knows is found
 //! out by writing, and where it refuses, everything is put back as it was.
-
-use std::os::fd::AsFd;
+//!
+//! Device rules stay those that the container was created with. Engines send all of linux.resources with every change, with
+//! rules of their own list, and whoever wrote the bundle may have added to that: replacing them would take devices away.
 
 use serde_json::{Map, Value};
 
@@ -32,13 +33,13 @@ pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
     for note in &limits.notes {
         setting.log.warning(note);
     }
-    if limits.writes.is_empty() && limits.devices.is_none() && limits.memory_check.is_none() {
+    if limits.writes.is_empty() && limits.memory_check.is_none() {
         return Ok(());
     }
     let cgroup = container.cgroup("update")?;
     check(&cgroup, &limits)?;
     let update = Update { container: &container, cgroup: &cgroup, previous: Previous::read(&cgroup, &limits) };
-    update.carry_out(&limits, &change.record).map_err(|error| update.undo(&recorded, limits.devices.is_some(), error))
+    update.carry_out(&limits, &change.record).map_err(|error| update.undo(error))
 }
 
 /// An update under way.
@@ -53,9 +54,6 @@ impl Update<'_> {
         // Told first, because it can refuse, and because it would put its own idea of the limits back at its next reload.
         self.tell_systemd(limits)?;
         cgroup::fs::apply(self.cgroup, limits)?;
-        if let Some(rules) = &limits.devices {
-            cgroup::devices::replace(self.cgroup.as_fd(), rules)?;
-        }
         keep(&self.container.entry, record)
     }
 
@@ -67,12 +65,8 @@ impl Update<'_> {
     }
 
     /// Puts back what was changed; `error` stays the one to tell, with what could not be put back beside it.
-    fn undo(&self, recorded: &Resources, devices: bool, error: Error) -> Error {
-        let rules = || match cgroup::resources::plan(recorded)?.devices {
-            Some(rules) if devices => cgroup::devices::replace(self.cgroup.as_fd(), &rules).map(drop),
-            _ => Ok(()),
-        };
-        let undone = [self.tell_systemd(&self.previous.limits()), self.previous.restore(self.cgroup), rules()];
+    fn undo(&self, error: Error) -> Error {
+        let undone = [self.tell_systemd(&self.previous.limits()), self.previous.restore(self.cgroup)];
         undone.into_iter().fold(error, Error::and_then)
     }
 }
@@ -143,9 +137,6 @@ impl Schemata {
 
 /// Everything that can be known before the first write.
 fn check(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
-    if let Some(rules) = &limits.devices {
-        cgroup::devices::check(rules)?;
-    }
     // systemd writes a limit as soon as it is told, and the kernel kills what does not fit.
     limits.memory_check.map_or(Ok(()), |check| cgroup::fs::check_memory(cgroup, check))?;
     cgroup::fs::make_ready(cgroup, &location::of_existing(&cgroup.path)?, limits)
@@ -189,7 +180,7 @@ struct Change {
 
 fn change(recorded: &Resources, asked: &Resources) -> Change {
     let record = Resources {
-        devices: given(&asked.devices, &recorded.devices),
+        devices: recorded.devices.clone(),
         memory: memory(&recorded.memory, &asked.memory),
         cpu: cpu(&recorded.cpu, &asked.cpu),
         pids: Pids { limit: asked.pids.limit.or(recorded.pids.limit) },
@@ -200,10 +191,7 @@ fn change(recorded: &Resources, asked: &Resources) -> Change {
         unified: recorded.unified.iter().chain(&asked.unified).map(|(f, v)| (f.clone(), v.clone())).collect(),
     };
     let mut write = asked.clone();
-    // Engines send the rules they created the container with along with every change; others may have added to them.
-    if asked.devices == recorded.devices {
-        write.devices.clear();
-    }
+    write.devices.clear();
     // The two are one number in the specification and two files of cgroup v2.
     if asked.memory.limit.is_some() || asked.memory.swap.is_some() {
         write.memory.limit = record.memory.limit;
@@ -265,10 +253,6 @@ fn block_io(recorded: &Resources, asked: &Resources) -> BlockIo {
     }
 }
 
-fn given<T: Clone>(asked: &[T], recorded: &[T]) -> Vec<T> {
-    if asked.is_empty() { recorded.to_vec() } else { asked.to_vec() }
-}
-
 /// The old entries, each replaced by the new one about the same thing, and the new ones about other things.
 fn upsert<T: Clone>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<T> {
     let kept = old.iter().filter(|old| !new.iter().any(|new| same(old, new)));
@@ -327,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_device_rules_change_nothing() {
+    fn device_rules_stay_those_of_the_creation() {
         let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
-        assert_eq!(changed(rules.clone(), rules.clone()), (json!({}), rules.clone()));
-        let others = json!({"devices": [{"allow": true, "access": "rwm"}]});
-        assert_eq!(changed(rules, others.clone()), (others.clone(), others));
+        for asked in [rules.clone(), json!({"devices": [{"allow": true, "access": "rwm"}]})] {
+            assert_eq!(changed(rules.clone(), asked), (json!({}), rules.clone()));
+        }
     }
 
     #[test]
