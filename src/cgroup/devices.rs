@@ -20,7 +20,7 @@ use crate::sys::bpf::{self, Instruction};
 
 use super::device_program::compile;
 
-/// The name of ferry's programs, by which an update finds its own among those of systemd and others.
+/// The name of ferry's programs, by which a person finds them among those of systemd and others.
 const NAME: &bpf::Name = b"ferry_devices\0\0\0";
 
 /// Devices that every container may use, whatever its rules say: type, major, minor (-1: any), access.
@@ -66,15 +66,6 @@ pub fn in_force(asked: &[DeviceRule]) -> Vec<DeviceRule> {
     asked.iter().cloned().chain(always).collect()
 }
 
-/// Whether rules can be put into force at all, before anything is changed.
-///
-/// # Errors
-///
-/// A rule is malformed.
-pub fn check(rules: &[DeviceRule]) -> Result<()> {
-    compile(rules).map(drop)
-}
-
 /// Puts rules into force on a cgroup that has just been made, which therefore has no program of ours.
 ///
 /// # Errors
@@ -83,66 +74,8 @@ pub fn check(rules: &[DeviceRule]) -> Result<()> {
 pub fn install(cgroup: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<Installed> {
     let Some(program) = compile(rules)? else { return Ok(Installed::Everything) };
     let Some(program) = load(&program)? else { return Ok(Installed::NotPermitted) };
-    bpf::attach(cgroup, program.as_fd(), None).or_cannot("attach the device filter to", "the container's cgroup")?;
+    bpf::attach(cgroup, program.as_fd()).or_cannot("attach the device filter to", "the container's cgroup")?;
     Ok(Installed::Filter)
-}
-
-/// Changes the rules of a cgroup in one step. Programs of others are left alone: each can only deny more.
-///
-/// # Errors
-///
-/// As [`install`].
-pub fn replace(cgroup: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<Installed> {
-    let compiled = compile(rules)?;
-    let old = match ours(cgroup) {
-        // Who may not ask may not load either, and has nothing in place that could be replaced.
-        Err(Errno::EPERM | Errno::EACCES) if unprivileged() => return Ok(Installed::NotPermitted),
-        answer => answer.or_cannot("list the device filters of", "the container's cgroup")?,
-    };
-    let Some(program) = compiled else {
-        for old in &old {
-            bpf::detach(cgroup, old.as_fd()).or_cannot("detach the device filter from", "the container's cgroup")?;
-        }
-        return Ok(Installed::Everything);
-    };
-    let Some(program) = load(&program)? else { return Ok(Installed::NotPermitted) };
-    exchange(cgroup, &program, &old)?;
-    Ok(Installed::Filter)
-}
-
-fn exchange(cgroup: BorrowedFd<'_>, program: &OwnedFd, old: &[OwnedFd]) -> Result<()> {
-    let newest = old.last().map(AsFd::as_fd);
-    match bpf::attach(cgroup, program.as_fd(), newest) {
-        Ok(()) => detach_all(cgroup, &old[..old.len().saturating_sub(1)]),
-        // Before Linux 5.6 nothing can be replaced: the new one comes first, so that there is always a filter.
-        Err(Errno::EINVAL) if newest.is_some() => {
-            let attached = bpf::attach(cgroup, program.as_fd(), None);
-            attached.or_cannot("attach the device filter to", "the container's cgroup")?;
-            detach_all(cgroup, old)
-        }
-        Err(errno) => Err(errno).or_cannot("replace the device filter of", "the container's cgroup"),
-    }
-}
-
-fn detach_all(cgroup: BorrowedFd<'_>, programs: &[OwnedFd]) -> Result<()> {
-    for program in programs {
-        bpf::detach(cgroup, program.as_fd()).or_cannot("detach a device filter from", "the container's cgroup")?;
-    }
-    Ok(())
-}
-
-/// The programs on this cgroup that have our name.
-fn ours(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
-    let mut ours = Vec::new();
-    for id in bpf::attached(cgroup)? {
-        match bpf::open(id) {
-            Ok(program) if bpf::name(program.as_fd())? == *NAME => ours.push(program),
-            // Another's program; gone in between; or guarded by a security module, hence not ours.
-            Ok(_) | Err(Errno::ENOENT | Errno::EACCES) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(ours)
 }
 
 fn load(program: &[Instruction]) -> Result<Option<OwnedFd>> {

@@ -174,7 +174,7 @@ fn tries(cgroup: &Cgroup, dir: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-fn the_kernel_enforces_replaces_and_lifts_the_filter() {
+fn the_kernel_enforces_the_filter() {
     let Some(trial) = Trial::new("devices") else { return };
     let cgroup = trial.create("box");
     // Nodes work only on a filesystem that is not mounted nodev.
@@ -200,22 +200,10 @@ fn enforce(cgroup: &Cgroup, dir: &std::path::Path) {
     assert_eq!(tries(cgroup, dir), ["yes", "yes", "no", "yes", "no", "no"]);
     assert_eq!(bpf::attached(cgroup.as_fd()).unwrap().len(), 1);
 
-    // A neighbour's program stays when ours is replaced.
-    let other = bpf::load_device_filter(&answer(true), b"neighbour\0\0\0\0\0\0\0").unwrap();
-    bpf::attach(cgroup.as_fd(), other.as_fd(), None).unwrap();
-    let before = bpf::attached(cgroup.as_fd()).unwrap();
-    let read_zero = [rule(false, "a", -1, -1, "rwm"), rule(true, "c", 1, 5, "r")];
-    assert_eq!(replace(cgroup.as_fd(), &read_zero).unwrap(), Installed::Filter);
-    let after = bpf::attached(cgroup.as_fd()).unwrap();
-    assert_eq!((before.len(), after.len()), (2, 2));
-    assert_eq!(before.iter().filter(|id| after.contains(id)).count(), 1, "{before:?} {after:?}");
-    assert_eq!(bpf::name(bpf::open(after[1]).unwrap().as_fd()).unwrap(), *b"neighbour\0\0\0\0\0\0\0");
-
-    // Everything allowed: ours goes, the neighbour's stays, and things are as they were.
+    // Everything allowed takes no program.
     let allow_all = [DeviceRule { allow: true, ..Default::default() }];
-    assert_eq!(replace(cgroup.as_fd(), &in_force(&allow_all)).unwrap(), Installed::Everything);
-    assert_eq!(bpf::attached(cgroup.as_fd()).unwrap(), [after[1]]);
-    assert_eq!(tries(cgroup, dir), unfiltered);
+    assert_eq!(install(cgroup.as_fd(), &in_force(&allow_all)).unwrap(), Installed::Everything);
+    assert_eq!(bpf::attached(cgroup.as_fd()).unwrap().len(), 1);
 }
 
 #[test]
@@ -240,14 +228,13 @@ fn an_ordinary_user_is_told_that_there_is_no_filter() {
     let Some(trial) = Trial::new("devices-user") else { return };
     let cgroup = trial.create("box");
     let nobody = rustix::fs::Uid::from_raw(65534);
-    let (installed, replaced) = std::thread::scope(|scope| {
+    let installed = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-            let rules = in_force(&[]);
-            (install(cgroup.as_fd(), &rules), replace(cgroup.as_fd(), &rules))
+            install(cgroup.as_fd(), &in_force(&[]))
         });
         thread.join().unwrap()
     });
-    assert_eq!((installed.unwrap(), replaced.unwrap()), (Installed::NotPermitted, Installed::NotPermitted));
+    assert_eq!(installed.unwrap(), Installed::NotPermitted);
     assert!(bpf::attached(cgroup.as_fd()).unwrap().is_empty());
 }

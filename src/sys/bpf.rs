@@ -1,8 +1,8 @@
 //! bpf(2) for one kind of program: the device filter of a cgroup (`BPF_PROG_TYPE_CGROUP_DEVICE`).
 //!
 //! Neither nix, rustix nor libc knows `union bpf_attr`, and the loader crates bring C or an ELF reader for what is here
-//! five calls: load, attach, detach, query, and a program's name by its id. The attributes are written as structures of
-//! the fields that each command reads; the kernel takes a shorter `bpf_attr` than its own and reads the rest as zero.
+//! three calls: load, attach and query. The attributes are written as structures of the fields that each command reads; the
+//! kernel takes a shorter `bpf_attr` than its own and reads the rest as zero.
 //!
 //! Source: include/uapi/linux/bpf.h, bpf(2).
 
@@ -13,15 +13,11 @@ use nix::errno::Errno;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_DETACH: libc::c_int = 9;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
-const BPF_F_REPLACE: u32 = 1 << 2;
 
 /// A program's name, padded with zeros: at most 15 bytes of letters, digits, `_` and `.` (`BPF_OBJ_NAME_LEN`).
 pub type Name = [u8; 16];
@@ -72,7 +68,6 @@ struct AttachAttr {
     attach_bpf_fd: u32,
     attach_type: u32,
     attach_flags: u32,
-    replace_bpf_fd: u32,
 }
 
 #[repr(C)]
@@ -86,42 +81,9 @@ struct QueryAttr {
     padding: u32,
 }
 
-#[repr(C)]
-struct IdAttr {
-    prog_id: u32,
-    next_id: u32,
-    open_flags: u32,
-}
-
-#[repr(C)]
-struct InfoAttr {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
-/// The head of `struct bpf_prog_info`, up to the name; the kernel fills as much as it is told there is room for.
-#[repr(C)]
-#[derive(Default)]
-struct ProgInfo {
-    kind: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_prog_len: u32,
-    xlated_prog_len: u32,
-    jited_prog_insns: u64,
-    xlated_prog_insns: u64,
-    load_time: u64,
-    created_by_uid: u32,
-    nr_map_ids: u32,
-    map_ids: u64,
-    name: Name,
-}
-
 const _: () = assert!(size_of::<Instruction>() == 8);
 const _: () = assert!(offset_of!(LoadAttr, prog_name) == 48);
 const _: () = assert!(offset_of!(QueryAttr, prog_ids) == 16);
-const _: () = assert!(offset_of!(ProgInfo, name) == 64);
 
 /// Calls bpf(2) with `attr`. The caller vouches for the addresses inside `attr`.
 ///
@@ -181,34 +143,16 @@ fn load(program: &[Instruction], name: &Name, log: &mut [u8]) -> Result<OwnedFd,
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Attaches a device filter to a cgroup beside whatever is attached there; with `replaced`, in the place of that one and
-/// in one step, so that there is no moment without a filter (Linux 5.6).
-pub fn attach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, replaced: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let mut attr = attachment(cgroup, program);
-    attr.attach_flags = BPF_F_ALLOW_MULTI;
-    if let Some(old) = replaced {
-        attr.attach_flags |= BPF_F_REPLACE;
-        attr.replace_bpf_fd = number(old);
-    }
-    // SAFETY: the attributes hold no addresses; the descriptors are borrowed, hence open.
-    unsafe { bpf(BPF_PROG_ATTACH, &mut attr) }.map(drop)
-}
-
-/// Detaches a device filter from a cgroup.
-pub fn detach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut attr = attachment(cgroup, program);
-    // SAFETY: the attributes hold no addresses; the descriptors are borrowed, hence open.
-    unsafe { bpf(BPF_PROG_DETACH, &mut attr) }.map(drop)
-}
-
-fn attachment(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> AttachAttr {
-    AttachAttr {
+/// Attaches a device filter to a cgroup beside whatever is attached there.
+pub fn attach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut attr = AttachAttr {
         target_fd: number(cgroup),
         attach_bpf_fd: number(program),
         attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: 0,
-        replace_bpf_fd: 0,
-    }
+        attach_flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: the attributes hold no addresses; the descriptors are borrowed, hence open.
+    unsafe { bpf(BPF_PROG_ATTACH, &mut attr) }.map(drop)
 }
 
 /// The ids of the device filters attached to this very cgroup (not to those above it), oldest first.
@@ -226,29 +170,6 @@ pub fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     // SAFETY: `prog_ids` points to `prog_cnt` writable u32, which outlive the call; the descriptor is borrowed.
     unsafe { bpf(BPF_PROG_QUERY, &mut attr)? };
     Ok(ids[..MAX_PROGRAMS.min(attr.prog_cnt as usize)].to_vec())
-}
-
-/// Opens a loaded program by its id. `ENOENT`: it is gone; `EPERM`, `EACCES`: a security module guards it.
-pub fn open(id: u32) -> Result<OwnedFd, Errno> {
-    let mut attr = IdAttr { prog_id: id, next_id: 0, open_flags: 0 };
-    // SAFETY: the attributes hold no addresses.
-    let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr)? };
-    // SAFETY: the kernel has just made this descriptor, close-on-exec, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The name a program was loaded with.
-pub fn name(program: BorrowedFd<'_>) -> Result<Name, Errno> {
-    let mut info = ProgInfo::default();
-    let mut attr = InfoAttr {
-        bpf_fd: number(program),
-        info_len: size_of::<ProgInfo>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
-    // SAFETY: `info` points to `info_len` writable bytes that outlive the call, zeroed, so that the kernel finds no
-    // further addresses to fill in them; every bit pattern is a valid ProgInfo.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
-    Ok(info.name)
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
