@@ -276,6 +276,15 @@ pub fn swap_left(cgroup: &Cgroup) -> Result<u64> {
     Ok(limit.unwrap_or(0).saturating_sub(used.unwrap_or(0)))
 }
 
+/// The number in one file of the cgroup, where `max` is the largest; none without the file.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn number(cgroup: &Cgroup, name: &str) -> Result<Option<u64>> {
+    Source(cgroup).number(name)
+}
+
 /// The file through which the kernel tells of processes it has killed for want of memory, held open: poll(2) for
 /// `POLLPRI` wakes when it changes.
 #[derive(Debug)]

@@ -1,4 +1,7 @@
 //! What a container uses, as containerd has it: its cgroup's files under protobuf's names.
+//!
+//! What runc's shape tells as cgroup v1 did (swap with memory in it, no limit as 0, reserved huge pages) is read from the
+//! files once more.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +9,7 @@ use super::messages::metrics::{
     Cpu, HugeTlb, Io, IoEntry, Memory, MemoryEvents, Metrics, Pids, Pressure, Pressures, Rdma, RdmaEntry,
 };
 use crate::cgroup::Cgroup;
-use crate::cgroup::stats::{self, BlkioEntry, Stats};
+use crate::cgroup::stats::{self, BlkioEntry};
 use crate::error::Result;
 
 /// Reads them.
@@ -14,25 +17,30 @@ use crate::error::Result;
 /// # Errors
 /// The cgroup cannot be read.
 pub fn read(cgroup: &Cgroup) -> Result<Metrics> {
-    Ok(metrics(&stats::read(cgroup)?, &stats::memory_events(cgroup)?))
-}
-
-fn metrics(stats: &Stats, events: &BTreeMap<String, u64>) -> Metrics {
-    let hugetlb = stats.hugetlb.iter().map(|(size, pages)| HugeTlb {
-        current: pages.usage,
-        max: u64::MAX,
-        pagesize: size.clone(),
-        failcnt: pages.failcnt,
+    let number = |file: &str| -> Result<u64> { Ok(stats::number(cgroup, file)?.unwrap_or(0)) };
+    let stats = stats::read(cgroup)?;
+    let hugetlb = stats.hugetlb.iter().map(|(size, pages)| {
+        Ok(HugeTlb {
+            current: number(&format!("hugetlb.{size}.current"))?,
+            max: number(&format!("hugetlb.{size}.max"))?,
+            pagesize: size.clone(),
+            failcnt: pages.failcnt,
+        })
     });
-    Metrics {
-        pids: Some(Pids { current: stats.pids.current, limit: stats.pids.limit }),
+    Ok(Metrics {
+        pids: Some(Pids { current: stats.pids.current, limit: number("pids.max")? }),
         cpu: Some(cpu(&stats.cpu)),
-        memory: Some(memory(&stats.memory)),
+        memory: Some(Memory {
+            swap_usage: number("memory.swap.current")?,
+            swap_limit: number("memory.swap.max")?,
+            swap_max_usage: number("memory.swap.peak")?,
+            ..memory(&stats.memory)
+        }),
         rdma: Some(Rdma { current: rdma(&stats.rdma), limit: Vec::new() }),
         io: Some(Io { usage: io(&stats.blkio), psi: stats.blkio.psi.as_ref().map(pressures) }),
-        hugetlb: hugetlb.collect(),
-        memory_events: Some(memory_events(events)),
-    }
+        hugetlb: hugetlb.collect::<Result<_>>()?,
+        memory_events: Some(memory_events(&stats::memory_events(cgroup)?)),
+    })
 }
 
 fn cpu(cpu: &stats::Cpu) -> Cpu {
@@ -51,8 +59,6 @@ fn cpu(cpu: &stats::Cpu) -> Cpu {
 
 fn memory(memory: &stats::Memory) -> Memory {
     let raw = |name: &str| memory.raw.get(name).copied().unwrap_or(0);
-    // Swap alone: there both are counted together, and the largest number is no limit.
-    let swap = |both: u64, memory: u64| if both == u64::MAX { both } else { both.saturating_sub(memory) };
     Memory {
         anon: raw("anon"),
         file: raw("file"),
@@ -87,11 +93,9 @@ fn memory(memory: &stats::Memory) -> Memory {
         thp_collapse_alloc: raw("thp_collapse_alloc"),
         usage: memory.usage.usage,
         usage_limit: memory.usage.limit,
-        swap_usage: swap(memory.swap.usage, memory.usage.usage),
-        swap_limit: swap(memory.swap.limit, memory.usage.limit),
         max_usage: memory.usage.max,
-        swap_max_usage: swap(memory.swap.max, memory.usage.max),
         psi: memory.psi.as_ref().map(pressures),
+        ..Memory::default()
     }
 }
 
@@ -160,15 +164,67 @@ mod tests {
         assert_eq!(io(&blkio), [wanted]);
     }
 
+    /// The metrics of a cgroup with these files, put together by a test of this name.
+    fn of_files(test: &str, files: &[(&str, &str)]) -> Metrics {
+        let directory = std::env::temp_dir().join(format!("ferry-test-{test}-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.join(name), text).unwrap();
+        }
+        let metrics = read(&crate::cgroup::fs::open(&directory).unwrap());
+        for (name, _) in files {
+            std::fs::remove_file(directory.join(name)).unwrap();
+        }
+        std::fs::remove_dir(&directory).unwrap();
+        metrics.unwrap()
+    }
+
     #[test]
     fn swap_is_counted_alone_and_time_in_microseconds() {
-        let mut stats = Stats::default();
-        stats.cpu.usage.total = 5000;
-        stats.memory.usage.usage = 10;
-        stats.memory.swap.usage = 14;
-        let metrics = metrics(&stats, &BTreeMap::from([("oom_kill".to_owned(), 2)]));
+        let metrics = of_files(
+            "swap",
+            &[
+                ("cpu.stat", "usage_usec 5\n"),
+                ("memory.current", "10\n"),
+                ("memory.swap.current", "4\n"),
+                ("memory.swap.peak", "6\n"),
+                ("memory.events", "oom_kill 2\n"),
+            ],
+        );
         assert_eq!(metrics.cpu.unwrap().usage_usec, 5);
-        assert_eq!(metrics.memory.unwrap().swap_usage, 4);
+        let memory = metrics.memory.unwrap();
+        assert_eq!((memory.usage, memory.swap_usage, memory.swap_max_usage), (10, 4, 6));
         assert_eq!(metrics.memory_events.unwrap().oom_kill, 2);
+    }
+
+    #[test]
+    fn limits_are_those_of_the_files() {
+        let metrics = of_files(
+            "limits",
+            &[
+                ("pids.max", "max\n"),
+                ("memory.max", "max\n"),
+                ("memory.swap.max", "0\n"),
+                ("hugetlb.2MB.events", "max 3\n"),
+                ("hugetlb.2MB.current", "2097152\n"),
+                ("hugetlb.2MB.rsvd.current", "0\n"),
+                ("hugetlb.2MB.max", "4194304\n"),
+                ("hugetlb.1GB.events", "max 0\n"),
+                ("hugetlb.1GB.max", "max\n"),
+            ],
+        );
+        assert_eq!(metrics.pids.unwrap().limit, u64::MAX);
+        let memory = metrics.memory.unwrap();
+        assert_eq!((memory.usage_limit, memory.swap_limit), (u64::MAX, 0));
+        let pages: Vec<_> = metrics.hugetlb.iter().map(|pages| (&*pages.pagesize, pages.current, pages.max)).collect();
+        assert_eq!(pages, [("1GB", 0, u64::MAX), ("2MB", 2_097_152, 4_194_304)]);
+        assert_eq!(metrics.hugetlb[1].failcnt, 3);
+    }
+
+    #[test]
+    fn without_a_controller_there_is_no_limit_to_tell() {
+        let metrics = of_files("none", &[("cgroup.procs", "7\n8\n")]);
+        assert_eq!(metrics.pids.unwrap(), Pids { current: 2, limit: 0 });
+        assert_eq!(metrics.memory.unwrap().swap_limit, 0);
     }
 }
