@@ -49,10 +49,32 @@ pub(super) fn of_limits(limits: &Limits) -> Vec<Property> {
         } else if write.file == "cpu.max" {
             properties.extend(cpu_quota(&write.value));
         } else if write.file == "cpu.idle" && write.value == "1" {
-            properties.push(("CPUWeight", Value::Number(0)));
+            properties.push(IDLE);
         }
     }
     properties
+}
+
+/// An idle cgroup.
+const IDLE: Property = ("CPUWeight", Value::Number(0));
+
+/// The first version of systemd that takes [`IDLE`] for that; those before it refuse the whole call.
+const KNOWS_IDLE: u32 = 252;
+
+/// Leaves out what the running systemd does not know, which is written to the files alone. Its version is asked for only
+/// where it matters.
+pub(super) fn known(mut properties: Vec<Property>, version: impl FnOnce() -> Result<String>) -> Result<Vec<Property>> {
+    if properties.contains(&IDLE) && number_of(&version()?) < KNOWS_IDLE {
+        properties.retain(|property| *property != IDLE);
+    }
+    Ok(properties)
+}
+
+/// The number in systemd's word for its version, such as `249.11-0ubuntu3.12` or `v245`; 0 where there is none.
+fn number_of(version: &str) -> u32 {
+    let version = version.trim_start_matches('v');
+    let end = version.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(version.len());
+    version[..end].parse().unwrap_or(0)
 }
 
 /// `max` is systemd's infinity.
@@ -232,6 +254,27 @@ mod tests {
         expected.extend(numbers(&[("MemoryHigh", u64::MAX)]));
         assert_eq!(of_limits(&plan_update(&serde_json::from_str(json).unwrap()).unwrap()), expected);
         assert_eq!(cpu_quota("max"), [("CPUQuotaPerSecUSec", Value::Number(u64::MAX))]);
+    }
+
+    #[test]
+    fn an_old_systemd_is_not_told_of_an_idle_cgroup() {
+        let json = r#"{"cpu": {"shares": 1024, "idle": 1}}"#;
+        let idle = of_limits(&plan_update(&serde_json::from_str(json).unwrap()).unwrap());
+        let weight = ("CPUWeight", Value::Number(100));
+        assert_eq!(idle, [weight.clone(), IDLE]);
+        for (version, told) in [
+            ("249.11-0ubuntu3.12", vec![weight.clone()]),
+            ("v245", vec![weight.clone()]),
+            ("251", vec![weight.clone()]),
+            ("", vec![weight.clone()]),
+            ("252.39-1~deb12u1", idle.clone()),
+            ("257", idle.clone()),
+            ("v1000~rc1", idle.clone()),
+        ] {
+            assert_eq!(known(idle.clone(), || Ok(version.to_owned())).unwrap(), told, "{version}");
+        }
+        let unasked = || -> Result<String> { panic!("a weight is known to every version") };
+        assert_eq!(known(vec![weight.clone()], unasked).unwrap(), [weight]);
     }
 
     #[test]

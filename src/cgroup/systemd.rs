@@ -27,6 +27,7 @@ pub struct Manager {
 }
 
 const NAME: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 
 /// Is there where systemd runs the host. sd_booted(3)
@@ -56,7 +57,8 @@ impl Manager {
     /// The unit exists and is in use, the process is gone, or systemd refuses a limit.
     pub fn start(&mut self, unit: &Unit, pid: Pid, limits: &Limits, more: &Properties) -> Result<PathBuf> {
         let name = scope_name(unit)?;
-        let mut properties = scope(unit, pid, limits);
+        let mut properties = scope(unit, pid);
+        properties.extend(self.properties(limits)?);
         properties.extend(more.0.iter().cloned());
         let body = || Body::default().text(&name).text("fail").properties(&properties).nothing();
         let start = |manager: &mut Self| manager.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body(), &name);
@@ -84,7 +86,7 @@ impl Manager {
     /// The unit is gone, or systemd refuses a limit.
     pub fn update(&mut self, unit: &Unit, limits: &Limits) -> Result<()> {
         let name = scope_name(unit)?;
-        let body = Body::default().text(&name).flag(true).properties(&properties::of_limits(limits));
+        let body = Body::default().text(&name).flag(true).properties(&self.properties(limits)?);
         self.call("SetUnitProperties", "sba(sv)", body).map(drop)
     }
 
@@ -121,8 +123,21 @@ impl Manager {
         }
     }
 
+    /// The limits that this systemd knows.
+    fn properties(&mut self, limits: &Limits) -> Result<Vec<Property>> {
+        properties::known(properties::of_limits(limits), || {
+            let body = Body::default().text(MANAGER).text("Version");
+            let version = self.ask("org.freedesktop.DBus.Properties", "Get", "ss", body)?;
+            version.into_iter().next().ok_or_else(|| unexpected("Get"))
+        })
+    }
+
     fn call(&mut self, member: &str, signature: &str, body: Body) -> Result<Vec<String>> {
-        let (path, interface) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
+        self.ask(MANAGER, member, signature, body)
+    }
+
+    fn ask(&mut self, interface: &str, member: &str, signature: &str, body: Body) -> Result<Vec<String>> {
+        let path = "/org/freedesktop/systemd1";
         self.bus.call(&Call { destination: NAME, path, interface, member, signature, body })?.texts()
     }
 }
@@ -181,15 +196,15 @@ fn scope_name(unit: &Unit) -> Result<String> {
     }
 }
 
-/// The properties of a new scope.
-fn scope(unit: &Unit, pid: Pid, limits: &Limits) -> Vec<Property> {
+/// The properties of a new scope, but for its limits.
+fn scope(unit: &Unit, pid: Pid) -> Vec<Property> {
     let slice = match (unit.slice.as_str(), outer_uid() == 0) {
         ("", true) => "system.slice",
         ("", false) => "user.slice",
         (slice, _) => slice,
     };
     let on = |name| (name, Value::Flag(true));
-    let mut properties = vec![
+    vec![
         ("Description", Value::Text(format!("ferry container {}", unit.name))),
         ("Slice", Value::Text(slice.into())),
         ("PIDs", Value::Ids(vec![pid.as_raw().unsigned_abs()])),
@@ -202,9 +217,7 @@ fn scope(unit: &Unit, pid: Pid, limits: &Limits) -> Vec<Property> {
         on("TasksAccounting"),
         // Else systemd would order the container into its own boot and shutdown.
         ("DefaultDependencies", Value::Flag(false)),
-    ];
-    properties.extend(properties::of_limits(limits));
-    properties
+    ]
 }
 
 #[cfg(test)]

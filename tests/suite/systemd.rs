@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::case::Case;
 use super::cgroup::directory_of;
-use super::need::Need::{Ferry, OrdinaryUser, Root, Systemd, Tool};
+use super::need::Need::{CgroupV2, Ferry, OrdinaryUser, Root, Systemd, Tool};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -16,6 +16,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("slice_prefix_name_is_where_it_is_put", &[Systemd], place),
     scenario("annotations_set_properties", &[Systemd], properties),
     scenario("annotations_that_would_do_more_are_refused", &[Systemd, Ferry], refused),
+    scenario("an_idle_container_is_told_as_this_systemd_knows_it", &[Root, CgroupV2(&["cpu"]), Systemd, Ferry], idle),
     scenario("a_failed_unit_of_that_name_is_no_hindrance", &[Root, Systemd, Tool("systemd-run")], left_over),
     scenario("a_name_in_use_is_refused", &[Root, Systemd, Tool("systemd-run"), Ferry], in_use),
     scenario("a_scope_that_was_stopped_is_cleaned_up", &[Systemd], stopped),
@@ -78,6 +79,17 @@ fn properties(case: &mut Case) -> Outcome {
     let mut lines: Vec<&str> = told.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["CollectMode=inactive-or-failed", "Delegate=yes", "KillSignal=10", "TimeoutStopUSec=7s"]);
+    delete(case)
+}
+
+fn idle(case: &mut Case) -> Outcome {
+    case.driver = "systemd";
+    case.config["linux"]["resources"] = json!({"cpu": {"idle": 1}});
+    case.start_waiting()?;
+    let id = case.id.clone();
+    assert_eq!(fs::read_to_string(directory_of(case, &id)?.join("cpu.idle"))?.trim(), "1");
+    let told = systemctl(&["show", "-p", "CPUWeight", &scope(case)])?;
+    assert!(["CPUWeight=idle", "CPUWeight=0", "CPUWeight=[not set]"].contains(&&*told), "{told}");
     delete(case)
 }
 

@@ -181,13 +181,15 @@ pub(in crate::cgroup) struct Message {
 }
 
 impl Message {
-    /// The strings and object paths at the head of the body, numbers passed over: all that systemd's answers hold.
+    /// The strings and object paths at the head of the body, also those in a variant, numbers passed over: all that
+    /// systemd's answers hold.
     pub fn texts(&self) -> Result<Vec<String>> {
         let mut reader = Reader { bytes: &self.body, at: 0 };
         let mut texts = Vec::new();
         for kind in self.signature.bytes() {
             match kind {
                 b's' | b'o' => texts.push(reader.text()?),
+                b'v' if reader.signature()? == "s" => texts.push(reader.text()?),
                 b'u' | b'i' | b'b' => drop(reader.u32()?),
                 _ => break,
             }
@@ -332,6 +334,9 @@ mod tests {
         assert!(body("s", &[1, 0, 0, 0, 0xff, 0]).texts().is_err());
         assert!(body("us", &[1, 0]).texts().is_err());
         assert_eq!(body("us", &[1, 0, 0, 0, 1, 0, 0, 0, b'x', 0]).texts().unwrap(), ["x"]);
+        assert_eq!(body("v", &[1, b's', 0, 0, 1, 0, 0, 0, b'x', 0]).texts().unwrap(), ["x"]);
+        assert_eq!(body("vs", &[1, b't', 0, 0, 1, 0, 0, 0, b'x', 0]).texts().unwrap(), [""; 0]);
+        assert!(body("v", &[1, b's', 0, 0, 9, 0, 0, 0, b'x', 0]).texts().is_err());
         for fields in [&[3u8] as &[u8], &[3, 1, b'a', 0], &[3, 9, b's'], &[3, 1, b's', 0, 9, 0, 0, 0, 1]] {
             assert!(decode_fields(SIGNAL, fields).is_err(), "{fields:?}");
         }
