@@ -129,9 +129,14 @@ fn kept(case: &mut Case) -> Outcome {
 
 fn damaged(case: &mut Case) -> Outcome {
     let config = case.directory.join("config");
-    for (engine, text) in
-        [("docker", "{\"runtimes\": "), ("docker", "[]"), ("podman", "[engine]\n"), ("containerd", "version = 1\n")]
-    {
+    for (engine, text) in [
+        ("docker", "{\"runtimes\": "),
+        ("docker", "[]"),
+        ("podman", "[engine]\n"),
+        ("containerd", "version = 1\n"),
+        ("containerd", "version = 3\n[plugins.'io.containerd.cri.v1.runtime']\ncontainerd = { runtimes = {} }\n"),
+        ("containerd", "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.\"ferry\"]\n"),
+    ] {
         fs::write(&config, text)?;
         for flags in [&["--write"][..], &["--write", "--undo"]] {
             let end = install(case, engine, &config, flags)?;
