@@ -8,7 +8,7 @@ use std::path::Path;
 use super::config::{Config, Linux, Process};
 use super::extensions;
 use super::resources::{Resources, WeightDevice};
-use crate::error::{EXIT_NOT_FOUND, Error, Result};
+use crate::error::{Error, Result};
 
 /// Checks a parsed configuration.
 ///
@@ -54,8 +54,7 @@ pub fn check_process(process: &Process, at: &str) -> Result<()> {
     }
     if process.args[0].is_empty() {
         // An engine that has no command to give finds exit code 127 by these words.
-        let why = "is the empty string: exec: \"\": executable file not found in $PATH";
-        return Err(Error::config(format!("{at}.args[0]"), why).exit(EXIT_NOT_FOUND));
+        return fault("args[0]", "is the empty string: exec: \"\": executable file not found in $PATH");
     }
     if !process.cwd.is_absolute() {
         let found = process.cwd.display();

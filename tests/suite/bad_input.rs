@@ -228,7 +228,8 @@ fn nul(case: &mut Case) -> Outcome {
     )
 }
 
-/// As of an engine whose image has no command. podman takes 127 from these words, docker from the exit code.
+/// As of an engine whose image has no command: podman and docker take 127 from these words. The runtime's own exit code is
+/// that of any program that is not found.
 fn nameless(case: &mut Case) -> Outcome {
     case.config["process"]["args"] = json!([""]);
     let text = case.config.to_string();
@@ -238,7 +239,11 @@ fn nameless(case: &mut Case) -> Outcome {
         "{}",
         end.stderr
     );
-    assert_eq!(end.code, 127);
+    let nameless = end.code;
+    case.config["process"]["args"] = json!(["no-such-program"]);
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.contains("executable file not found in $PATH"), "{}", end.stderr);
+    assert_eq!((nameless, end.code), (1, 1));
     Ok(())
 }
 
