@@ -210,7 +210,13 @@ impl Init<'_> {
             hidden::hide()?;
         }
         let keeps_groups = self.plan.process.as_ref().is_some_and(|process| process.identity.keeps_groups);
-        if self.plan.namespaces.user == User::Inherit { Ok(()) } else { become_root(keeps_groups) }
+        if self.plan.namespaces.user != User::Inherit {
+            become_root(keeps_groups)?;
+        }
+        match self.plan.namespaces.makes_ipc_later() {
+            true => unshare(CloneFlags::CLONE_NEWIPC).or_cannot("make", "an ipc namespace"),
+            false => Ok(()),
+        }
     }
 
     /// Everything up to Placed.

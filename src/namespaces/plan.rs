@@ -69,10 +69,18 @@ impl Namespaces {
 
     /// The bits for clone3. The cgroup namespace is not among them: its root would be the cloner's cgroup and not the one
     /// the child is born in (kernel/cgroup/namespace.c: copy_cgroup_ns). Neither is the time namespace, whose offsets
-    /// cannot be written once a process is in it. The child makes both.
+    /// cannot be written once a process is in it. The child makes both, and an ipc namespace that is
+    /// [made later](Self::makes_ipc_later).
     pub fn clone_flags(&self) -> u64 {
-        let made = |row: &&super::Row| self.makes(row.kind) && !matches!(row.kind, Kind::Cgroup | Kind::Time);
+        let later = |kind| matches!(kind, Kind::Cgroup | Kind::Time) || (kind == Kind::Ipc && self.makes_ipc_later());
+        let made = |row: &&super::Row| self.makes(row.kind) && !later(row.kind);
         TABLE.iter().filter(made).fold(0, |flags, row| flags | row.flag as u64)
+    }
+
+    /// Whether the ipc namespace is made by the child once it has the ids of a new user namespace: its message queues'
+    /// filesystem belongs to whoever makes it (ipc/mqueue.c: mq_init_ns), and the clone is nobody in there.
+    pub fn makes_ipc_later(&self) -> bool {
+        self.makes(Kind::User) && self.makes(Kind::Ipc)
     }
 }
 
@@ -214,6 +222,15 @@ mod tests {
         assert_eq!(namespaces.join, [Join { kind: Kind::Network, path: "/run/netns/x".into() }]);
         let flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
         assert_eq!(namespaces.clone_flags(), flags.bits() as u64);
+    }
+
+    #[test]
+    fn ipc_is_made_inside_of_a_new_user_namespace() {
+        let flags = |kinds: &[Kind]| Namespaces { make: kinds.to_vec(), ..Namespaces::default() }.clone_flags();
+        let bits = |flags: CloneFlags| flags.bits() as u64;
+        assert_eq!(flags(&[Kind::Ipc]), bits(CloneFlags::CLONE_NEWIPC));
+        assert_eq!(flags(&[Kind::User, Kind::Uts]), bits(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWUTS));
+        assert_eq!(flags(&[Kind::User, Kind::Ipc]), bits(CloneFlags::CLONE_NEWUSER));
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("user_namespace_with_maps", &[Root], maps),
     scenario("user_namespace_with_several_maps", &[Root], several_maps),
     scenario("user_namespace_files_belong_to_the_mapped_ids", &[Root], file_owners),
+    scenario(
+        "user_namespace_message_queues_belong_to_its_root",
+        &[Root, Peer("runc", "1.1.5: their group is nobody")],
+        message_queues,
+    ),
     scenario("user_namespace_of_a_single_id", &[OrdinaryUser], single_id),
     scenario("user_namespace_without_maps_is_refused", &[Root, Peer("crun", "invents a map")], no_maps),
     scenario(
@@ -297,6 +302,13 @@ fn time_offsets(case: &mut Case) -> Outcome {
     let uptime = case.deed(&["read", "/proc/uptime"])?;
     let seconds: f64 = uptime["ok"].as_str().and_then(|text| text.split(' ').next()).unwrap_or_default().parse()?;
     assert!(seconds > 1_000_000.0, "{uptime}");
+    Ok(())
+}
+
+fn message_queues(case: &mut Case) -> Outcome {
+    mapped(case, 100_000)?;
+    let queues = case.deed(&["stat", "/dev/mqueue"])?;
+    assert_eq!((&queues["ok"]["uid"], &queues["ok"]["gid"]), (&json!(0), &json!(0)), "{queues}");
     Ok(())
 }
 
