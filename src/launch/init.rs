@@ -377,11 +377,8 @@ impl Init<'_> {
             return Ok(());
         }
         let state = State { status, pid: getpid().as_raw(), ..self.state.clone() };
-        let state = serde_json::to_vec(&state).unwrap_or_default();
-        match status {
-            Status::Created => hooks::run_inside(name, hooks, &state, self.streams),
-            _ => hooks::run(name, hooks, &state, self.streams),
-        }
+        let run = if status == Status::Created { hooks::run_inside } else { hooks::run };
+        run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
     }
 
     fn mask(&mut self) -> Result<()> {
