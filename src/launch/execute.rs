@@ -114,10 +114,18 @@ fn install_filter(process: &ProcessPlan, report: &Channel) -> Result<()> {
     }
 }
 
-/// Installs a filter with a listener, whose descriptor goes to the host side, which passes it to the agent.
+/// Installs a filter with a listener, whose descriptor goes to the host side, which passes it to the agent. Until then there is
+/// nobody to answer for a call that the filter asks about, which sending a descriptor may be.
 fn notify(filter: &crate::security::seccomp::Program, report: &Channel) -> Result<()> {
+    let sends = filter.lets_through(&[libc::SYS_sendmsg]);
+    if !sends {
+        report.name_sender()?;
+    }
     let listener = seccomp::install(filter.flags, &filter.instructions).or_cannot("install", "the seccomp filter")?;
-    report.send(&Message::Listener, listener.as_ref().map(AsFd::as_fd))
+    match &listener {
+        Some(listener) if !sends => report.show_listener(listener.as_fd()),
+        listener => report.send(&Message::Listener, listener.as_ref().map(AsFd::as_fd)),
+    }
 }
 
 /// Standard streams that the engine opened as root would be closed to the process when it opens `/dev/stdout` anew.

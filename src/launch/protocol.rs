@@ -14,7 +14,8 @@
 //!   | ---- HooksDone -------------------> |
 //!   |                                     | createContainer hooks, protection, pivot
 //!   | <--- Console + descriptor ---------- | (only with a terminal)
-//!   | <--- Listener + descriptor --------- | (only with a seccomp agent)
+//!   | <--- Listener + descriptor --------- | (only with a seccomp agent; where that is asked about sendmsg(2), ListenerAt)
+//!   | ---- Taken -----------------------> | (only after ListenerAt)
 //!   | <--- Ready ------------------------- |
 //!   | ---- Go --------------------------> | the record is saved: from here on the child may outlive ferry
 //!   |                                     | create: waits at the gate; what follows is reported to `start`
@@ -32,10 +33,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, sendmsg,
-    socketpair,
+    setsockopt, socketpair, sockopt::PassCred,
 };
+use nix::unistd::{read, write};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::error::{Context, Error, Result};
+use crate::path::errno;
 use crate::sys::stub;
 
 /// What one side tells the other.
@@ -59,6 +63,10 @@ pub enum Message {
     Console,
     /// Child, with the seccomp listener.
     Listener,
+    /// Child: the seccomp listener is its descriptor of this number. What is received is then a Listener.
+    ListenerAt(i32),
+    /// Parent: it has taken the listener.
+    Taken,
     /// Child: nothing is left to do but to execute.
     Ready,
     /// Parent: go on to execute.
@@ -112,6 +120,40 @@ impl Channel {
             .or_cannot("send", "a message of the handshake")
     }
 
+    /// Lets what is sent from here on say which process sent it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn name_sender(&self) -> Result<()> {
+        setsockopt(&self.socket, PassCred, &true).or_cannot("name", "the sender of the handshake's messages")
+    }
+
+    /// Hands over a listener by its number, after [`Channel::name_sender`] and without sendmsg(2): `write` is the one call that
+    /// no profile may have its agent asked about.
+    ///
+    /// # Errors
+    /// The other side has gone.
+    pub fn show_listener(&self, listener: BorrowedFd<'_>) -> Result<()> {
+        write(&self.socket, &encode(&Message::ListenerAt(listener.as_raw_fd())))
+            .and_then(|_| read(&self.socket, &mut [0]))
+            .and_then(|length| if length == 0 { Err(Errno::EPIPE) } else { Ok(()) })
+            .or_cannot("hand over", "the seccomp listener")
+    }
+
+    /// Takes the descriptor that a process has under a number, which it keeps until it is told.
+    fn take(&self, sender: Option<i32>, number: i32) -> Result<OwnedFd> {
+        let sender = sender.and_then(Pid::from_raw).ok_or(Errno::ESRCH);
+        let taken = sender.and_then(|sender| {
+            let pidfd = pidfd_open(sender, PidfdFlags::empty()).map_err(errno)?;
+            pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(errno)
+        });
+        let taken = taken.or_cannot("take over", "the seccomp listener").map_err(|error| {
+            error.hint("with SCMP_ACT_NOTIFY for sendmsg this needs Linux 5.6, and the right to trace the process")
+        })?;
+        self.send(&Message::Taken, None)?;
+        Ok(taken)
+    }
+
     /// Whether a message, or the end of the stream, is there to be received at once.
     pub fn has_message(&self) -> bool {
         let mut waited = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
@@ -124,18 +166,30 @@ impl Channel {
     /// A message that is not one.
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
         // Its length is asked for first: nearly all have one byte, and clearing room for the longest is dearer than the call.
-        let peeked = self.retried(|socket| recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC))?;
+        let mut tag = [0];
+        let peeked = self.retried(|socket| recv(socket, &mut tag, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC))?;
+        if tag == [LISTENER_AT] {
+            self.name_sender()?;
+        }
         let mut bytes = vec![0; peeked.min(LONGEST)];
         let mut control = nix::cmsg_space!([i32; 4]);
-        let (length, descriptor) = self.retried(|socket| {
+        let (length, descriptor, sender) = self.retried(|socket| {
             let mut slices = [IoSliceMut::new(&mut bytes)];
             let received = recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-            Ok((received.bytes, received.cmsgs()?.flat_map(rights).next()))
+            let (mut descriptor, mut sender) = (None, None);
+            for message in received.cmsgs()? {
+                match message {
+                    ControlMessageOwned::ScmCredentials(credentials) => sender = Some(credentials.pid()),
+                    message => descriptor = descriptor.or(rights(message).into_iter().next()),
+                }
+            }
+            Ok((received.bytes, descriptor, sender))
         })?;
         if length == 0 {
             return Ok(None);
         }
         match decode(&bytes[..length]) {
+            Some(Message::ListenerAt(number)) => Ok(Some((Message::Listener, Some(self.take(sender, number)?)))),
             Some(message) => Ok(Some((message, descriptor))),
             None => Err(Error::said("understand", "a message of the handshake", "it is none that ferry knows")),
         }
@@ -176,7 +230,7 @@ fn owned(raw: i32) -> OwnedFd {
 }
 
 /// One byte says which; 1 to 3 are the stub's own reports (`sys::stub`).
-const TAGS: [(u8, Message); 9] = [
+const TAGS: [(u8, Message); 10] = [
     (16, Message::Placed),
     (17, Message::HooksDue),
     (18, Message::HooksDone),
@@ -186,12 +240,14 @@ const TAGS: [(u8, Message); 9] = [
     (22, Message::Go),
     (23, Message::Root),
     (24, Message::Mapped),
+    (25, Message::Taken),
 ];
 const BORN: u8 = 32;
 const WARNING: u8 = 33;
 const FAILED: u8 = 34;
 const SOURCE: u8 = 35;
 const MAP: u8 = 36;
+const LISTENER_AT: u8 = 37;
 
 fn encode(message: &Message) -> Vec<u8> {
     let tagged = |tag: u8, body: &[u8]| [&[tag], &body[..body.len().min(LONGEST - 1)]].concat();
@@ -199,6 +255,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Born(pid) => tagged(BORN, &pid.to_ne_bytes()),
         Message::Source(index) => tagged(SOURCE, &index.to_ne_bytes()),
         Message::Map(index) => tagged(MAP, &index.to_ne_bytes()),
+        Message::ListenerAt(number) => tagged(LISTENER_AT, &number.to_ne_bytes()),
         Message::Warning(text) => tagged(WARNING, text.as_bytes()),
         Message::Failed(error) => {
             let wire = serde_json::to_vec(&error.to_wire()).unwrap_or_default();
@@ -219,6 +276,7 @@ fn decode(bytes: &[u8]) -> Option<Message> {
         1..=3 => stub::parse_report(bytes).map(|(stage, errno)| Message::NotExecuted(stage, errno)),
         SOURCE => Some(Message::Source(u32::from_ne_bytes(body.try_into().ok()?))),
         MAP => Some(Message::Map(u32::from_ne_bytes(body.try_into().ok()?))),
+        LISTENER_AT => Some(Message::ListenerAt(i32::from_ne_bytes(body.try_into().ok()?))),
         BORN => Some(Message::Born(i32::from_ne_bytes(body.try_into().ok()?))),
         WARNING => Some(Message::Warning(String::from_utf8_lossy(body).into_owned())),
         FAILED => serde_json::from_slice(body).ok().map(|wire| Message::Failed(Error::from_wire(wire))),
@@ -252,6 +310,21 @@ mod tests {
         assert!(other.receive().unwrap().unwrap().1.is_some());
         drop(one);
         assert!(other.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_descriptor_is_taken_by_its_number() {
+        let (one, other) = Channel::pair().unwrap();
+        let number = one.as_fd().as_raw_fd();
+        one.name_sender().unwrap();
+        write(&one.socket, &encode(&Message::ListenerAt(number))).unwrap();
+        let (message, taken) = other.receive().unwrap().unwrap();
+        assert_eq!(message, Message::Listener);
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+        assert_eq!(inode(taken.unwrap().as_fd()), inode(one.as_fd()));
+        assert_eq!(one.receive().unwrap().unwrap().0, Message::Taken);
+        write(&one.socket, &encode(&Message::ListenerAt(i32::MAX))).unwrap();
+        assert_eq!(other.receive().unwrap_err().errno(), Some(Errno::EBADF));
     }
 
     #[test]

@@ -16,6 +16,22 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("answers_a_call_after_start", &[Peer("crun", "1.8.1 sends another state")], of_start),
     scenario("is_told_of_a_process_that_joins", &[Ferry], of_exec),
     scenario("answers_without_no_new_privileges", &[Peer("crun", "1.8.1 sends another state")], privileged),
+    scenario(
+        "is_asked_about_sending_by_run",
+        &[Peer("crun", "1.8.1 sends another state"), Peer("runc", "1.1.5 hangs")],
+        |case| {
+            asking_about(case, SENDING);
+            met_in_run(case)
+        },
+    ),
+    scenario("is_asked_about_sending_after_start", &[Peer("crun", "1.8.1 sends another state")], |case| {
+        asking_about(case, SENDING);
+        met_after_start(case)
+    }),
+    scenario("is_asked_about_sending_by_exec", &[Ferry], |case| {
+        asking_about(case, SENDING);
+        met_in_exec(case)
+    }),
     scenario("that_is_missing_keeps_run_from_running", &[], missing_at_run),
     scenario("that_is_missing_keeps_start_from_starting", &[Ferry], missing_at_start),
     scenario("of_another_socket_type_is_refused", &[], datagrams),
@@ -29,6 +45,9 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// What the agent answers.
 const ERRNO: i32 = 77;
+
+/// What agents that translate addresses are asked about, among it the call that descriptors are handed over with.
+const SENDING: &[&str] = &["getpgid", "connect", "sendmsg", "sendto", "setsockopt", "recvmsg", "recvfrom"];
 
 /// An agent of the host; killed when dropped.
 struct Agent {
@@ -62,7 +81,11 @@ impl Drop for Agent {
 
 /// A profile that asks the agent about getpgid, which nothing but the test calls.
 fn asking(case: &mut Case) {
-    let mut seccomp = profile(json!({"names": ["getpgid"], "action": "SCMP_ACT_NOTIFY"}));
+    asking_about(case, &["getpgid"]);
+}
+
+fn asking_about(case: &mut Case, names: &[&str]) {
+    let mut seccomp = profile(json!({"names": names, "action": "SCMP_ACT_NOTIFY"}));
     seccomp["listenerPath"] = case.path("agent").into();
     seccomp["listenerMetadata"] = "berth 7".into();
     case.config["linux"]["seccomp"] = seccomp;
@@ -86,8 +109,12 @@ fn is_process_state(case: &Case, met: &Value) -> Result<u64, Failed> {
 }
 
 fn of_run(case: &mut Case) -> Outcome {
-    let mut agent = Agent::start(case)?;
     asking(case);
+    met_in_run(case)
+}
+
+fn met_in_run(case: &mut Case) -> Outcome {
+    let mut agent = Agent::start(case)?;
     assert_eq!(case.run()?.success()?.json()?["error"], ERRNO);
     let met = agent.met()?;
     let pid = is_process_state(case, &met)?;
@@ -98,8 +125,12 @@ fn of_run(case: &mut Case) -> Outcome {
 }
 
 fn of_start(case: &mut Case) -> Outcome {
-    let mut agent = Agent::start(case)?;
     asking(case);
+    met_after_start(case)
+}
+
+fn met_after_start(case: &mut Case) -> Outcome {
+    let mut agent = Agent::start(case)?;
     let mut lines = case.create()?;
     let (id, pid) = (case.id.clone(), case.pid()?);
     case.call(&["start", &id])?.success()?;
@@ -111,8 +142,12 @@ fn of_start(case: &mut Case) -> Outcome {
 }
 
 fn of_exec(case: &mut Case) -> Outcome {
-    let mut agent = Agent::start(case)?;
     asking(case);
+    met_in_exec(case)
+}
+
+fn met_in_exec(case: &mut Case) -> Outcome {
+    let mut agent = Agent::start(case)?;
     case.start_waiting()?;
     let first = agent.met()?;
     let init = is_process_state(case, &first)?;
