@@ -48,6 +48,9 @@ pub fn plan(configured: &config::Capabilities, warnings: &mut Vec<String>) -> Ca
         permitted: mask(&configured.permitted),
         ambient: mask(&configured.ambient),
     };
+    for name in names(planned.effective & !planned.permitted) {
+        warnings.push(format!("can't put capability {name} into effect: it must be permitted too"));
+    }
     for name in names(planned.ambient & !(planned.inheritable & planned.permitted)) {
         warnings.push(format!("can't raise ambient capability {name}: it must be permitted and inheritable too"));
     }
@@ -148,6 +151,19 @@ mod tests {
         assert!(warned[0].starts_with("capability CAP_CHOWN cannot be granted"), "{warned:?}");
         assert!(warned[1].starts_with("capability CAP_DAC_READ_SEARCH cannot be granted"), "{warned:?}");
         assert_eq!(withheld(&planned, u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn effective_needs_permitted() {
+        let configured = config::Capabilities {
+            bounding: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
+            effective: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
+            permitted: vec!["CAP_KILL".into()],
+            ..config::Capabilities::default()
+        };
+        let mut warnings = Vec::new();
+        plan(&configured, &mut warnings);
+        assert_eq!(warnings, ["can't put capability CAP_CHOWN into effect: it must be permitted too"]);
     }
 
     #[test]
