@@ -221,7 +221,7 @@ fn name(fd: BorrowedFd<'_>) -> CString {
     if fd.as_raw_fd() == CWD.as_raw_fd() { c".".to_owned() } else { fd_path(fd) }
 }
 
-fn is_directory(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(super) fn is_directory(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(FileType::from_raw_mode(fstat(fd).map_err(errno)?.st_mode) == FileType::Directory)
 }
 

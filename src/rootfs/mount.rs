@@ -287,8 +287,15 @@ fn bind(root: &Root, source: &Path, handed: Option<OwnedFd>, destination: &Path,
     };
     not_over_proc(target.as_fd(), tree.as_fd(), destination)?;
     attributes(tree.as_fd(), options).or_cannot("set attributes of", named()).map_err(locked)?;
-    place(tree.as_fd(), target.as_fd()).or_cannot("bind", named())?;
-    Ok(tree)
+    match place(tree.as_fd(), target.as_fd()) {
+        Ok(()) => Ok(tree),
+        // As mount(2) answers, and as engines look for it. A directory does not come so far where a file is.
+        Err(Errno::EINVAL) if kind != FileType::Directory && by_path::is_directory(target.as_fd()) == Ok(true) => {
+            let error = Error::kernel("bind", named(), Errno::ENOTDIR);
+            Err(error.hint("the source is a file, and the place is a directory"))
+        }
+        Err(answer) => Err(Error::kernel("bind", named(), answer)),
+    }
 }
 
 /// A bind to a place that a link of the image led onto a procfs would fake what is written there (CVE-2019-16884,

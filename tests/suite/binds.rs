@@ -22,6 +22,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_source_inside_is_id_mapped", &[Root, Ferry], inside_mapped),
     scenario("a_link_does_not_lead_a_source_inside_out", &[Root, Ferry], link_out),
     scenario("a_destination_in_the_hosts_words", &[Ferry], hosts_words),
+    scenario("a_file_on_a_directory_is_told", &[], |case| misplaced(case, "source/letter", "/home")),
+    scenario("a_directory_on_a_file_is_told", &[], |case| misplaced(case, "source", "/etc/passwd")),
 ];
 
 /// The attributes of `/mnt`, which is a bind with `options` of a tmpfs mounted with `of_source`.
@@ -143,5 +145,15 @@ fn hosts_words(case: &mut Case) -> Outcome {
     let destination = case.bundle.rootfs().join("mnt").display().to_string();
     add(&mut case.config, "/mounts", bind(&source, &destination, &["bind"]));
     assert_eq!(case.deed(&["read", "/mnt/cargo"])?["ok"], "tea");
+    Ok(())
+}
+
+/// What engines look for in what a runtime says.
+fn misplaced(case: &mut Case, source: &str, place: &str) -> Outcome {
+    fs::write(case.host_directory("source")?.join("letter"), "dear")?;
+    add(&mut case.config, "/mounts", bind(&case.directory.join(source), place, &["rbind"]));
+    let end = case.run()?.failure()?;
+    assert!(end.stderr.to_lowercase().contains("not a directory") && end.stderr.contains(place), "{}", end.stderr);
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())
 }
