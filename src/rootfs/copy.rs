@@ -1,16 +1,16 @@
 //! Copying a small tree by descriptor: what `tmpcopyup` puts into a new tmpfs, and the loose files beside the directories
 //! of a copy-on-write root.
 //!
-//! Links are copied as links and never followed; sockets, pipes and devices are left out. Mode and owner come along, times
-//! and extended attributes do not.
+//! Links are copied as links and never followed; pipes and sockets are made anew, and devices where that is permitted. Mode
+//! and owner come along, times and extended attributes do not.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, fchmod, fchown, fstat, mkdirat, openat,
-    readlinkat, statat, symlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, fchmod, fchown, fstat, mkdirat, mknodat,
+    openat, readlinkat, statat, symlinkat,
 };
 
 use crate::path::errno;
@@ -38,7 +38,7 @@ pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
             }
             FileType::RegularFile => file(from, name, to, &stat)?,
             FileType::Symlink => link(from, name, to, &stat)?,
-            _ => (),
+            kind => node(kind, to, name, &stat)?,
         }
     }
     Ok(())
@@ -89,6 +89,18 @@ pub fn link(from: BorrowedFd<'_>, name: &std::ffi::CStr, to: BorrowedFd<'_>, sta
     own(to, name, stat)
 }
 
+/// Makes a pipe, a socket or a device. In a user namespace no device can be made.
+fn node(kind: FileType, to: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &Stat) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    match mknodat(to, name, kind, mode, stat.st_rdev) {
+        Err(rustix::io::Errno::PERM) => return Ok(()),
+        made => made.map_err(errno)?,
+    }
+    own(to, name, stat)?;
+    // The umask may have taken something from it.
+    chmodat(to, name, mode, AtFlags::empty()).map_err(errno)
+}
+
 /// Gives `name` (the empty name: `dir` itself) its owner. In a user namespace most ids cannot be given: then it stays the container root's.
 fn own(dir: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
@@ -118,7 +130,7 @@ pub fn stat_of(dir: BorrowedFd<'_>) -> Result<Stat, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
 
     fn scratch(name: &str) -> PathBuf {
@@ -132,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_and_links_come_along_and_pipes_do_not() {
+    fn modes_links_and_special_files_come_along() {
         let (from, to) = (scratch("from"), scratch("to"));
         let mode = |path: &str, bits| {
             std::fs::set_permissions(from.join(path), std::fs::Permissions::from_mode(bits)).unwrap();
@@ -142,14 +154,25 @@ mod tests {
         mode("dir/program", 0o4751);
         mode("dir", 0o2770);
         symlink("/etc/passwd", from.join("link")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, from.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let make = |name: &str, kind, device| mknodat(rustix::fs::CWD, from.join(name), kind, Mode::RUSR, device);
+        make("pipe", FileType::Fifo, 0).unwrap();
+        make("socket", FileType::Socket, 0).unwrap();
+        mode("pipe", 0o622);
+        let device = make("zero", FileType::CharacterDevice, rustix::fs::makedev(1, 5));
         tree(open(&from).as_fd(), open(&to).as_fd()).unwrap();
         let seen = |path: &str| std::fs::symlink_metadata(to.join(path)).unwrap().mode() & 0o7777;
         assert_eq!((seen("dir/program"), seen("dir")), (0o4751, 0o2770));
         assert_eq!(std::fs::read_to_string(to.join("dir/program")).unwrap(), "text");
         assert_eq!(std::fs::read_link(to.join("link")).unwrap(), Path::new("/etc/passwd"));
         assert!(to.join("dir/below").is_dir());
-        assert!(std::fs::symlink_metadata(to.join("pipe")).is_err());
+        let type_of = |path: &str| std::fs::symlink_metadata(to.join(path)).unwrap().file_type();
+        assert!(type_of("pipe").is_fifo() && type_of("socket").is_socket());
+        assert_eq!(seen("pipe"), 0o622);
+        // An ordinary user can make none.
+        if device.is_ok() {
+            let copied = std::fs::symlink_metadata(to.join("zero")).unwrap();
+            assert!(copied.file_type().is_char_device() && copied.rdev() == rustix::fs::makedev(1, 5));
+        }
         std::process::Command::new("rm").arg("-r").arg(&from).arg(&to).status().unwrap();
     }
 }
