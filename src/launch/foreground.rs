@@ -1,9 +1,8 @@
 //! Attending a process in the foreground: signals are passed on to it, the terminal is carried between it and the
 //! caller's, and its exit status is the answer.
 
-use std::fs::File;
-use std::io::{IsTerminal, Read, Write, stdin, stdout};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{IsTerminal, stdin, stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -11,10 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, read, write};
+use rustix::stdio;
 
 use super::notify::Notify;
 use super::parent::wait_for_end;
+use super::terminal::has_window;
 use crate::error::{Context, Result};
 use crate::sys::{signal, terminal};
 
@@ -95,11 +96,26 @@ fn pass_on(child: &Attended<'_>, signals: &SignalFd, resized: impl Fn() -> Resul
     Ok(())
 }
 
+/// What may happen while a terminal is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Ended,
+    Signalled,
+    Told,
+    Pty,
+    Typed,
+    Writable,
+}
+
 /// The caller's streams on one side, the pty's master on the other.
 struct Proxy {
-    master: File,
+    master: OwnedFd,
+    /// A slave of ferry's own, where the program has closed all of its.
+    held: Option<OwnedFd>,
     /// The caller's terminal as it was, to be restored.
     before: Option<Termios>,
+    /// Taken from the pty and not yet by standard output.
+    shown: Vec<u8>,
     /// Typed and not yet taken by the pty: whoever does not read must not keep ferry from showing what it writes.
     typed: Vec<u8>,
     input_open: bool,
@@ -107,11 +123,12 @@ struct Proxy {
 
 impl Proxy {
     fn new(master: BorrowedFd<'_>) -> Result<Self> {
-        let master = File::from(master.try_clone_to_owned().or_cannot("hold", "the terminal")?);
+        let master = master.try_clone_to_owned().or_cannot("hold", "the terminal")?;
         let flags = fcntl(&master, FcntlArg::F_GETFL).or_cannot("hold", "the terminal")?;
         let nonblocking = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(nonblocking)).or_cannot("hold", "the terminal")?;
-        let proxy = Self { before: raw_mode()?, master, typed: Vec::new(), input_open: true };
+        let (shown, typed) = (Vec::new(), Vec::new());
+        let proxy = Self { before: raw_mode()?, master, held: None, shown, typed, input_open: true };
         proxy.resize()?;
         Ok(proxy)
     }
@@ -134,69 +151,103 @@ impl Proxy {
 
     fn carry_until_end(&mut self, child: &Attended<'_>, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
         loop {
-            let input = stdin();
-            let take_input = self.input_open && self.typed.is_empty();
-            let on_master =
-                PollFlags::POLLIN | if self.typed.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-            let (ended, signalled, output, typed, told) = {
-                let mut waited = vec![
-                    PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
-                    PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-                    PollFd::new(self.master.as_fd(), on_master),
-                ];
-                if take_input {
-                    waited.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
-                }
-                let last = waited.len();
-                waited.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
-                ready(&mut waited)?;
-                let [ended, signalled, output] = [0, 1, 2].map(|at| readable(&waited[at]));
-                (ended, signalled, output, take_input && readable(&waited[3]), waited.get(last).is_some_and(readable))
-            };
-            if told {
+            let events = self.wait(child, signals, notify)?;
+            let happened = |event| events.contains(&event);
+            if happened(Event::Told) {
                 notify = notify.filter(|notify| !notify.take(getpid().as_raw()));
             }
-            if signalled {
+            if happened(Event::Signalled) {
                 pass_on(child, signals, || self.resize())?;
             }
-            if output {
-                self.show()?;
+            if happened(Event::Pty) {
+                if !self.take()? {
+                    self.hold_open()?;
+                }
                 self.type_on()?;
             }
-            if typed {
-                self.read_input(input.as_fd())?;
+            if happened(Event::Writable) {
+                self.show()?;
             }
-            if ended {
-                return self.show();
+            if happened(Event::Typed) {
+                self.read_input(stdio::stdin())?;
+            }
+            if happened(Event::Ended) {
+                return self.show_rest();
             }
         }
     }
 
-    /// Everything the pty has, to standard output. EIO: every slave is closed, and nothing more will come for now.
+    /// Waits for what can be gone on with: a stream that is ready and of no use for now would end every wait at once.
+    fn wait(&self, child: &Attended<'_>, signals: &SignalFd, notify: Option<&Notify>) -> Result<Vec<Event>> {
+        let when = |wanted, flags| if wanted { flags } else { PollFlags::empty() };
+        let (reading, writing) = (PollFlags::POLLIN, PollFlags::POLLOUT);
+        let on_master = when(self.shown.is_empty(), reading) | when(!self.typed.is_empty(), writing);
+        let interests = [
+            (Event::Ended, Some(child.pidfd), reading),
+            (Event::Signalled, Some(signals.as_fd()), reading),
+            (Event::Told, notify.map(AsFd::as_fd), reading),
+            (Event::Pty, Some(self.master.as_fd()), on_master),
+            (Event::Typed, Some(stdio::stdin()), when(self.input_open && self.typed.is_empty(), reading)),
+            (Event::Writable, Some(stdio::stdout()), when(!self.shown.is_empty(), writing)),
+        ];
+        let (events, mut waited): (Vec<_>, Vec<_>) = interests
+            .into_iter()
+            .filter(|(.., flags)| !flags.is_empty())
+            .filter_map(|(event, fd, flags)| Some((event, PollFd::new(fd?, flags))))
+            .unzip();
+        ready(&mut waited)?;
+        Ok(events.into_iter().zip(&waited).filter(|(_, fd)| readable(fd)).map(|(event, _)| event).collect())
+    }
+
+    /// Takes what the pty has, once the last of it is shown, so that who writes faster than it is read waits. False: every slave
+    /// is closed, and nothing more will come for now.
+    fn take(&mut self) -> Result<bool> {
+        if !self.shown.is_empty() {
+            return Ok(true);
+        }
+        // What a pipe has room for when it is ready: more would wait in write(2) for a reader, and signals with it.
+        let mut buffer = [0u8; libc::PIPE_BUF];
+        match read(&self.master, &mut buffer) {
+            Ok(length) => self.shown.extend_from_slice(&buffer[..length]),
+            Err(Errno::EAGAIN | Errno::EINTR) => (),
+            Err(Errno::EIO) => return Ok(false),
+            Err(answer) => return Err(answer).or_cannot("read from", "the terminal"),
+        }
+        Ok(true)
+    }
+
+    /// Opens a slave for as long as the program has none, or a poll would tell at once and for ever that there is none. It may
+    /// have one again: `/dev/console` is there to be opened.
+    fn hold_open(&mut self) -> Result<()> {
+        self.held = Some(terminal::peer(self.master.as_fd()).or_cannot("open", "the other end of the pty")?);
+        Ok(())
+    }
+
+    /// What was taken, as far as standard output takes it, which need not wait where the caller has made it so.
     fn show(&mut self) -> Result<()> {
-        let mut buffer = [0u8; 8192];
+        match write(stdio::stdout(), &self.shown) {
+            Ok(length) => drop(self.shown.drain(..length)),
+            Err(Errno::EAGAIN | Errno::EINTR) => (),
+            Err(answer) => return Err(answer).or_cannot("write to", "standard output"),
+        }
+        Ok(())
+    }
+
+    /// Everything that is left when the program has ended.
+    fn show_rest(&mut self) -> Result<()> {
         loop {
-            match self.master.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(length) => {
-                    let mut out = stdout().lock();
-                    out.write_all(&buffer[..length])
-                        .and_then(|()| out.flush())
-                        .or_cannot("write to", "standard output")?;
-                }
-                Err(error) => {
-                    return match error.raw_os_error().map(Errno::from_raw) {
-                        Some(Errno::EAGAIN | Errno::EIO | Errno::EINTR) => Ok(()),
-                        _ => Err(error).or_cannot("read from", "the terminal"),
-                    };
-                }
+            self.take()?;
+            if self.shown.is_empty() {
+                return Ok(());
             }
+            ready(&mut [PollFd::new(stdio::stdout(), PollFlags::POLLOUT)])?;
+            self.show()?;
         }
     }
 
     fn read_input(&mut self, input: BorrowedFd<'_>) -> Result<()> {
         let mut buffer = [0u8; 4096];
-        match nix::unistd::read(input, &mut buffer) {
+        match read(input, &mut buffer) {
             Ok(0) | Err(Errno::EIO) => self.input_open = false,
             Ok(length) => self.typed.extend_from_slice(&buffer[..length]),
             Err(Errno::EAGAIN | Errno::EINTR) => (),
@@ -210,14 +261,12 @@ impl Proxy {
         if self.typed.is_empty() {
             return Ok(());
         }
-        match self.master.write(&self.typed) {
+        match write(&self.master, &self.typed) {
             Ok(length) => drop(self.typed.drain(..length)),
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EAGAIN | Errno::EINTR) => (),
-                // Nobody has the other end open.
-                Some(Errno::EIO) => self.typed.clear(),
-                _ => return Err(error).or_cannot("write to", "the terminal"),
-            },
+            Err(Errno::EAGAIN | Errno::EINTR) => (),
+            // Nobody has the other end open.
+            Err(Errno::EIO) => self.typed.clear(),
+            Err(answer) => return Err(answer).or_cannot("write to", "the terminal"),
         }
         Ok(())
     }
@@ -230,7 +279,8 @@ impl Proxy {
     }
 }
 
-/// The caller's terminal passes everything on as it is typed; answers how it was.
+/// The caller's terminal passes everything on as it is typed, and as it is written where that is for the container alone; answers
+/// how it was.
 fn raw_mode() -> Result<Option<Termios>> {
     if !stdin().is_terminal() {
         return Ok(None);
@@ -238,6 +288,9 @@ fn raw_mode() -> Result<Option<Termios>> {
     let before = tcgetattr(stdin()).or_cannot("look at", "the terminal")?;
     let mut raw = before.clone();
     cfmakeraw(&mut raw);
+    if !has_window() {
+        raw.output_flags = before.output_flags;
+    }
     tcsetattr(stdin(), SetArg::TCSANOW, &raw).or_cannot("set", "the terminal")?;
     Ok(Some(before))
 }

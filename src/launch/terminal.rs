@@ -4,6 +4,7 @@
 //! Both ends are had by descriptor: `/dev/ptmx` inside could be anything, and so could `/dev/pts/0` by the time it is
 //! opened by name (CVE-2025-52565).
 
+use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -21,9 +22,16 @@ use crate::sys::terminal;
 /// `DEVPTS_SUPER_MAGIC`: linux/magic.h.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
-/// Opens a pty of the container's devpts and sends its master to the parent; answers the slave. Where `plain` is set a newline
-/// stays one: what ferry itself carries goes to a terminal that adds its own carriage returns, or to a file or a pipe, where
-/// there should be none. Set here, before anything is written.
+/// Whether ferry's caller types at a terminal and sees what is written on one. That is then a window on the container's and passes
+/// everything on as it is: which carriage returns are added, the program says of its own terminal.
+#[must_use]
+pub fn has_window() -> bool {
+    stdin().is_terminal() && stdout().is_terminal()
+}
+
+/// Opens a pty of the container's devpts and sends its master to the parent; answers the slave. Where `plain` is set, and the
+/// caller has no window, a newline stays one: what ferry itself carries then goes to a terminal that adds its own carriage
+/// returns, or to a file or a pipe, where there should be none. Set here, before anything is written.
 ///
 /// # Errors
 /// No devpts at `/dev/pts`, or the kernel's answer.
@@ -40,7 +48,7 @@ pub fn open(root: &Root, size: Option<ConsoleSize>, plain: bool, parent: &Channe
     if let Some(ConsoleSize { height, width }) = size {
         terminal::resize(slave.as_fd(), height, width).or_cannot("resize", "the terminal")?;
     }
-    if plain {
+    if plain && !has_window() {
         let mut mode = tcgetattr(&slave).or_cannot("look at", "the terminal")?;
         mode.output_flags.remove(OutputFlags::ONLCR);
         tcsetattr(&slave, SetArg::TCSANOW, &mode).or_cannot("set", "the terminal")?;

@@ -173,6 +173,18 @@ impl Lines {
         }
     }
 
+    /// All that comes up to the end of `text`, as it came; an error at the limit or the end.
+    pub fn up_to(&mut self, text: &str) -> Result<String, Failed> {
+        let end = Instant::now() + self.limit;
+        loop {
+            if let Some(at) = self.text().find(text) {
+                let before: Vec<u8> = self.seen.drain(..at + text.len()).collect();
+                return Ok(String::from_utf8_lossy(&before).into_owned());
+            }
+            self.more(end).map_err(|why| format!("waiting for {text:?}: {}", why.message().unwrap_or("")))?;
+        }
+    }
+
     /// All that comes until the end, which the other side has to reach by itself.
     pub fn rest(&mut self) -> Result<String, Failed> {
         self.source.read_to_end(&mut self.seen)?;

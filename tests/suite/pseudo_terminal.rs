@@ -41,6 +41,11 @@ impl Terminal {
         Ok(session.spawn()?)
     }
 
+    /// Its end for a program to be started with, which it does not control.
+    pub fn slave(&self) -> Result<OwnedFd, Failed> {
+        Ok(self.slave.try_clone()?)
+    }
+
     /// What appears on the screen.
     pub fn lines(&self, limit: Duration) -> Result<Lines, Failed> {
         Ok(Lines::new(self.master.try_clone()?, limit))

@@ -1,14 +1,21 @@
 //! Terminals: the one in the foreground, and the one a container manager is given.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::need::Need::{Ferry, Peer, Root};
 use super::output::{self, Lines};
 use super::pseudo_terminal::{ConsoleSocket, Terminal, resize};
 use super::scenario::{Outcome, Scenario, scenario};
+use crate::rootfs_fixtures::config;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("foreground_is_a_terminal", &[], foreground),
@@ -17,18 +24,23 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("control_c_reaches_the_program", &[], control_c),
     scenario("typing_reaches_the_program", &[], typing),
     scenario("the_callers_terminal_is_as_before", &[], restored),
+    scenario("lines_begin_at_the_left", &[], lines_at_the_left),
+    scenario("lines_of_exec_begin_at_the_left", &[Peer("runc", "1.1.5: two carriage returns")], exec_lines_at_the_left),
+    scenario("a_program_that_wants_its_terminal_raw_has_it_raw", &[Peer("runc", "adds carriage returns")], raw),
+    scenario("a_terminal_keeps_its_carriage_returns_where_another_is_written_to", &[], half),
+    scenario("a_program_may_close_its_terminal_and_open_it_again", &[Peer("runc", NO_TTY)], closed_and_opened),
+    scenario("standard_output_need_not_be_waited_for", &[Peer("runc", NO_TTY)], nonblocking),
+    scenario("signals_reach_a_program_whose_output_nobody_reads", &[Root, Peer("runc", NO_TTY)], unread),
     scenario("console_socket_receives_the_terminal", &[], console_socket),
     scenario("console_socket_of_a_created_container", &[], console_socket_create),
     scenario("console_size_is_set", &[], console_size),
     scenario("a_terminal_without_a_console_socket_is_refused_detached", &[], no_socket),
-    scenario(
-        "a_console_socket_without_a_terminal_is_refused",
-        &[super::need::Need::Peer("crun", "ignores it")],
-        no_terminal,
-    ),
+    scenario("a_console_socket_without_a_terminal_is_refused", &[Peer("crun", "ignores it")], no_terminal),
     scenario("a_console_socket_that_is_missing_is_refused", &[], missing_socket),
-    scenario("a_console_socket_with_a_long_path", &[super::need::Need::Ferry], long_path),
+    scenario("a_console_socket_with_a_long_path", &[Ferry], long_path),
 ];
+
+const NO_TTY: &str = "wants a terminal of its own";
 
 /// `run` in the foreground of a terminal.
 fn run(case: &mut Case, terminal: &Terminal, args: &[&str]) -> Result<std::process::Child, libtest_mimic::Failed> {
@@ -101,6 +113,117 @@ fn restored(case: &mut Case) -> Outcome {
     terminal.lines(case.patience())?.until("done")?;
     output::wait(&mut child, case.patience())?;
     assert_eq!(terminal.modes()?, before);
+    Ok(())
+}
+
+fn lines_at_the_left(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe", "say", "one\ntwo\nthree"])?;
+    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\r\ntwo\r\nthree");
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+fn exec_lines_at_the_left(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let (id, terminal) = (case.id.clone(), Terminal::open(&case.stage.probe, 24, 80)?);
+    let mut child = terminal.spawn(&case.command(&["exec", "--tty", &id, "/probe", "say", "one\ntwo\nthree"]))?;
+    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\r\ntwo\r\nthree");
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+/// An editor moves down by a newline, and stays in its column.
+fn raw(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let mut child = run(case, &terminal, &["/probe", "say-raw", "one\ntwo\nthree"])?;
+    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\ntwo\nthree");
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+/// Somebody else, say a pager, writes to the terminal that is typed at, and the file has no carriage returns.
+fn half(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "answer"]).write_config()?, case.id.clone());
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let (mut lines, pipe) = Lines::pipe(case.patience())?;
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut child = command.stdin(terminal.slave()?).stdout(pipe).spawn()?;
+    drop(command);
+    assert_eq!(lines.up_to("\n")?, "ready\n");
+    assert_eq!(terminal.modes()?.output_flags, Terminal::open(&case.stage.probe, 24, 80)?.modes()?.output_flags);
+    terminal.type_in("x\n")?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+/// What the runtime has used of the processor, in hundredths of a second. proc_pid_stat(5)
+fn ticks(pid: u32) -> Result<u64, libtest_mimic::Failed> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+fn closed_and_opened(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "close-and-open", "/dev/console"]).write_config()?, case.id.clone());
+    let (mut child, mut lines) = case.spawn(&["run", "--bundle", &bundle, &id])?;
+    lines.until("closing")?;
+    let before = ticks(child.id())?;
+    lines.until("back")?;
+    let used = ticks(child.id())? - before;
+    assert!(used < 5, "{used} ticks of the second that nobody had the terminal open");
+    case.kill_and_wait("KILL")?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 137);
+    Ok(())
+}
+
+/// Waits until a pipe takes no more.
+fn filled(case: &Case, write: &PipeWriter) -> Outcome {
+    let end = Instant::now() + case.patience();
+    while poll(&mut [PollFd::new(write.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? > 0 {
+        assert!(Instant::now() < end, "nothing fills the pipe");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Without a pid namespace a signal ends the program that is not made for it.
+fn unread(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "pid");
+    case.config["process"]["terminal"] = true.into();
+    let text = "x".repeat(100_000);
+    let (bundle, id) = (case.args(&["/probe", "say", &text, &text, &text]).write_config()?, case.id.clone());
+    let (mut read, write) = std::io::pipe()?;
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut child = command.stdout(write.try_clone()?).spawn()?;
+    drop(command);
+    filled(case, &write)?;
+    drop(write);
+    let pid = case.pid()?;
+    nix::sys::signal::kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+    case.wait_for(pid)?;
+    read.read_to_end(&mut Vec::new())?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 128 + libc::SIGTERM);
+    Ok(())
+}
+
+fn nonblocking(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let text = "x".repeat(100_000);
+    let (bundle, id) = (case.args(&["/probe", "say", &text, &text, &text]).write_config()?, case.id.clone());
+    let (mut read, write) = std::io::pipe()?;
+    rustix::io::ioctl_fionbio(&write, true)?;
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut child = command.stdout(write.try_clone()?).spawn()?;
+    drop(command);
+    // It is full before the first of it is read.
+    filled(case, &write)?;
+    drop(write);
+    let mut all = Vec::new();
+    read.read_to_end(&mut all)?;
+    assert_eq!((all.len(), output::code(output::wait(&mut child, case.patience())?)), (300_003, 0));
     Ok(())
 }
 

@@ -72,6 +72,11 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "relay" => load::relay()?,
         "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
         "orphan" => orphan()?,
+        "say-raw" => {
+            kernel::make_raw(1)?;
+            say(&args.join(" "))?;
+        }
+        "close-and-open" => close_and_open(word(args, 0)?)?,
         "remount" => say(&outcome(kernel::remount_writable(word(args, 0)?).map(|()| Value::Null)))?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
         "overwrite-executables" => attacks::overwrite_executables(parse(args, 0)?)?,
@@ -244,6 +249,19 @@ fn orphan() -> Result<()> {
         pid.push(char::from(byte[0]));
     }
     say(&json!({"orphan": pid.trim().parse::<u32>().map_err(|_| ErrorKind::InvalidData)?}))?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Closes its three streams for a second, and then opens `path` to say that it is back.
+fn close_and_open(path: &str) -> Result<()> {
+    say(&"closing")?;
+    for stream in 0..3 {
+        kernel::syscall(libc::SYS_close, &[stream])?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    writeln!(OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(path)?, "back")?;
     loop {
         std::thread::park();
     }

@@ -80,6 +80,18 @@ pub fn set_window(fd: i32, rows: u16, columns: u16) -> Result<()> {
     check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) }.into()).map(drop)
 }
 
+/// Has the terminal on `fd` pass on everything as it is.
+pub fn make_raw(fd: i32) -> Result<()> {
+    // SAFETY: termios is plain integers; all zeros is a value of it.
+    let mut modes: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: each call fills, changes or reads one termios, which outlives it.
+    check(unsafe { libc::tcgetattr(fd, &mut modes) }.into())?;
+    // SAFETY: as above.
+    unsafe { libc::cfmakeraw(&mut modes) };
+    // SAFETY: as above.
+    check(unsafe { libc::tcsetattr(fd, libc::TCSANOW, &modes) }.into()).map(drop)
+}
+
 /// Begins a session of its own with the terminal on descriptor 0 as its controlling terminal.
 pub fn own_session() -> Result<()> {
     // SAFETY: setsid takes no arguments; TIOCSCTTY takes a number.
