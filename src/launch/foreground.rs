@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getpid, read, write};
 use rustix::stdio;
 
@@ -85,6 +86,9 @@ fn pass_on(child: &Attended<'_>, signals: &SignalFd, resized: impl Fn() -> Resul
         if number == Signal::SIGWINCH as i32 {
             resized()?;
         }
+        if number == Signal::SIGCHLD as i32 {
+            reap_others(child.pid)?;
+        }
         if OWN.iter().any(|own| *own as i32 == number) {
             continue;
         }
@@ -94,6 +98,23 @@ fn pass_on(child: &Attended<'_>, signals: &SignalFd, resized: impl Fn() -> Resul
         }
     }
     Ok(())
+}
+
+/// Reaps what the container has left to ferry, its subreaper. The attended child keeps its status for whoever waits for it: where it
+/// comes first in the kernel's list, ferry is about to be gone, and what has ended too goes to the next reaper.
+fn reap_others(attended: Pid) -> Result<()> {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    loop {
+        let ended = match waitid(Id::All, look) {
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECHILD) => return Ok(()),
+            ended => ended.or_cannot("look for", "processes that have ended")?.pid(),
+        };
+        match ended.filter(|pid| *pid != attended) {
+            Some(pid) => drop(waitpid(pid, Some(WaitPidFlag::__WALL)).or_cannot("reap", pid)?),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// What may happen while a terminal is carried.

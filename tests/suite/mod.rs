@@ -34,6 +34,7 @@ mod fault_matrix_store;
 mod fault_points;
 mod faults;
 mod flags;
+mod foreground;
 mod hook_failures;
 mod hooks;
 mod hostile_archives;
@@ -149,6 +150,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("annotations", annotations::SCENARIOS),
     ("mounts_added", mounts_added::SCENARIOS),
     ("flags", flags::SCENARIOS),
+    ("foreground", foreground::SCENARIOS),
     ("completion", completion::SCENARIOS),
     ("errors", errors::SCENARIOS),
     ("bad_input", bad_input::SCENARIOS),

@@ -72,6 +72,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "relay" => load::relay()?,
         "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
         "orphan" => orphan()?,
+        "ended-orphans" => ended_orphans(parse(args, 0)?)?,
         "say-raw" => {
             kernel::make_raw(1)?;
             say(&args.join(" "))?;
@@ -249,6 +250,32 @@ fn orphan() -> Result<()> {
         pid.push(char::from(byte[0]));
     }
     say(&json!({"orphan": pid.trim().parse::<u32>().map_err(|_| ErrorKind::InvalidData)?}))?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Grandchildren that end after their parents; their pids, once all have, and then a wait for being killed.
+fn ended_orphans(count: u32) -> Result<()> {
+    let (mut pids, tell) = std::io::pipe()?;
+    for _ in 0..count {
+        let child = kernel::fork()?;
+        if child == 0 {
+            let parent = std::process::id();
+            if kernel::fork()? == 0 {
+                while kernel::syscall(libc::SYS_getppid, &[])? == i64::from(parent) {
+                    std::thread::yield_now();
+                }
+                write!(&tell, "{} ", std::process::id())?;
+            }
+            std::process::exit(0);
+        }
+        kernel::syscall(libc::SYS_wait4, &[u64::from(child.unsigned_abs()), 0, 0, 0])?;
+    }
+    drop(tell);
+    let mut all = String::new();
+    pids.read_to_string(&mut all)?;
+    say(&format_args!("ended {all}"))?;
     loop {
         std::thread::park();
     }
