@@ -10,7 +10,6 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_no_new_privs;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Gid, Uid, fchown, fexecve};
 use rustix::fs::{fstat, makedev};
 
@@ -19,7 +18,7 @@ use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Result};
 use crate::process::{command, identity, limits, memory_merge, scheduling};
 use crate::security::capabilities;
-use crate::sys::{fd, seccomp, stub};
+use crate::sys::{fd, seccomp, signal, stub};
 
 /// Becomes `process` and executes `program`; `procfs` is there when the process has a label. What fails is for the caller
 /// to report on `report`, whose stream ends when the program is executed.
@@ -153,11 +152,9 @@ fn own_stream(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
     }
 }
 
-/// The program starts with no signal blocked, and SIGPIPE as it should be: the runtime library ignores it.
+/// The program starts with no signal ignored or blocked. Only now, for ferry itself is to ignore SIGPIPE up to here.
 fn restore_signals() -> Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    crate::sys::signal::set_action(Signal::SIGPIPE, &default).or_cannot("restore", "SIGPIPE")?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).or_cannot("unblock", "signals")
+    signal::reset().or_cannot("restore", "signals")
 }
 
 /// Everything beyond the standard streams and those that were asked for is closed by the exec. What ferry itself opened

@@ -21,7 +21,7 @@ use crate::log::Log;
 use crate::process::command::c_strings;
 use crate::spec::config::{Hook, Hooks};
 use crate::spec::extensions::{Annotations, hook_streams};
-use crate::sys::stub;
+use crate::sys::{signal, stub};
 
 /// Where hooks write, where annotations name a file: opened on the host and before anything else, for hooks that run inside
 /// the container have its files in sight and not the host's.
@@ -103,6 +103,7 @@ fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Strea
         command.arg0(first).args(rest);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    signal::reset_in(&mut command);
     let led = if inside { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
     let mut child =
         command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;

@@ -9,6 +9,8 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
+use super::signal::set_action;
+
 /// Makes the program of a function that answers the exit code. It is told whether the program could begin as it should, and
 /// finds the arguments in `std::env::args_os`, to which the C library hands them.
 #[macro_export]
@@ -25,14 +27,16 @@ macro_rules! program {
     };
 }
 
-/// Sees to descriptors and signals.
+/// Sees to descriptors and signals. A caller that ignores SIGCHLD would have the kernel reap ferry's children, and their exit
+/// status be lost.
 ///
 /// # Errors
 /// What the kernel answers. Nothing has been opened by then, so that the error can be printed.
 pub fn begin() -> Result<(), Errno> {
     hold_standard_descriptors()?;
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    super::signal::set_action(Signal::SIGPIPE, &ignore)
+    let action = |handler| SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    set_action(Signal::SIGCHLD, &action(SigHandler::SigDfl))?;
+    set_action(Signal::SIGPIPE, &action(SigHandler::SigIgn))
 }
 
 /// Opens /dev/null in place of each of the descriptors 0 to 2 that the caller has closed: the next file that is opened would

@@ -86,6 +86,14 @@ impl Case {
         command
     }
 
+    /// The same command, by a caller that ignores what can be ignored: the real-time signals, too.
+    pub fn ignoring(&self, command: &Command) -> Command {
+        let mut ignoring = Command::new(&self.stage.probe);
+        ignoring.arg("ignoring").arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        ignoring.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        ignoring
+    }
+
     /// Runs the runtime to its end.
     pub fn call(&mut self, args: &[&str]) -> Result<Output, Failed> {
         let mut command = self.command(args);

@@ -402,7 +402,7 @@ fn walls(case: &Case) -> Result<Value, Failed> {
         "capabilities",
         "no_new_privs",
         "seccomp",
-        "blocked_signals",
+        "signals",
         "cwd",
         "hostname",
         "rlimits",

@@ -7,6 +7,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::foreground::as_expected;
 use super::need::Need::{Peer, Root};
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -17,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("several_of_one_kind_run_in_their_order", &[], several),
     scenario("arguments_and_environment", &[], arguments),
     scenario("environment_is_only_the_hooks_own", &[], environment),
+    scenario("no_signal_is_ignored_or_blocked", &[], signals),
     scenario("files_of_hooks_have_the_callers_umask", &[], umask),
     scenario("poststop_runs_at_delete", &[], poststop),
     scenario("poststop_runs_at_forced_delete", &[], poststop_forced),
@@ -146,6 +148,19 @@ fn environment(case: &mut Case) -> Outcome {
     case.config["hooks"] = json!({"createRuntime": [row]});
     case.run()?.success()?;
     assert_eq!(log(case)?[0]["seen"]["env"], json!({"PORT": "Kiel"}));
+    Ok(())
+}
+
+fn signals(case: &mut Case) -> Outcome {
+    set_all(case);
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let mut command = case.ignoring(&case.command(&["run", "--bundle", &bundle, &id]));
+    case.finish(&mut command)?.success()?;
+    for line in log(case)? {
+        let seen = &line["seen"]["signals"];
+        assert_eq!(*seen, as_expected(), "{}", line["hook"]);
+    }
+    assert_eq!(names(case)?.len(), 6);
     Ok(())
 }
 

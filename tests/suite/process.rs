@@ -325,7 +325,7 @@ fn parent(case: &mut Case) -> Outcome {
 
 fn signals(case: &mut Case) -> Outcome {
     // What is ignored cannot be told: Rust programs ignore SIGPIPE by themselves.
-    assert_eq!(case.report()?["blocked_signals"], NONE);
+    assert_eq!(case.report()?["signals"]["blocked"], NONE);
     Ok(())
 }
 

@@ -85,6 +85,10 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "raid" => attacks::raid(word(args, 0)?, parse(args, 1)?)?,
         "trace-newcomers" => attacks::trace_newcomers(parse(args, 0)?)?,
         "set-window" => kernel::set_window(0, parse(args, 0)?, parse(args, 1)?)?,
+        "ignoring" => {
+            kernel::ignore_signals();
+            return Err(Command::new(word(args, 0)?).args(&args[1..]).exec());
+        }
         "session" => {
             kernel::own_session()?;
             return Err(Command::new(word(args, 0)?).args(&args[1..]).exec());

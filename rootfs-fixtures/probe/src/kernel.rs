@@ -100,6 +100,16 @@ pub fn own_session() -> Result<()> {
     check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
+/// Ignores every signal that can be ignored.
+pub fn ignore_signals() {
+    // The kernel's own structure: the handler, flags, the restorer and the mask.
+    let ignore = [libc::SIG_IGN as u64, 0, 0, 0];
+    for number in 1..=64 {
+        // SAFETY: the kernel reads one sigaction, which outlives the call; it refuses the two signals that cannot be ignored.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, ignore.as_ptr(), std::ptr::null::<u64>(), 8_u64) };
+    }
+}
+
 /// Blocks every signal, so that even the first process of a pid namespace is sent them; see [`next_signal`].
 pub fn block_signals() -> Result<()> {
     let set = every_signal();

@@ -43,7 +43,7 @@ pub fn report(descriptors: Value) -> Value {
         "no_new_privs": status.get("NoNewPrivs").map(|flag| flag == "1"),
         "seccomp": status.get("Seccomp"),
         "seccomp_filters": status.get("Seccomp_filters"),
-        "blocked_signals": status.get("SigBlk"),
+        "signals": json!({"blocked": status.get("SigBlk"), "ignored": status.get("SigIgn")}),
         "dumpable_owner": owner("/proc/self/stat"),
         "cwd": std::env::current_dir().ok(),
         "hostname": word("/proc/sys/kernel/hostname"),
