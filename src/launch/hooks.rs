@@ -3,9 +3,10 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -88,8 +89,11 @@ fn run_one(name: &str, (index, inside): (usize, bool), hook: &Hook, state: &[u8]
 
 fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
     let named = || format!("{at} ({})", hook.path.display());
-    // Not a pipe, which somebody would have to read meanwhile, nor the caller's stream, which a hook that goes on in the
-    // background would keep open.
+    // Not pipes, which somebody would have to fill or to read meanwhile, and a hook need not read; nor the caller's stream, which
+    // a hook that goes on in the background would keep open.
+    let told =
+        memfd_create("state", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the state for hook", named())?;
+    told.write_all_at(state, 0).or_cannot("keep the state for hook", named())?;
     let said =
         memfd_create("hook", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the words of hook", named())?;
     let stderr = streams.stderr.as_ref().unwrap_or(&said);
@@ -102,25 +106,19 @@ fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Strea
     if let Some((first, rest)) = hook.args.split_first() {
         command.arg0(first).args(rest);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    // One that names none has ferry's own, by which engines tell their hooks what to do. What is of the image never has it: the
+    // process' is named for startContainer hooks.
+    if !hook.env.is_empty() {
+        command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    }
     signal::reset_in(&mut command);
     let led = if inside { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;
+    let mut child = command.stdin(told).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;
     // Its end of the stub's report.
     drop(command);
     if let Some(answer) = led.and_then(failed) {
         child.wait().or_cannot("wait for hook", named())?;
         return Err(answer).or_cannot("run hook", named());
-    }
-    if let Some(mut input) = child.stdin.take() {
-        // A hook need not read its input.
-        match input.write_all(state) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                return Err(error).or_cannot("write the state to hook", named());
-            }
-            _ => (),
-        }
     }
     let limit = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     if !ends_within(&child, limit).or_cannot("wait for hook", named())? {
@@ -195,6 +193,21 @@ mod tests {
     fn the_state_is_on_standard_input() {
         run("prestart", &[hook("test \"$(cat)\" = '{\"id\":1}'", None)], b"{\"id\":1}", &Streams::default()).unwrap();
         run("prestart", &[hook("exec 0<&-; exit 0", None)], &[b' '; 1 << 20], &Streams::default()).unwrap();
+    }
+
+    #[test]
+    fn one_that_does_not_read_has_its_time_and_no_more() {
+        let error = run("prestart", &[hook("exec sleep 60", Some(1))], &[b' '; 1 << 20], &Streams::default());
+        assert!(error.unwrap_err().to_string().ends_with("it took longer than 1 s"));
+    }
+
+    #[test]
+    fn the_environment_is_ferrys_own_where_none_is_named() {
+        let own = std::env::var("PATH").unwrap();
+        let script = format!("test \"$PATH\" = '{own}'");
+        let inheriting = Hook { env: Vec::new(), ..hook(&script, None) };
+        run("prestart", &[inheriting], b"", &Streams::default()).unwrap();
+        run("prestart", &[hook("test $PATH = /bin:/usr/bin", None)], b"", &Streams::default()).unwrap();
     }
 
     #[test]

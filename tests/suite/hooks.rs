@@ -18,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("several_of_one_kind_run_in_their_order", &[], several),
     scenario("arguments_and_environment", &[], arguments),
     scenario("environment_is_only_the_hooks_own", &[], environment),
+    scenario("environment_is_the_runtimes_where_a_hook_names_none", &[], inherited_environment),
     scenario("no_signal_is_ignored_or_blocked", &[], signals),
     scenario("files_of_hooks_have_the_callers_umask", &[], umask),
     scenario("poststop_runs_at_delete", &[], poststop),
@@ -29,6 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_failing_poststop_hook_does_not_keep_the_container", &[], failing_poststop),
     scenario("a_missing_hook_undoes_create", &[], missing),
     scenario("a_hook_that_takes_too_long_is_ended", &[], timeout),
+    scenario("a_hook_that_never_reads_the_state_is_ended_as_well", &[], timeout_unread),
     scenario("a_hook_has_no_descriptors_of_the_runtime", &[Peer("crun", "1.8.1 leaks some")], descriptors),
 ];
 
@@ -151,6 +153,26 @@ fn environment(case: &mut Case) -> Outcome {
     Ok(())
 }
 
+fn inherited_environment(case: &mut Case) -> Outcome {
+    set_all(case);
+    case.config["process"]["env"] = json!(["PORT=Kiel"]);
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    case.finish(command.env("ENGINE", "x"))?.success()?;
+    for line in log(case)? {
+        let (kind, env) = (line["hook"].as_str().unwrap_or_default(), &line["seen"]["env"]);
+        match kind {
+            // The caller's is not for programs of the image.
+            "startContainer" => assert_eq!((&env["PORT"], &env["ENGINE"]), (&json!("Kiel"), &Value::Null)),
+            // In its namespaces, and of the host: peers differ.
+            "createContainer" => (),
+            _ => assert_eq!((&env["PORT"], &env["ENGINE"]), (&Value::Null, &json!("x")), "{kind}"),
+        }
+    }
+    assert_eq!(names(case)?.len(), 6);
+    Ok(())
+}
+
 fn signals(case: &mut Case) -> Outcome {
     set_all(case);
     let (bundle, id) = (case.write_config()?, case.id.clone());
@@ -259,6 +281,12 @@ fn timeout(case: &mut Case) -> Outcome {
     case.run()?.failure()?;
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())
+}
+
+/// More than a pipe holds.
+fn timeout_unread(case: &mut Case) -> Outcome {
+    case.config["annotations"] = json!({"org.example.cargo": "x".repeat(200_000)});
+    timeout(case)
 }
 
 fn descriptors(case: &mut Case) -> Outcome {
