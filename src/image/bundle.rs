@@ -15,6 +15,9 @@ use crate::spec::config::{Config, Mount, Process, User};
 /// As much of passwd and group as is looked at. Bytes.
 const MOST: u64 = 1 << 20;
 
+/// How annotations begin that runtimes act upon.
+const ASKING: [&str; 4] = ["dev.ferry.", "org.criu.", "org.systemd.property.", "run.oci."];
+
 /// Puts into `config` what the image says. `args` replaces the image's command, but not its entry point.
 ///
 /// # Errors
@@ -80,7 +83,18 @@ fn annotate(config: &mut Config, image: &ImageConfig) {
         config.annotations.insert(format!("org.opencontainers.image.{key}"), value);
     }
     // The specification lets an image's own labels win.
-    config.annotations.extend(execution.labels);
+    config.annotations.extend(execution.labels.into_iter().filter(|(key, _)| !asks_the_host(key)));
+}
+
+/// The labels that do not become annotations.
+pub fn withheld(image: &ImageConfig) -> impl Iterator<Item = &str> {
+    let labels = image.config.iter().flat_map(|execution| execution.labels.keys());
+    labels.map(String::as_str).filter(|key| asks_the_host(key))
+}
+
+/// Whether a runtime that finds such an annotation does something on the host for it: that is for whoever runs the image to ask.
+fn asks_the_host(key: &str) -> bool {
+    ASKING.iter().any(|beginning| key.starts_with(beginning))
 }
 
 /// Who `USER[:GROUP]` is in the image.
@@ -185,6 +199,25 @@ mod tests {
             );
             assert!(of("ship:nogroup").unwrap_err().to_string().contains("/etc/group"));
             assert!(of("broken").is_err());
+        });
+    }
+
+    #[test]
+    fn labels_that_ask_the_host_are_no_annotations() {
+        with_files(|files| {
+            let known =
+                crate::spec::extensions::TABLE.iter().flat_map(|row| [row.name.to_owned(), format!("{}x", row.name)]);
+            let asking: Vec<String> = known.chain(["org.criu.config".to_owned()]).collect();
+            let labels = asking.iter().map(String::as_str).chain(["run.ocis", "org.criu", "Run.oci.x"]);
+            let labels = labels.map(|key| (key.to_owned(), "/x".to_owned())).collect();
+            let execution = Execution { cmd: vec!["x".into()], labels, ..Execution::default() };
+            let image = ImageConfig { config: Some(execution), ..ImageConfig::default() };
+            let mut config = crate::spec::template::config(true);
+            let before = config.annotations.len();
+            apply(&mut config, &image, files, &[]).unwrap();
+            assert!(asking.iter().all(|key| !config.annotations.contains_key(key)), "{:?}", config.annotations);
+            assert_eq!(config.annotations.len() - before, 3);
+            assert!(asking.iter().all(|key| withheld(&image).any(|one| one == key)));
         });
     }
 

@@ -100,6 +100,7 @@ fn source(setting: &Setting, image: &str, options: &Options) -> Result<Source> {
     let guard = store.share()?;
     let image = store.image(image)?;
     let user_namespace = unpacked(&store, &image)?;
+    tell_of_labels(setting, &image);
     let config = config(&store, &image, options, &host)?;
     let text = text(&config)?;
     let erofs = options.erofs && mounted(setting, &store, &image, &host)?;
@@ -157,6 +158,17 @@ pub(super) fn unpacked(store: &Store, image: &crate::image::Image) -> Result<boo
         None => {
             Err(Error::plain("the image's layers are not unpacked").hint("`ferry image check --repair` unpacks them"))
         }
+    }
+}
+
+/// Tells of labels that are left out.
+pub(super) fn tell_of_labels(setting: &Setting, image: &crate::image::Image) {
+    let withheld: Vec<String> = bundle::withheld(&image.config).map(|key| format!("{key:?}")).collect();
+    if !withheld.is_empty() {
+        setting.log.warning(format!(
+            "labels of the image are not taken over as annotations, since they ask something of the host: {}",
+            withheld.join(", ")
+        ));
     }
 }
 

@@ -19,6 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("layers_are_stacked", &[Ferry], stacked),
     scenario("what_is_written_vanishes_and_nothing_is_left", &[Ferry], vanishes),
     scenario("the_image_says_how_it_runs", &[Ferry], execution),
+    scenario("labels_ask_nothing_of_the_host", &[Ferry], labels),
     scenario("names", &[Ferry], names),
     scenario("the_form_and_the_progress_are_chosen", &[Ferry], form_and_progress),
     scenario("platforms", &[Ferry], platforms),
@@ -235,6 +236,18 @@ fn execution(case: &mut Case) -> Outcome {
     image(case, &["import", &path])?.success()?;
     let refused = run(case, "unknown", &[])?.failure()?;
     assert!(refused.stderr.contains("\"nobody-here\" is not in its /etc/passwd"), "{}", refused.stderr);
+    clear(case)
+}
+
+/// As annotations of a bundle each of these would be an error.
+fn labels(case: &mut Case) -> Outcome {
+    let labels = json!({"run.oci.pidfd_receiver": "/nowhere", "run.oci.hooks.stdout": "here", "dev.ferry.ksm": "perhaps",
+                        "cargo": "tea"});
+    import(case, vec![], &json!({"Cmd": ["/probe"], "Labels": labels}))?;
+    let told = run(case, "test", &[])?.success()?.stderr;
+    let names = "\"dev.ferry.ksm\", \"run.oci.hooks.stdout\", \"run.oci.pidfd_receiver\"";
+    // In a line of the log, quotation marks are escaped.
+    assert!(told.contains("ask something of the host") && told.replace('\\', "").contains(names), "{told}");
     clear(case)
 }
 

@@ -50,6 +50,7 @@ pub fn create(setting: &Setting, options: &Options) -> Result<()> {
     let _guard = store.share()?;
     let image = store.image(&options.image)?;
     run_image::unpacked(&store, &image)?;
+    run_image::tell_of_labels(setting, &image);
     let wanted =
         run_rootfs::Options { id: host_name(&options.directory), args: options.args.clone(), ..Default::default() };
     let mut config = run_image::config(&store, &image, &wanted, &host)?;
