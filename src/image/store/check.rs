@@ -108,6 +108,7 @@ fn image(
     match repair {
         Some(options) if whole && !broken.is_empty() => {
             let _alone = store.exclude()?;
+            spare(store, &broken)?;
             for chain_id in &broken {
                 if store.erofs(chain_id).is_ok_and(|found| found.is_some()) {
                     lost.insert(chain_id.clone());
@@ -125,6 +126,19 @@ fn image(
         remake(store, &lost)?;
         let told = lost.iter().map(|id| format!("{name}: the EROFS image of layer {} was made anew", id.short()));
         findings.repaired.extend(told);
+    }
+    Ok(())
+}
+
+/// Nobody runs from any of these layers: one that is made anew has another directory, and who has the old one mounted would find
+/// nothing there any more.
+fn spare(store: &Store, layers: &[Digest]) -> Result<()> {
+    for used in store.uses()?.into_iter().filter_map(|(_, used)| used).filter(|used| !used.copied && used.is_live()) {
+        if let Some(chain_id) = layers.iter().find(|chain_id| used.layers.contains(chain_id)) {
+            let at = prune::layer_path(store, chain_id);
+            return Err(Error::said("repair layer", at, format!("{} uses it", used.user))
+                .hint("end that first, or repair it later: nothing of the image was changed"));
+        }
     }
     Ok(())
 }

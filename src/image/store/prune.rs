@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Store, layers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 
 /// What went.
@@ -97,7 +97,10 @@ pub(super) fn clear(store: &Store) -> Result<usize> {
     Ok(names.len())
 }
 
-/// Everything that names and uses lead to. A document that is damaged leads nowhere further: check tells of it.
+/// Everything that names and uses lead to.
+///
+/// # Errors
+/// Something cannot be read, or is damaged: it might lead to all that is left of an image.
 pub(super) fn live(store: &Store) -> Result<Live> {
     let mut live = Live::default();
     let mut manifests: BTreeSet<Digest> = store.names()?.into_values().map(|named| named.manifest.digest).collect();
@@ -110,7 +113,7 @@ pub(super) fn live(store: &Store) -> Result<Live> {
     for digest in manifests {
         live.blobs.insert(digest.clone());
         let descriptor = crate::image::manifest::Descriptor::named(&digest);
-        let Ok(image) = store.image_of(None, descriptor) else { continue };
+        let image = store.image_of(None, descriptor).map_err(unknown)?;
         live.blobs.insert(image.manifest.config.digest.clone());
         live.blobs.extend(image.manifest.layers.iter().map(|layer| layer.digest.clone()));
         live.layers.extend(image.chain);
@@ -118,12 +121,16 @@ pub(super) fn live(store: &Store) -> Result<Live> {
     // A layer's own blob, and the layers below it.
     let mut waiting: Vec<Digest> = live.layers.iter().cloned().collect();
     while let Some(chain_id) = waiting.pop() {
-        if let Ok(Some(layer)) = store.layer(&chain_id) {
+        if let Some(layer) = store.layer(&chain_id).map_err(unknown)? {
             live.blobs.insert(layer.blob);
             waiting.extend(layer.parent.filter(|parent| live.layers.insert(parent.clone())));
         }
     }
     Ok(live)
+}
+
+fn unknown(error: Error) -> Error {
+    error.hint("what it refers to is not known, so no layer is removed; `ferry image check` says what can be repaired")
 }
 
 /// Where a layer is, for messages.

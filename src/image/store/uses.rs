@@ -2,6 +2,7 @@
 //!
 //! A container's directory also holds its upper layer and overlay's work directory.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,15 @@ impl User {
     fn name(&self) -> String {
         let (Self::Container(path) | Self::Mount(path)) = self;
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container(_) => write!(f, "container {:?}", self.name()),
+            Self::Mount(path) => write!(f, "the mount at {}", path.display()),
+        }
     }
 }
 
