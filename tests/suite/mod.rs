@@ -46,6 +46,7 @@ mod image_erofs;
 mod image_hostile;
 mod image_killed;
 mod image_root;
+mod image_sources;
 mod image_store;
 mod image_tools;
 mod install;
@@ -182,6 +183,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("jails", jails::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),
+    ("image_sources", image_sources::SCENARIOS),
     ("image_store", image_store::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),
     ("snapshot_cut_off", snapshot_cut_off::SCENARIOS),

@@ -188,15 +188,16 @@ pub fn registry(registry: Registry) -> Source {
     Source { files: Files::Registry(Box::new(registry)), form: Form::Oci, stem: String::new(), wanted: None }
 }
 
-/// What an archive is, by the names of its entries. What an image's archive has at its top is few; the first entry that is none
-/// of it tells a root filesystem.
+/// What an archive is, by the names of its entries. At the top of an image's are files, of any name, and few directories; the first
+/// entry that is another directory, or lies in one, tells a root filesystem.
 fn glance(file: &File, named: &str) -> Result<Form> {
     let broken = |why: std::io::Error| Error::said("read archive", named.to_owned(), why.to_string());
     let stream = compression::unpack(file).map_err(broken)?;
     let room = Room::new();
     let mut archive = tar::Archive::new(Metered::new(stream, &room));
-    let mut docker = false;
-    let mut any = false;
+    let (mut docker, mut any) = (false, false);
+    // Files by whose names nobody knows an image.
+    let mut others = false;
     let mut entries = archive.entries().map_err(broken)?;
     while let Some(entry) = room.of_a_header(|| entries.next()) {
         let mut entry = entry.map_err(broken)?;
@@ -205,7 +206,8 @@ fn glance(file: &File, named: &str) -> Result<Form> {
             String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").trim_end_matches('/').to_owned();
         match name.as_str() {
             "" | "." => (),
-            "oci-layout" | "index.json" => return Ok(Form::Oci),
+            "oci-layout" => return Ok(Form::Oci),
+            "index.json" if !others => return Ok(Form::Oci),
             "manifest.json" => {
                 let mut text = Vec::new();
                 entry.by_ref().take(LARGEST).read_to_end(&mut text).map_err(broken)?;
@@ -217,11 +219,12 @@ fn glance(file: &File, named: &str) -> Result<Form> {
             }
             "repositories" => docker = true,
             name if is_an_images(name) => (),
+            name if !name.contains('/') && !entry.header().entry_type().is_dir() => others = true,
             _ => return Ok(Form::Rootfs),
         }
         std::io::copy(&mut entry, &mut std::io::sink()).map_err(broken)?;
     }
-    match (docker, any) {
+    match (docker && !others, any) {
         (true, _) => Ok(Form::Docker),
         (false, true) => Ok(Form::Rootfs),
         (false, false) => Err(Error::said("read archive", named.to_owned(), "it is empty")),
