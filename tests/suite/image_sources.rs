@@ -1,9 +1,11 @@
-//! `ferry image import` of what other tools write: docker archives in any order.
+//! `ferry image import` of what other tools write: docker archives in any order, layouts that say nothing of platforms, and what
+//! else stands beside images in an index.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use libtest_mimic::Failed;
+use serde_json::{Value, json};
 
 use super::case::Case;
 use super::image::{base, clear, image, run};
@@ -15,7 +17,13 @@ use crate::image_fixtures::{self as fixtures, Layer};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("docker_archives_of_other_tools", &[Ferry], docker_archives),
     scenario("a_root_filesystem_may_begin_with_files", &[Ferry], files_first),
+    scenario("a_configuration_tells_the_platform", &[Ferry], configured_platforms),
+    scenario("what_is_no_image_is_passed_over", &[Ferry], foreign),
 ];
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// The names of the configuration and the layer, in the order that each tool writes them; `manifest.json` comes last.
 fn docker_archives(case: &mut Case) -> Outcome {
@@ -69,5 +77,76 @@ fn files_first(case: &mut Case) -> Outcome {
     let layer = Layer::new().file("init", 0o755, b"")?.directory("opt/")?.file("manifest.json", 0o644, b"[]")?;
     fs::write(&path, layer.finish()?)?;
     image(case, &["import", &path, "--name", "files:1"])?.success()?;
+    clear(case)
+}
+
+/// A manifest in a layout, whose configuration says this architecture.
+fn built_for(path: &Path, architecture: &str, layers: &[Vec<u8>], execution: &Value) -> Result<Value, Failed> {
+    let mut config = fixtures::config(layers, execution);
+    config["architecture"] = json!(architecture);
+    let config = fixtures::blob(path, CONFIG, config.to_string().as_bytes())?;
+    let layers = layers.iter().map(|layer| fixtures::blob(path, LAYER, &fixtures::gzip(layer)?));
+    let layers = layers.collect::<std::io::Result<Vec<_>>>()?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+    Ok(fixtures::blob(path, MANIFEST, manifest.as_bytes())?)
+}
+
+fn configured_platforms(case: &mut Case) -> Outcome {
+    let path = PathBuf::from(case.path("layout"));
+    let own = ferry::image::manifest::host_platform().architecture;
+    let layers = [base(case)?];
+    let other = built_for(&path, "s390x", &layers, &json!({"Cmd": ["/probe", "say", "other"]}))?;
+    let mine = built_for(&path, &own, &layers, &json!({"Cmd": ["/probe", "say", "mine"]}))?;
+    let shown = path.display().to_string();
+    fixtures::index(&path, std::slice::from_ref(&other))?;
+    let refused = image(case, &["import", &shown, "--name", "x:1"])?.failure()?;
+    let said = format!("there is no image for linux/{own} (hint: there is one for linux/s390x");
+    assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+    image(case, &["import", &shown, "--name", "z:1", "--platform", "linux/s390x"])?.success()?;
+    assert_eq!(run(case, "z:1", &[])?.success()?.stdout.trim(), "other");
+    fixtures::index(&path, &[other, mine])?;
+    image(case, &["import", &shown, "--name", "m:1"])?.success()?;
+    assert_eq!(run(case, "m:1", &[])?.success()?.stdout.trim(), "mine");
+    let refused = image(case, &["import", &shown, "--name", "x:1", "--platform", "linux/riscv64"])?.failure()?;
+    assert!(refused.stderr.contains("there is no image for linux/riscv64"), "{}", refused.stderr);
+    // A docker archive says it nowhere else.
+    let docker = case.path("docker.tar");
+    fixtures::docker(docker.as_ref(), "localhost/docker:1", &layers, &json!({}))?;
+    let refused = image(case, &["import", "--platform", "linux/s390x", &docker])?.failure()?;
+    assert!(refused.stderr.contains("there is no image for linux/s390x"), "{}", refused.stderr);
+    clear(case)
+}
+
+fn foreign(case: &mut Case) -> Outcome {
+    let path = PathBuf::from(case.path("layout"));
+    let named = |mut entry: Value, name: &str| {
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        entry
+    };
+    let image_of = fixtures::manifest(&path, &[base(case)?], &json!({"Cmd": ["/probe", "say", "hello"]}))?;
+    // What cosign signs with is an image but for its layers, an artifact but for its configuration; others are neither.
+    let config = fixtures::blob(&path, CONFIG, b"{\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[]}}")?;
+    let payload = fixtures::blob(&path, "application/vnd.dev.cosign.simplesigning.v1+json", b"{}")?;
+    let signature = json!({"schemaVersion": 2, "config": config, "layers": [payload]}).to_string();
+    let signature = fixtures::blob(&path, MANIFEST, signature.as_bytes())?;
+    let empty = fixtures::blob(&path, "application/vnd.oci.empty.v1+json", b"{}")?;
+    let artifact = json!({"schemaVersion": 2, "config": empty, "layers": [empty]}).to_string();
+    let artifact = fixtures::blob(&path, MANIFEST, artifact.as_bytes())?;
+    let unknown = fixtures::blob(&path, "application/vnd.cncf.helm.config.v1+json", b"{}")?;
+    let inner = json!({"schemaVersion": 2, "manifests": [unknown, image_of]}).to_string();
+    let inner = fixtures::blob(&path, "application/vnd.oci.image.index.v1+json", inner.as_bytes())?;
+    fixtures::index(
+        &path,
+        &[named(signature, "app:sig"), named(artifact, "app:sbom"), named(unknown, "app:chart"), named(inner, "app:1")],
+    )?;
+    let shown = path.display().to_string();
+    image(case, &["import", &shown])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "app:1\n");
+    assert_eq!(run(case, "app:1", &[])?.success()?.stdout.trim(), "hello");
+    for (name, media_type) in [("app:sig", "simplesigning"), ("app:sbom", "oci.empty"), ("app:chart", "helm.config")] {
+        let refused = image(case, &["import", &format!("{shown}:{name}")])?.failure()?;
+        let said = refused.stderr.contains("cannot understand media type") && refused.stderr.contains(media_type);
+        assert!(said, "{}", refused.stderr);
+    }
     clear(case)
 }

@@ -1,12 +1,14 @@
 //! What `docker save` and `podman save` write: `manifest.json` names a configuration and layers by their files. No digests are
 //! given but in the names, and layers are verified by the configuration, which has their digests.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
-use super::{Files, Image, Layer, choose};
+use super::{Files, Image, Layer, choose, none_serves};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{self, Descriptor, Kind};
+use crate::image::manifest::{self, Descriptor, ImageConfig, Kind, Platform};
 use crate::image::reference::Reference;
 
 #[derive(Deserialize)]
@@ -24,20 +26,29 @@ pub fn is_manifest(text: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Row>>(text).is_ok_and(|rows| !rows.is_empty())
 }
 
-/// The images of an archive; `wanted`: only the one of that name.
+/// The images of an archive that serve `platform`; `wanted`: only the one of that name.
 ///
 /// # Errors
-/// It is broken.
-pub fn images(files: &Files, wanted: Option<&str>) -> Result<Vec<Image>> {
+/// It is broken, or none serves.
+pub fn images(files: &Files, platform: &Platform, wanted: Option<&str>) -> Result<Vec<Image>> {
     let mut rows: Vec<Row> = manifest::parse(&files.document("manifest.json")?, "manifest.json")?;
     if rows.is_empty() {
         return Err(Error::plain("manifest.json lists no image"));
     }
     choose(&mut rows, wanted, |row: &Row| row.repo_tags.clone().unwrap_or_default())?;
-    rows.into_iter().map(|row| image(files, row)).collect()
+    let (mut found, mut others) = (Vec::new(), BTreeSet::new());
+    for row in rows {
+        let (image, own) = image(files, row)?;
+        match own.serves(platform) {
+            Some(_) => found.push(image),
+            None => drop(others.insert(format!("{}/{}", own.os, own.architecture))),
+        }
+    }
+    if found.is_empty() { Err(none_serves(platform, &others)) } else { Ok(found) }
 }
 
-fn image(files: &Files, row: Row) -> Result<Image> {
+/// An image, and what machine it is for.
+fn image(files: &Files, row: Row) -> Result<(Image, Platform)> {
     let bytes = match named_digest(&row.config) {
         Some(digest) => files.verified(&row.config, &digest, None)?,
         None => files.document(&row.config)?,
@@ -45,12 +56,14 @@ fn image(files: &Files, row: Row) -> Result<Image> {
     let names =
         row.repo_tags.unwrap_or_default().iter().map(|name| name.parse::<Reference>()).collect::<Result<Vec<_>>>()?;
     let layers = row.layers.unwrap_or_default();
-    Ok(Image {
+    let platform = manifest::parse::<ImageConfig>(&bytes, &row.config)?.platform;
+    let image = Image {
         names: names.iter().map(Reference::to_string).collect(),
         manifest: None,
         config: Some((Descriptor::of(&bytes, Kind::Config), bytes)),
         layers: layers.into_iter().map(|file| Layer { file, descriptor: None }).collect(),
-    })
+    };
+    Ok((image, platform))
 }
 
 /// The digest that a configuration's file is named after: `HEX.json` or `blobs/sha256/HEX`.

@@ -4,6 +4,7 @@
 //! A source is taken apart into [`Image`]s: documents that were read and verified, and layers that are still to be. A registry
 //! is one more of them: it has what an image layout has, by digest.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -253,7 +254,7 @@ impl Source {
     pub fn images(&self, platform: &Platform) -> Result<Vec<Image>> {
         match self.form {
             Form::Oci => oci::images(&self.files, platform, &self.stem, self.wanted.as_deref()),
-            Form::Docker => docker::images(&self.files, self.wanted.as_deref()),
+            Form::Docker => docker::images(&self.files, platform, self.wanted.as_deref()),
             Form::Rootfs => Ok(vec![Image {
                 names: Vec::new(),
                 manifest: None,
@@ -359,6 +360,13 @@ fn choose<T>(all: &mut Vec<T>, wanted: Option<&str>, names: impl Fn(&T) -> Vec<S
     }
     let error = Error::plain(format!("there is no image {wanted:?} in the source"));
     Err(if known.is_empty() { error } else { error.hint(format!("there is {}", known.join(", "))) })
+}
+
+/// The error for a source whose images are all for other platforms.
+fn none_serves(platform: &Platform, others: &BTreeSet<String>) -> Error {
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    Error::plain(format!("there is no image for {}/{}", platform.os, platform.architecture))
+        .hint(format!("there is one for {}: choose it with --platform", others.join(", ")))
 }
 
 fn verify(bytes: Vec<u8>, digest: &Digest, size: Option<u64>, named: impl std::fmt::Display) -> Result<Vec<u8>> {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Files, Image, Layer, choose};
+use super::{Files, Image, Layer, choose, none_serves};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{self, Descriptor, Index, Kind, MOST_LAYERS, Manifest, Platform};
+use crate::image::manifest::{self, Descriptor, ImageConfig, Index, Kind, MOST_LAYERS, Manifest, Platform};
 use crate::image::reference::Reference;
 
 /// How deep indexes may be nested. Tools make two levels.
@@ -26,6 +26,8 @@ struct Reader<'a> {
     documents: usize,
     /// Platforms that were passed over, for the error where none serves.
     others: BTreeSet<String>,
+    /// Why the first entry that is no image is none, for the error where there is nothing else.
+    foreign: Option<Error>,
 }
 
 /// The images of a layout that serve `platform`; `stem` names one that has only a tag. `wanted`: only the one of that tag or name.
@@ -44,11 +46,11 @@ pub fn images(files: &Files, platform: &Platform, stem: &str, wanted: Option<&st
         let tag = entry.annotations.get(REF_NAME).cloned();
         tag.into_iter().chain(names(entry, stem)).collect()
     })?;
-    let mut reader = Reader { files, platform, way: Vec::new(), documents: 0, others: BTreeSet::new() };
+    let mut reader = Reader { files, platform, way: Vec::new(), documents: 0, others: BTreeSet::new(), foreign: None };
     let mut found: Vec<(u8, Image)> = Vec::new();
     for entry in &entries {
-        let Some((score, descriptor, bytes)) = reader.resolve(entry)? else { continue };
-        let image = image(files, descriptor, bytes, names(entry, stem))?;
+        let Some((score, image)) = reader.resolve(entry)? else { continue };
+        let image = Image { names: names(entry, stem), ..image };
         // Several of one name are one image for several platforms.
         match found.iter_mut().find(|(_, other)| other.names == image.names) {
             Some((best, other)) if *best < score => (*best, *other) = (score, image),
@@ -57,12 +59,10 @@ pub fn images(files: &Files, platform: &Platform, stem: &str, wanted: Option<&st
         }
     }
     if found.is_empty() {
-        let wanted = format!("{}/{}", platform.os, platform.architecture);
-        let others: Vec<String> = reader.others.into_iter().collect();
-        return Err(match others.is_empty() {
-            true => Error::plain("the index lists no image"),
-            false => Error::plain(format!("there is no image for {wanted}"))
-                .hint(format!("there is one for {}: choose it with --platform", others.join(", "))),
+        return Err(match reader.foreign {
+            _ if !reader.others.is_empty() => none_serves(platform, &reader.others),
+            Some(error) => error,
+            None => Error::plain("the index lists no image"),
         });
     }
     Ok(found.into_iter().map(|(_, image)| image).collect())
@@ -87,23 +87,17 @@ fn blob(digest: &Digest) -> String {
 }
 
 impl Reader<'_> {
-    /// The manifest that an entry of an index leads to, and how well it serves.
-    fn resolve(&mut self, entry: &Descriptor) -> Result<Option<(u8, Descriptor, Vec<u8>)>> {
-        let mut score = 2;
+    /// The image that an entry of an index leads to, without a name, and how well it serves.
+    fn resolve(&mut self, entry: &Descriptor) -> Result<Option<(u8, Image)>> {
+        let mut score = None;
         if let Some(platform) = &entry.platform {
-            match platform.serves(self.platform) {
-                Some(served) => score = served,
-                None => {
-                    // Attestations have the platform unknown/unknown: nobody could choose them.
-                    if platform.os != "unknown" {
-                        self.others.insert(format!("{}/{}", platform.os, platform.architecture));
-                    }
-                    return Ok(None);
-                }
+            score = self.score(platform);
+            if score.is_none() {
+                return Ok(None);
             }
         }
-        if !entry.media_type.is_empty() {
-            manifest::kind(&entry.media_type)?;
+        if let Err(error) = known(&entry.media_type) {
+            return Ok(self.pass_over(error));
         }
         self.documents += 1;
         if self.way.contains(&entry.digest) {
@@ -114,11 +108,11 @@ impl Reader<'_> {
         }
         let bytes = self.files.described(&blob(&entry.digest), entry)?;
         match manifest::document_kind(&bytes, &entry.media_type, &entry.digest)? {
-            Kind::Manifest => Ok(Some((score, entry.clone(), bytes))),
+            Kind::Manifest => self.image(entry, bytes, score),
             Kind::Index => {
                 let index: Index = manifest::parse(&bytes, &entry.digest)?;
                 self.way.push(entry.digest.clone());
-                let mut best: Option<(u8, Descriptor, Vec<u8>)> = None;
+                let mut best: Option<(u8, Image)> = None;
                 for child in &index.manifests {
                     let found = self.resolve(child)?;
                     if found.as_ref().map(|found| found.0) > best.as_ref().map(|best| best.0) {
@@ -133,6 +127,66 @@ impl Reader<'_> {
             }
         }
     }
+    /// How well a platform serves. One that does not is noted.
+    fn score(&mut self, platform: &Platform) -> Option<u8> {
+        let score = platform.serves(self.platform);
+        // Attestations have the platform unknown/unknown: nobody could choose them.
+        if score.is_none() && platform.os != "unknown" {
+            self.others.insert(format!("{}/{}", platform.os, platform.architecture));
+        }
+        score
+    }
+
+    /// Signatures and other artifacts stand beside images, and what is not known among them is no error. OCI image-spec,
+    /// image-index.md
+    fn pass_over<T>(&mut self, why: Error) -> Option<T> {
+        self.foreign.get_or_insert(why);
+        None
+    }
+
+    /// Reads what a manifest refers to. Without a score of its entry its configuration tells what it serves.
+    fn image(&mut self, entry: &Descriptor, bytes: Vec<u8>, score: Option<u8>) -> Result<Option<(u8, Image)>> {
+        let found: Manifest = manifest::parse(&bytes, &entry.digest)?;
+        if let Err(error) = understood(&found, &entry.digest) {
+            return Ok(self.pass_over(error));
+        }
+        if found.layers.len() > MOST_LAYERS {
+            let why = format!("it has {} layers, and an overlay takes {MOST_LAYERS} at most", found.layers.len());
+            return Err(Error::said("read manifest", entry.digest.to_string(), why));
+        }
+        let config = self.files.described(&blob(&found.config.digest), &found.config)?;
+        let score = match score {
+            None => self.score(&manifest::parse::<ImageConfig>(&config, &found.config.digest)?.platform),
+            score => score,
+        };
+        let layer = |layer: &Descriptor| Layer { file: blob(&layer.digest), descriptor: Some(layer.clone()) };
+        let image = Image {
+            names: Vec::new(),
+            manifest: Some((Descriptor { annotations: Default::default(), ..entry.clone() }, bytes)),
+            layers: found.layers.iter().map(layer).collect(),
+            config: Some((found.config, config)),
+        };
+        Ok(score.map(|score| (score, image)))
+    }
+}
+
+/// Whether a media type is understood, where one is given.
+fn known(media_type: &str) -> Result<()> {
+    if media_type.is_empty() { Ok(()) } else { manifest::kind(media_type).map(drop) }
+}
+
+/// Whether a manifest is an image's.
+fn understood(found: &Manifest, digest: &Digest) -> Result<()> {
+    let other = |why: String| Err(Error::said("read manifest", digest.to_string(), why));
+    if !matches!(manifest::kind(&found.config.media_type)?, Kind::Config) {
+        return other(format!("its configuration has the media type {:?}", found.config.media_type));
+    }
+    for layer in &found.layers {
+        if !matches!(manifest::kind(&layer.media_type)?, Kind::Layer(_)) {
+            return other(format!("a layer of it has the media type {:?}", layer.media_type));
+        }
+    }
+    Ok(())
 }
 
 /// The names an entry gives its image.
@@ -143,31 +197,4 @@ fn names(entry: &Descriptor, stem: &str) -> Vec<String> {
     let Some(name) = entry.annotations.get(REF_NAME) else { return Vec::new() };
     let whole = if name.contains(['/', ':']) { name.clone() } else { format!("{stem}:{name}") };
     whole.parse::<Reference>().map(|name| name.to_string()).into_iter().collect()
-}
-
-/// Reads what a manifest refers to.
-fn image(files: &Files, descriptor: Descriptor, bytes: Vec<u8>, names: Vec<String>) -> Result<Image> {
-    let found: Manifest = manifest::parse(&bytes, &descriptor.digest)?;
-    if !matches!(manifest::kind(&found.config.media_type)?, Kind::Config) {
-        let why = format!("its configuration has the media type {:?}", found.config.media_type);
-        return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
-    }
-    if found.layers.len() > MOST_LAYERS {
-        let why = format!("it has {} layers, and an overlay takes {MOST_LAYERS} at most", found.layers.len());
-        return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
-    }
-    for layer in &found.layers {
-        if !matches!(manifest::kind(&layer.media_type)?, Kind::Layer(_)) {
-            let why = format!("a layer of it has the media type {:?}", layer.media_type);
-            return Err(Error::said("read manifest", descriptor.digest.to_string(), why));
-        }
-    }
-    let config = files.described(&blob(&found.config.digest), &found.config)?;
-    let layer = |layer: Descriptor| Layer { file: blob(&layer.digest), descriptor: Some(layer) };
-    Ok(Image {
-        names,
-        manifest: Some((Descriptor { annotations: Default::default(), ..descriptor }, bytes)),
-        layers: found.layers.iter().cloned().map(layer).collect(),
-        config: Some((found.config, config)),
-    })
 }
