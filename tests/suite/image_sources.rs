@@ -19,6 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_root_filesystem_may_begin_with_files", &[Ferry], files_first),
     scenario("a_configuration_tells_the_platform", &[Ferry], configured_platforms),
     scenario("what_is_no_image_is_passed_over", &[Ferry], foreign),
+    scenario("a_name_has_no_digest_but_its_own", &[Ferry], digests_in_names),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -148,5 +149,30 @@ fn foreign(case: &mut Case) -> Outcome {
         let said = refused.stderr.contains("cannot understand media type") && refused.stderr.contains(media_type);
         assert!(said, "{}", refused.stderr);
     }
+    clear(case)
+}
+
+fn digests_in_names(case: &mut Case) -> Outcome {
+    let path = PathBuf::from(case.path("layout"));
+    let mut entry = fixtures::manifest(&path, &[base(case)?], &json!({"Cmd": ["/probe"]}))?;
+    let (own, other) = (entry["digest"].as_str().unwrap_or_default().to_owned(), format!("sha256:{}", "0".repeat(64)));
+    let shown = path.display().to_string();
+    fixtures::index(&path, std::slice::from_ref(&entry))?;
+    let refused = image(case, &["import", &shown, "--name", &format!("app@{own}")])?.failure()?;
+    assert!(refused.stderr.contains("has a digest, which is no name to give"), "{}", refused.stderr);
+    for key in ["org.opencontainers.image.ref.name", "io.containerd.image.name"] {
+        entry["annotations"] = json!({key: format!("app:1@{other}")});
+        fixtures::index(&path, std::slice::from_ref(&entry))?;
+        let refused = image(case, &["import", &shown])?.failure()?;
+        assert!(refused.stderr.contains("the image has no name"), "{}", refused.stderr);
+        entry["annotations"] = json!({key: format!("app:1@{own}")});
+        fixtures::index(&path, std::slice::from_ref(&entry))?;
+        image(case, &["import", &shown])?.success()?;
+        run(case, &format!("app:1@{own}"), &[])?.success()?;
+    }
+    let docker = case.path("docker.tar");
+    fixtures::docker(docker.as_ref(), &format!("app@{other}"), &[base(case)?], &json!({}))?;
+    let refused = image(case, &["import", &docker])?.failure()?;
+    assert!(refused.stderr.contains("the image has no name"), "{}", refused.stderr);
     clear(case)
 }

@@ -15,6 +15,7 @@ use libtest_mimic::Failed;
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("by_tag_and_by_digest", &[Need::Ferry], by_tag_and_by_digest),
+    scenario("what_was_pulled_by_digest_is_called_so", &[Need::Ferry], what_was_pulled_by_digest_is_called_so),
     scenario("an_index_gives_the_image_for_this_machine", &[Need::Ferry], an_index_gives_the_image_for_this_machine),
     scenario("a_password_opens_a_repository", &[Need::Ferry], a_password_opens_a_repository),
     scenario("a_wrong_password_is_refused", &[Need::Ferry], a_wrong_password_is_refused),
@@ -137,6 +138,26 @@ fn by_tag_and_by_digest(case: &mut Case) -> Outcome {
             .any(|request| request.contains("/blobs/") && request.contains("sha256") && is_layer(&registry, request)),
         "{asked:?}"
     );
+    Ok(())
+}
+
+/// Also where the digest is an index's, which no image in the store has.
+fn what_was_pulled_by_digest_is_called_so(case: &mut Case) -> Outcome {
+    let mut content = Content { ranges: true, ..Content::default() };
+    let (_, descriptor) = publish(&mut content, "1", machine(), b"hello");
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor]});
+    let index = json!(content.manifest(INDEX, "2", &index));
+    let registry = Registry::start(content)?;
+    for digest in [&descriptor["digest"], &index].map(|digest| digest.as_str().unwrap_or_default()) {
+        for tag in ["", ":1"] {
+            let name = format!("{}/app{tag}@{digest}", registry.host());
+            image(case, &["pull", &name])?.success()?;
+            assert_eq!(image(case, &["list", "-q"])?.success()?.stdout.trim(), name);
+            image(case, &["inspect", &name])?.success()?;
+            assert_eq!(image(case, &["remove", &name])?.success()?.stdout.trim(), name);
+        }
+    }
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "");
     Ok(())
 }
 

@@ -58,7 +58,8 @@ fn image(files: &Files, row: Row) -> Result<(Image, Platform)> {
     let layers = row.layers.unwrap_or_default();
     let platform = manifest::parse::<ImageConfig>(&bytes, &row.config)?.platform;
     let image = Image {
-        names: names.iter().map(Reference::to_string).collect(),
+        // There is no manifest whose digest could be the one in a name.
+        names: names.iter().filter(|name| name.digest.is_none()).map(Reference::to_string).collect(),
         manifest: None,
         config: Some((Descriptor::of(&bytes, Kind::Config), bytes)),
         layers: layers.into_iter().map(|file| Layer { file, descriptor: None }).collect(),

@@ -189,12 +189,14 @@ fn understood(found: &Manifest, digest: &Digest) -> Result<()> {
     Ok(())
 }
 
-/// The names an entry gives its image.
+/// The names an entry gives its image. A digest in one is a promise, and only the entry's own is kept.
 fn names(entry: &Descriptor, stem: &str) -> Vec<String> {
-    if let Some(name) = entry.annotations.get(FULL_NAME).and_then(|name| name.parse::<Reference>().ok()) {
+    let kept = |name: &Reference| name.digest.as_ref().is_none_or(|digest| *digest == entry.digest);
+    let parsed = |name: &str| name.parse::<Reference>().ok().filter(kept);
+    if let Some(name) = entry.annotations.get(FULL_NAME).and_then(|name| parsed(name)) {
         return vec![name.to_string()];
     }
     let Some(name) = entry.annotations.get(REF_NAME) else { return Vec::new() };
     let whole = if name.contains(['/', ':']) { name.clone() } else { format!("{stem}:{name}") };
-    whole.parse::<Reference>().map(|name| name.to_string()).into_iter().collect()
+    parsed(&whole).map(|name| name.to_string()).into_iter().collect()
 }

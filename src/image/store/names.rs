@@ -85,6 +85,10 @@ fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
     let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
     let reference = wanted.parse::<Reference>();
     if let Ok(reference) = &reference {
+        // What was pulled by digest is called so: its manifest may be one of many of the index that the digest is of.
+        if let Some((name, named)) = names.get_key_value(&reference.to_string()) {
+            return Ok((Some(name.clone()), named.manifest.clone()));
+        }
         let tagged = Reference { digest: None, ..reference.clone() };
         let candidates = match (&reference.tag, &reference.digest) {
             (Some(_), _) => names.get_key_value(&tagged.to_string()).into_iter().collect::<Vec<_>>(),

@@ -38,6 +38,9 @@ pub fn import(setting: &Setting, options: &Options, progress: &dyn Progress) -> 
     // Files get the modes their archive says.
     rustix::process::umask(rustix::fs::Mode::empty());
     let given = options.name.as_deref().map(str::parse::<Reference>).transpose()?;
+    if let Some(name) = given.as_ref().filter(|name| name.digest.is_some()) {
+        return Err(Error::plain(format!("{:?} has a digest, which is no name to give", name.to_string())));
+    }
     let store = super::open(setting)?;
     let session = Session::begin(&store)?;
     let import_options = super::options(options.max_size, options.platform.clone(), options.erofs.clone());
