@@ -60,8 +60,9 @@ impl<'a> Freezer<'a> {
         Ok(Self { cgroup, was_frozen, watcher: None, kept: false })
     }
 
-    /// Starts the watcher over this CRIU, with the container's lock, before which nothing is frozen. Where the kernel has no means to rid
-    /// the watcher of ferry's descriptors (before Linux 5.9) there is none, and CRIU freezes by itself.
+    /// Starts the watcher over this CRIU, or over another process that needs the standstill, with the container's lock, before which
+    /// nothing is frozen. Where the kernel has no means to rid the watcher of ferry's descriptors (before Linux 5.9) there is none, and
+    /// CRIU freezes by itself.
     ///
     /// # Errors
     /// The kernel's.

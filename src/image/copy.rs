@@ -15,6 +15,12 @@ use rustix::io::Errno as Answer;
 use super::xattr;
 use crate::path::errno;
 
+/// Asked between a piece and the next; an error ends the copy.
+pub type GoOn<'a> = &'a dyn Fn() -> Result<(), Errno>;
+
+/// The most bytes that the kernel copies at once: it is not to be interrupted in between.
+const PIECE: usize = 64 << 20;
+
 /// The times of a file, to be given to another.
 pub fn times(stat: &Stat) -> Timestamps {
     Timestamps {
@@ -29,6 +35,22 @@ pub fn times(stat: &Stat) -> Timestamps {
 /// # Errors
 /// What the first call that fails answers; EPERM for a device without the right to make one.
 pub fn entry(from: BorrowedFd<'_>, name: &CStr, stat: &Stat, to: BorrowedFd<'_>, new: &CStr) -> Result<(), Errno> {
+    entry_while(from, name, stat, to, new, &|| Ok(()))
+}
+
+/// The same, for as long as `go_on` says so.
+///
+/// # Errors
+/// As [`entry`]; what `go_on` answers.
+pub fn entry_while(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    to: BorrowedFd<'_>,
+    new: &CStr,
+    go_on: GoOn<'_>,
+) -> Result<(), Errno> {
+    go_on()?;
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
@@ -38,7 +60,7 @@ pub fn entry(from: BorrowedFd<'_>, name: &CStr, stat: &Stat, to: BorrowedFd<'_>,
             let source = opened(from, name, OFlags::RDONLY | OFlags::NONBLOCK)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let copy = openat(to, new, flags, Mode::RUSR | Mode::WUSR).map_err(errno)?;
-            data(&source, &copy, stat.st_size.unsigned_abs())?;
+            data(&source, &copy, stat.st_size.unsigned_abs(), go_on)?;
             fchown(&copy, uid, gid).map_err(errno)?;
             fchmod(&copy, mode).map_err(errno)?;
             xattr::copy(source.as_fd(), copy.as_fd())?;
@@ -77,14 +99,14 @@ pub fn opened(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd
     openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
 }
 
-fn data(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
+fn data(from: &OwnedFd, to: &OwnedFd, size: u64, go_on: GoOn<'_>) -> Result<(), Errno> {
     if size == 0 || ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
     ftruncate(to, size).map_err(errno)?;
     let mut at = 0;
     while let Some((start, end)) = next_data(from, at)? {
-        span(from, to, start, end)?;
+        span(from, to, start, end, go_on)?;
         at = end;
     }
     Ok(())
@@ -99,16 +121,17 @@ fn next_data(file: &OwnedFd, at: u64) -> Result<Option<(u64, u64)>, Errno> {
     }
 }
 
-fn span(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
+fn span(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64, go_on: GoOn<'_>) -> Result<(), Errno> {
     let (mut read, mut write) = (start, start);
     while read < end {
-        let count = usize::try_from(end - read).unwrap_or(usize::MAX).min(1 << 30);
+        go_on()?;
+        let count = usize::try_from(end - read).unwrap_or(usize::MAX).min(PIECE);
         match copy_file_range(from, Some(&mut read), to, Some(&mut write), count) {
             Ok(0) => return Ok(()),
             Ok(_) => (),
             // Between two filesystems, or on one that cannot.
             Err(Answer::XDEV | Answer::INVAL | Answer::OPNOTSUPP | Answer::NOSYS) => {
-                return by_hand(from, to, read, end);
+                return by_hand(from, to, read, end, go_on);
             }
             Err(answer) => return Err(errno(answer)),
         }
@@ -116,9 +139,10 @@ fn span(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno>
     Ok(())
 }
 
-fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<(), Errno> {
+fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64, go_on: GoOn<'_>) -> Result<(), Errno> {
     let mut buffer = vec![0; 128 << 10];
     while at < end {
+        go_on()?;
         let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
         let count = rustix::io::pread(from, &mut buffer[..want], at).map_err(errno)?;
         if count == 0 {

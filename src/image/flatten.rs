@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, mknodat, statat, utimensat};
 use rustix::io::Errno as Answer;
 
+use super::copy::GoOn;
 use super::merged::{Found, Merged, OPAQUE, Parts, is_opaque, names, step};
 use super::{copy, whiteout, xattr};
 use crate::error::{Error, Result};
@@ -60,15 +61,15 @@ struct Level {
 /// # Errors
 /// What the kernel answers, with the path that it answers to; EPERM for a device without the right to make one.
 pub fn flatten(merged: &Merged, to: BorrowedFd<'_>) -> Result<Copied> {
-    tree(merged.root(), to, Marks::Obeyed)
+    tree(merged.root(), to, Marks::Obeyed, &|| Ok(()))
 }
 
 /// Copies an upper layer as it is into the empty directory `to`; `user` tells whether its marks are those of a user namespace.
 ///
 /// # Errors
-/// As [`flatten`].
-pub fn upper(layer: OwnedFd, to: BorrowedFd<'_>, user: bool) -> Result<Copied> {
-    tree(&[Rc::new(layer)], to, Marks::Kept(user))
+/// As [`flatten`]; what `go_on` answers.
+pub fn upper(layer: OwnedFd, to: BorrowedFd<'_>, user: bool, go_on: GoOn<'_>) -> Result<Copied> {
+    tree(&[Rc::new(layer)], to, Marks::Kept(user), go_on)
 }
 
 /// An answer to a path from the root on.
@@ -77,7 +78,7 @@ fn cannot(path: &Path) -> impl FnOnce(Errno) -> Error {
     move |answer| Error::kernel("copy", named, answer)
 }
 
-fn tree(parts: &[Rc<OwnedFd>], to: BorrowedFd<'_>, marks: Marks) -> Result<Copied> {
+fn tree(parts: &[Rc<OwnedFd>], to: BorrowedFd<'_>, marks: Marks, go_on: GoOn<'_>) -> Result<Copied> {
     let mut copied = Copied::default();
     // Files that have several names: where the first of them was copied to.
     let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
@@ -101,7 +102,7 @@ fn tree(parts: &[Rc<OwnedFd>], to: BorrowedFd<'_>, marks: Marks) -> Result<Copie
                 let first = shared.and_then(|file| links.get(&file));
                 let made = match first {
                     Some(first) => linkat(to, first, &here.copy, &name, AtFlags::empty()).map_err(errno),
-                    None => copy::entry(dir.as_fd(), &name, &stat, here.copy.as_fd(), &name),
+                    None => copy::entry_while(dir.as_fd(), &name, &stat, here.copy.as_fd(), &name, go_on),
                 };
                 made.map_err(cannot(&path))?;
                 if first.is_none() && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
@@ -217,7 +218,7 @@ mod tests {
         part(&merged, Path::new("/none"), open("part").as_fd()).unwrap();
         // An upper layer keeps what it says of the layers below.
         std::fs::create_dir(base.join("kept")).unwrap();
-        let copied = upper(open("up"), open("kept").as_fd(), false).unwrap();
+        let copied = upper(open("up"), open("kept").as_fd(), false, &|| Ok(())).unwrap();
         assert_eq!((copied.entries, copied.bytes), (2 + u64::from(whiteout), 2));
         let kept = statat(open("kept"), c"etc/gone", AtFlags::SYMLINK_NOFOLLOW);
         assert_eq!(kept.is_ok_and(|stat| whiteout::is_device(&stat)), whiteout);

@@ -181,13 +181,13 @@ fn write(live: &Live, choice: &Choice, images: &Path, host: Host, export: &Expor
 }
 
 /// Interrupts, seen by whichever thread looks first, and from then on by all.
-struct Watch {
+pub(super) struct Watch {
     signals: SignalFd,
     interrupted: AtomicBool,
 }
 
 impl Watch {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         use nix::sys::signal::Signal;
         let mut set = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
@@ -198,7 +198,7 @@ impl Watch {
         Ok(Self { signals, interrupted: AtomicBool::new(false) })
     }
 
-    fn go_on(&self) -> Result<()> {
+    pub(super) fn go_on(&self) -> Result<()> {
         if self.signals.read_signal().or_cannot("read", "signals")?.is_some() {
             self.interrupted.store(true, Ordering::Relaxed);
         }

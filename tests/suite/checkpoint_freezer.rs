@@ -38,7 +38,7 @@ fn not_waited_for(case: &mut Case) -> Outcome {
 }
 
 /// Waits until the cgroup's processes stand still (`1`), or go on (`0`).
-fn until_frozen(case: &Case, cgroup: &Path, is: &str) -> Outcome {
+pub(super) fn until_frozen(case: &Case, cgroup: &Path, is: &str) -> Outcome {
     let (mut events, until) = (File::open(cgroup.join("cgroup.events"))?, Instant::now() + case.patience());
     loop {
         let mut text = String::new();

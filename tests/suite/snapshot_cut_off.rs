@@ -1,23 +1,30 @@
 //! Snapshots, rollbacks and clones that are cut off: ferry or CRIU is killed in the middle. There is a container afterwards, with
 //! all of its snapshots: it goes on, or can be rolled back again; and nothing of what was not finished stays.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
-use super::case::{Case, marked_processes};
+use super::case::{Case, marked_processes, names_in};
 use super::checkpoint::{CRIU, Row};
 use super::checkpoint_cut_off::{kill_at, moments, runs};
+use super::checkpoint_freezer::until_frozen;
 use super::image::image;
-use super::output::Lines;
+use super::need::Need::{Ferry, Root};
+use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::snapshot_memory::{deleted, memories, read, rolled_back, snapshot, started, taken, write};
 use super::stage::is_long;
 
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
+    scenario("an_interrupted_snapshot_of_files_lets_the_container_go_on", &[Ferry, Root], interrupted_files),
     scenario("a_killed_snapshot_leaves_nothing", CRIU, killed_create),
     scenario("a_killed_rollback_loses_no_container", CRIU, killed_rollback),
     scenario("a_killed_clone_leaves_nothing", CRIU, killed_clone),
@@ -51,6 +58,35 @@ fn goes_on(case: &mut Case, row: &mut Row, whom: &str, to: &str) -> Outcome {
         Err(_) if whom == "criu" => rolled_back(case, row, to, &[]).map(drop),
         outcome => outcome,
     }
+}
+
+/// The upper layer has so many files that copying them takes longer than a signal is on its way.
+fn interrupted_files(case: &mut Case) -> Outcome {
+    let _lines = started(case, &["/probe", "sleep", "forever"])?;
+    let (id, store) = (case.id.clone(), PathBuf::from(case.path("store")));
+    let used = names_in(&store.join("containers")).pop().ok_or("nothing uses the image")?;
+    let many = store.join("containers").join(used).join("upper/many");
+    fs::create_dir(&many)?;
+    (0..30_000).try_for_each(|number| fs::File::create(many.join(number.to_string())).map(drop))?;
+    let cgroup = case.cgroups().into_iter().next().ok_or("it has no cgroup")?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGKILL] {
+        let errors = case.path("errors");
+        let mut command = case.command(&["snapshot", "create", &id]);
+        let mut child = command.stdout(Stdio::null()).stderr(fs::File::create(&errors)?).spawn()?;
+        until_frozen(case, &cgroup, "1")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        let ended = output::wait(&mut child, case.patience())?;
+        assert!(!ended.success(), "{signal}");
+        until_frozen(case, &cgroup, "0")?;
+        assert_eq!(case.state()?["status"], "running", "{signal}");
+        assert_eq!(snapshot(case, &["list", "--format", "json", &id])?.success()?.json()?, json!([]), "{signal}");
+        if signal != Signal::SIGKILL {
+            assert!(fs::read_to_string(&errors)?.contains("interrupted"), "{signal}");
+            assert_eq!(names_in(&store.join("tmp")), Vec::<String>::new(), "{signal}");
+        }
+    }
+    snapshot(case, &["create", &id])?.success()?;
+    deleted(case)
 }
 
 fn killed_create(case: &mut Case) -> Outcome {

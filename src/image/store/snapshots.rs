@@ -17,6 +17,7 @@ use super::session::{NewLayer, Session};
 use super::uses::{User, key};
 use super::{FORMAT, Store};
 use crate::error::{Context, Error, Result};
+use crate::image::copy::GoOn;
 use crate::image::flatten;
 use crate::path::errno;
 
@@ -86,8 +87,8 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Session<'_> {
-    /// Keeps a copy of the upper layer of `user` under a name that is not taken; `marks` tells whether the layer has the marks of a
-    /// user namespace.
+    /// Keeps a copy of the upper layer of `user` under a name that is not taken; `marks` and `go_on` as in
+    /// [`Session::copy_upper`].
     ///
     /// # Errors
     /// The name is taken; a file cannot be copied. Then there is no snapshot.
@@ -98,21 +99,23 @@ impl Session<'_> {
         parent: Option<String>,
         created: String,
         marks: bool,
+        go_on: GoOn<'_>,
     ) -> Result<Snapshot> {
-        let copied = self.copy_upper(user, marks)?;
+        let copied = self.copy_upper(user, marks, go_on)?;
         self.keep_upper(user, copied, name, parent, created, None)
     }
 
-    /// Copies the upper layer of `user`. It is nothing yet, and goes with the session.
+    /// Copies the upper layer of `user`, for as long as `go_on` says so; `marks` tells whether the layer has the marks of a user
+    /// namespace. The copy is nothing yet, and goes with the session.
     ///
     /// # Errors
-    /// A file cannot be copied.
-    pub fn copy_upper(&self, user: &User, marks: bool) -> Result<CopiedUpper> {
+    /// A file cannot be copied; what `go_on` answers.
+    pub fn copy_upper(&self, user: &User, marks: bool, go_on: GoOn<'_>) -> Result<CopiedUpper> {
         let upper = self.store().use_path(user).join("upper");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let from = openat(rustix::fs::CWD, &upper, flags, Mode::empty()).or_cannot("open", upper.display())?;
         let layer = self.layer()?;
-        let copied = flatten::upper(from, layer.diff.as_fd(), marks)?;
+        let copied = flatten::upper(from, layer.diff.as_fd(), marks, go_on)?;
         Ok(CopiedUpper { layer, copied })
     }
 

@@ -4,15 +4,23 @@
 //! with reflinks shares), made while the container's processes stand still; and going back makes the container anew, with an empty
 //! upper layer above the snapshot's: see [`rollback`], and [`memory`].
 
+use std::os::fd::AsFd;
 use std::time::SystemTime;
 
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::archive::Watch;
 use super::image::{as_root, with_images};
 use super::live::Live;
 use super::pause::PATIENCE;
 use super::{Setting, live};
-use crate::cgroup::life;
+use crate::cgroup::{Cgroup, life};
+use crate::checkpoint::freezer::Freezer;
 use crate::container::{Record, Status};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::host;
 use crate::image::store::session::Session;
 use crate::image::store::snapshots::{self, Snapshot};
 use crate::image::store::uses::{Use, User};
@@ -49,19 +57,34 @@ pub fn create(setting: &Setting, id: &str, name: Option<&str>, memory: Option<me
         memory::check(&container)?;
         return memory::create(setting, &container, (&store, &used, marks(&store, &used)?), &name, flags);
     }
-    let frozen = freeze(setting, &container)?;
-    let copied = as_root(setting, |inside| {
-        // Whoever unpacks is root here, and files get the modes they had.
-        rustix::process::umask(rustix::fs::Mode::empty());
-        let store = with_images(inside)?;
-        let session = Session::begin(&store)?;
-        let marks = marks(&store, &used)?;
-        let created = crate::log::rfc3339(SystemTime::now());
-        session.snapshot(&used.user, &name, used.snapshot.clone(), created, marks).map(|_| 0)
+    // Before anything stands still: who has the store alone may have it for long.
+    let _guard = store.share()?;
+    let cgroup = to_freeze(setting, &container)?;
+    if host::probe().privileged {
+        // An ordinary user's copy is made by a child, which ends with ferry: what is left of it goes with `image prune`.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    }
+    let watch = Watch::new()?;
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).or_cannot("open", "ferry's own process")?;
+    let mut freezer = Freezer::of(cgroup.as_ref())?;
+    freezer.watch(own.as_fd(), Some(container.entry.dir()))?;
+    // Not by the freezer, which does so only with a watcher.
+    let frozen = cgroup.as_ref().map_or(Ok(()), |cgroup| life::freeze(cgroup, PATIENCE));
+    let copied = frozen.and_then(|()| {
+        as_root(setting, |inside| {
+            // Whoever unpacks is root here, and files get the modes they had.
+            rustix::process::umask(rustix::fs::Mode::empty());
+            let store = with_images(inside)?;
+            let session = Session::begin(&store)?;
+            let marks = marks(&store, &used)?;
+            let created = crate::log::rfc3339(SystemTime::now());
+            let go_on = || watch.go_on().map_err(|_| Errno::EINTR);
+            session.snapshot(&used.user, &name, used.snapshot.clone(), created, marks, &go_on).map(|_| 0)
+        })
     });
     // The processes go on whatever came of it.
-    let thawed = frozen.map_or(Ok(()), |cgroup| life::thaw(&cgroup, PATIENCE));
-    copied.and(thawed)?;
+    let thawed = freezer.go_on();
+    copied.or_else(|error| watch.go_on().and(Err(error))).and(thawed)?;
     find(&store.snapshots(&used.user)?, &name).cloned()
 }
 
@@ -177,14 +200,10 @@ fn free_number(all: &[Snapshot]) -> String {
     numbers.find(|number| !all.iter().any(|other| other.name == *number)).unwrap_or_default()
 }
 
-/// Has the container's processes stand still, where they do not and can be made to.
-fn freeze(setting: &Setting, container: &Live) -> Result<Option<crate::cgroup::Cgroup>> {
+/// The cgroup by which the container's processes are to stand still, where they do not and can be made to.
+fn to_freeze(setting: &Setting, container: &Live) -> Result<Option<Cgroup>> {
     match (container.status, &container.record.cgroup) {
-        (Status::Running, Some(_)) => {
-            let cgroup = container.cgroup("pause")?;
-            life::freeze(&cgroup, PATIENCE)?;
-            Ok(Some(cgroup))
-        }
+        (Status::Running, Some(_)) => container.cgroup("pause").map(Some),
         (Status::Running, None) => {
             setting.log.warning(
                 "the container has no cgroup to be paused by: what it writes meanwhile may be half in the snapshot",
