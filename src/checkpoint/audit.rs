@@ -1,8 +1,9 @@
 //! What was restored is held against the configuration, while every process still stands where CRIU put it.
 //!
 //! Images themselves say which capabilities, system call filters, ids, namespaces, cgroups and mounts processes have, and
-//! CRIU gives them what stands there. From an archive that may be anything; so the operator's configuration is the most that
-//! its processes may have, and what the kernel shows of them is what counts. Processes that have less are welcome.
+//! CRIU gives them what stands there. From an archive, or from another machine, that may be anything; so the operator's
+//! configuration is the most that its processes may have, and what the kernel shows of them is what counts. Processes that
+//! have less are welcome.
 //! CVE-2026-94603
 
 use std::path::Path;
@@ -73,7 +74,7 @@ pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
 
 fn wider(plan: &Plan, what: &str) -> Error {
     Error::said("restore container", format!("{:?}", plan.id.as_str()), format!("{what}, and nothing of it was run"))
-        .hint("what comes from an archive gets no more than config.json gives")
+        .hint("what comes from elsewhere gets no more than config.json gives")
 }
 
 /// What a thread may do.

@@ -13,7 +13,7 @@
 //!   | <--- setup-namespaces, pid --------- |  hooks, loopback: the namespaces are there, and nobody runs in them
 //!   | <--- orphan-pts-master, descriptor - |  (only with a terminal)
 //!   | <--- post-restore ------------------ |  the record is saved: from here on the container lives
-//!   | <--- pre-resume -------------------- |  what came from an archive is looked at
+//!   | <--- pre-resume -------------------- |  what came from elsewhere is looked at
 //!   | <--- success ----------------------- |
 //! ```
 

@@ -339,6 +339,8 @@ impl Host for Machine<'_> {
             choice: RestoreChoice {
                 choice,
                 criu: self.criu.as_ref().map(|(program, _)| program.clone()),
+                // What has more than the bundle here gives is ended before it has run, and so it is the source's again.
+                audited: true,
                 ..RestoreChoice::default()
             },
         };

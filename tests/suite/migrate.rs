@@ -60,8 +60,8 @@ pub(super) fn calling_with(case: &Case, store: &str) -> String {
 }
 
 /// A copy of the bundle, as a machine of its own would have it.
-fn copied_bundle(case: &mut Case) -> Result<String, Failed> {
-    let other = case.host_directory("other")?;
+pub(super) fn copied_bundle(case: &mut Case, name: &str) -> Result<String, Failed> {
+    let other = case.host_directory(name)?;
     let copied = std::process::Command::new("cp").arg("-a").arg(case.bundle.path()).arg(&other).status()?;
     assert!(copied.success());
     fs::copy(case.bundle.path().join("config.json"), other.join("bundle/config.json"))?;
@@ -305,7 +305,7 @@ fn kept_connection(case: &mut Case) -> Outcome {
 fn file_locks(case: &mut Case) -> Outcome {
     let mut row = Row::of(case.args(&["/probe", "lock", "/home/lock"]).start()?);
     row.go_on(5)?;
-    let (bundle, there) = (copied_bundle(case)?, case.other_id());
+    let (bundle, there) = (copied_bundle(case, "other")?, case.other_id());
     let said = migrate(case, &["--bundle", &bundle], &there)?.failure()?.stderr;
     assert!(said.contains("--file-locks"), "{said}");
     row.go_on(5)?;
@@ -419,7 +419,7 @@ fn at_work(case: &mut Case) -> Outcome {
 /// Its root filesystem has another program.
 fn failing_restore(case: &mut Case) -> Outcome {
     let mut row = counter(case)?;
-    let (there, bundle) = (case.other_id(), copied_bundle(case)?);
+    let (there, bundle) = (case.other_id(), copied_bundle(case, "other")?);
     fs::write(std::path::Path::new(&bundle).join("rootfs/probe"), "another program")?;
     let said = migrate(case, &["--bundle", &bundle], &there)?.failure()?.stderr;
     assert!(said.contains("the destination: cannot restore container"), "{said}");

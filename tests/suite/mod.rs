@@ -58,6 +58,7 @@ mod lsm;
 mod migrate;
 mod migrate_cut_off;
 mod migrate_files;
+mod migrate_hostile;
 mod migrate_image;
 mod migrate_post_copy;
 mod migrate_rebooted;
@@ -170,6 +171,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("migrate", migrate::SCENARIOS),
     ("migrate_cut_off", migrate_cut_off::SCENARIOS),
     ("migrate_files", migrate_files::SCENARIOS),
+    ("migrate_hostile", migrate_hostile::SCENARIOS),
     ("migrate_image", migrate_image::SCENARIOS),
     ("migrate_post_copy", migrate_post_copy::SCENARIOS),
     ("migrate_rebooted", migrate_rebooted::SCENARIOS),
