@@ -31,6 +31,9 @@ const PIECE: usize = 1 << 20;
 /// The most files of one round.
 const FILES: u32 = 100_000;
 
+/// The most rounds, of which a person may ask for one less before the last.
+const ROUNDS: u32 = 1001;
+
 /// What was sent of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sent {
@@ -172,6 +175,10 @@ impl Intake {
     /// # Errors
     /// The far end breaks a rule; the disk is full; the link's.
     pub fn take(&mut self, link: &mut Link, directory: &Path, round: u32) -> Result<bool> {
+        if round > ROUNDS {
+            return Err(refused("it sends too many rounds"));
+        }
+        self.charge(0, &format!("round {round}"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(CWD, directory, flags, Mode::empty()).or_cannot("open", directory.display())?;
         if round > 1 {
@@ -200,15 +207,19 @@ impl Intake {
         }
     }
 
+    /// Counts what so many bytes take; an empty file, or directory, takes room too.
+    fn charge(&mut self, size: u64, name: &str) -> Result<()> {
+        let left = self.left.checked_sub(size.max(PAGE as u64)).filter(|left| self.staged.all <= *left);
+        let more = || refused(format!("it sends more than was asked for: {name} would have {size} bytes"));
+        self.left = left.ok_or_else(more)?;
+        Ok(())
+    }
+
     fn file(&mut self, link: &mut Link, dir: &OwnedFd, name: &str, size: u64, pages: bool) -> Result<()> {
         if !is_image_name(name) {
             return Err(refused(format!("it sends a file called {:?}", super::message::shown(name))));
         }
-        self.left = self
-            .left
-            .checked_sub(size)
-            .filter(|left| self.staged.all <= *left)
-            .ok_or_else(|| refused(format!("it sends more than was asked for: {name} would have {size} bytes")))?;
+        self.charge(size, name)?;
         if pages && !size.is_multiple_of(PAGE as u64) {
             return Err(refused(format!("{name} has {size} bytes, which are no pages")));
         }
@@ -374,5 +385,24 @@ mod tests {
                 Intake::new(1 << 20, to.join("bodies")).unwrap().take(&mut other, &to, 1).unwrap_err().to_string();
             assert!(error.contains(expected), "{name}: {error}");
         }
+    }
+
+    /// What has nothing in it fills a disk in the end, too.
+    #[test]
+    fn rounds_and_files_are_counted() {
+        let (_scratch, _, to) = directories("counted");
+        let (mut one, mut other) = pair(Duration::from_secs(30));
+        for name in ["a", "b"] {
+            one.send(&Message::File { name: name.into(), size: 0, pages: false }).unwrap();
+            one.send(&Message::FileEnd(Sum::of(b""))).unwrap();
+        }
+        let mut intake = Intake::new(2 * PAGE as u64, to.join("bodies")).unwrap();
+        let said = intake.take(&mut other, &to, 1).unwrap_err().to_string();
+        assert!(said.contains("more than was asked for: b would have 0 bytes"), "{said}");
+        let said = intake.take(&mut other, &to, 2).unwrap_err().to_string();
+        assert!(said.contains("more than was asked for: round 2"), "{said}");
+        let mut intake = Intake::new(1 << 20, to.join("bodies")).unwrap();
+        let said = intake.take(&mut other, &to, ROUNDS + 1).unwrap_err().to_string();
+        assert!(said.contains("too many rounds"), "{said}");
     }
 }

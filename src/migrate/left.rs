@@ -115,12 +115,21 @@ pub struct Giving<'a> {
     pub packer: &'a mut Packer,
     /// What is asked for and was not given yet.
     asked: VecDeque<Pages>,
+    /// How many pages are given at most while the container stands still, and waits for its destination.
+    most: Option<u64>,
 }
 
 impl<'a> Giving<'a> {
     /// Nothing is asked for yet.
     pub fn new(left: &'a Left, packer: &'a mut Packer) -> Self {
-        Self { left, packer, asked: VecDeque::new() }
+        // Some may be asked for by who needs them and in the background at once.
+        let most = left.pages.saturating_mul(2).saturating_add(OPEN as u64);
+        Self { left, packer, asked: VecDeque::new(), most: Some(most) }
+    }
+
+    /// The container is the destination's: however much it asks for, nobody waits for it here.
+    pub fn without_bound(&mut self) {
+        self.most = None;
     }
 
     /// The next message that does not ask for memory; what does is answered.
@@ -148,6 +157,10 @@ impl<'a> Giving<'a> {
         let first = self.asked.iter().position(|asked| asked.count == 1).unwrap_or(0);
         let Some(asked) = self.asked.remove(first) else { return Ok(()) };
         let (count, pages) = self.left.read(asked)?;
+        if let Some(most) = &mut self.most {
+            let again = || refused("it asks for the same memory over and over");
+            *most = most.checked_sub(count).ok_or_else(again)?;
+        }
         link.send(&Message::Pages(Pages { count, ..asked }))?;
         link.send_data(&self.packer.passing(&pages)?)
     }

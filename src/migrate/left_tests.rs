@@ -121,3 +121,28 @@ fn images_without_any_stay_as_they_are() {
     std::fs::write(scratch.0.join("pagemap-2.img"), "nonsense").unwrap();
     assert!(Left::take_out(&scratch.0).is_err());
 }
+
+/// The container waits for its destination, which asks, and says nothing else.
+#[test]
+fn who_asks_for_the_same_over_and_over_keeps_nobody_waiting() {
+    let scratch = Scratch::new("over-and-over");
+    images_of(&scratch.0);
+    let left = Left::take_out(&scratch.0).unwrap();
+    let (mut source, other) = pair(Duration::from_secs(20));
+    let mut packer = Packer::new(Some(1)).unwrap();
+    let mut giving = Giving::new(&left, &mut packer);
+    assert!(giving.most.is_some_and(|most| most >= left.pages), "all of it may be asked for");
+    giving.most = Some(5);
+    let asked = Pages { image: 1, address: 0x10_000 + 9 * page(), count: 2 };
+    let mut give = |giving: &mut Giving<'_>| {
+        giving.asked.push_back(asked);
+        giving.give(&mut source)
+    };
+    assert!(give(&mut giving).is_ok() && give(&mut giving).is_ok());
+    let said = give(&mut giving).unwrap_err().to_string();
+    assert!(said.contains("the same memory over and over"), "{said}");
+    // Once it is the destination's, it is the one that waits.
+    giving.without_bound();
+    assert!(give(&mut giving).is_ok());
+    drop(other);
+}

@@ -117,6 +117,7 @@ impl Stop<'_> {
         let mut given = Given { giving, times: self.times, progress: self.progress, started, ran: None };
         let answer = settle::hand_over(self.link, token, &mut given, self.connect);
         given.ends();
+        giving.without_bound();
         match answer {
             Ok(Answer::Active(pid)) => {
                 self.times.pid = pid;
