@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::content;
 use super::faults::Faults;
@@ -35,6 +35,9 @@ const CUT_OFF: &str = "what brought the rest of its memory was cut off";
 
 /// The round that stands for an image's content: before the first. Its directory is called so.
 const CONTENT: u32 = 0;
+
+/// How long it is known here that a container has come, where the source has not said that it has heard.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How often all of the memory and of the files may come: a round may have as much as the first.
 const ROUNDS: u64 = 64;
@@ -76,17 +79,48 @@ pub fn serve(link: &mut Link, journals: &Journals, host: &mut dyn Host) -> Resul
 }
 
 fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &Request) -> Result<Served> {
+    let (place, lacks, journal) = match looked(journals, host, request) {
+        Ok(Ok((place, lacks, Some(journal)))) => (place, lacks, journal),
+        Ok(Ok((place, _, None))) => {
+            link.send(&Message::Reserved(Box::new(place)))?;
+            return Ok(Served::Nothing);
+        }
+        Ok(Err(reasons)) => {
+            link.send(&Message::Refused(reasons.clone()))?;
+            return Ok(Served::Refused(reasons));
+        }
+        Err(error) => {
+            let told = link.send(&Message::Failed(error.to_string()));
+            return if told.is_ok() { Ok(Served::Failed(error)) } else { Err(error) };
+        }
+    };
+    let most = request.memory.saturating_add(request.files).saturating_mul(ROUNDS).saturating_add(BESIDE);
+    let most = most.min(place.disk_free);
+    let unsettled = BTreeSet::new();
+    let mut taking = Taking { link, host, journal, unsettled, aborted: false, unknown: false };
+    let reserved = taking.link.send(&Message::Reserved(Box::new(place)));
+    let taken = reserved.and_then(|()| taking.take_content(request, &lacks)).and_then(|()| taking.receive(most));
+    let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
+    match taken {
+        Ok(active) if taking.left() > 0 => taking.bring(&active).map(|()| Served::Taken(request.id.clone())),
+        Ok(active) => taking.done(&active).map(|()| Served::Taken(request.id.clone())),
+        Err(error) => taking.give_up(error).map(Served::Failed),
+    }
+}
+
+/// What this end is, what it lacks of the image, and the journal of what is to come, where it is; or what is in the way.
+type Looked = std::result::Result<(Place, Vec<Blob>, Option<Journal>), Vec<String>>;
+
+fn looked(journals: &Journals, host: &mut dyn Host, request: &Request) -> Result<Looked> {
     let mut reasons = host.obstacles(request)?;
-    reasons.extend(unsettled(journals, host, &request.id)?);
+    reasons.extend(unsettled(journals, host, request)?);
     if !reasons.is_empty() {
-        link.send(&Message::Refused(reasons.clone()))?;
-        return Ok(Served::Refused(reasons));
+        return Ok(Err(reasons));
     }
     let lacks = host.lacks(request)?;
     let place = Place { lacks: lacks.iter().map(|blob| blob.digest.clone()).collect(), ..host.place()? };
     if request.dry_run {
-        link.send(&Message::Reserved(Box::new(place)))?;
-        return Ok(Served::Nothing);
+        return Ok(Ok((place, lacks, None)));
     }
     let journal = journals.begin(Entry {
         format: FORMAT,
@@ -102,27 +136,17 @@ fn reserve(link: &mut Link, journals: &Journals, host: &mut dyn Host, request: &
         last: None,
         daemon: None,
     })?;
-    let most = request.memory.saturating_add(request.files).saturating_mul(ROUNDS).saturating_add(BESIDE);
-    let most = most.min(place.disk_free);
-    let unsettled = BTreeSet::new();
-    let mut taking = Taking { link, host, journal, unsettled, aborted: false, unknown: false };
-    let reserved = taking.link.send(&Message::Reserved(Box::new(place)));
-    let taken = reserved.and_then(|()| taking.take_content(request, &lacks)).and_then(|()| taking.receive(most));
-    let taken = taken.and_then(|()| taking.restore()).or_else(|error| taking.runs_all_the_same(error));
-    match taken {
-        Ok(active) if taking.left() > 0 => taking.bring(&active).map(|()| Served::Taken(request.id.clone())),
-        Ok(active) => taking.done(&active).map(|()| Served::Taken(request.id.clone())),
-        Err(error) => taking.give_up(error).map(Served::Failed),
-    }
+    Ok(Ok((place, lacks, Some(journal))))
 }
 
-/// What is left of earlier ones stands in the way, but for one that came to its end.
-fn unsettled(journals: &Journals, host: &mut dyn Host, id: &str) -> Result<Vec<String>> {
-    let mut reasons = Vec::new();
+/// What is left of earlier ones stands in the way, but for one that came to its end: that stays for a source that may ask yet.
+fn unsettled(journals: &Journals, host: &mut dyn Host, request: &Request) -> Result<Vec<String>> {
+    let (id, mut reasons) = (&request.id, Vec::new());
     for journal in journals.of(id, host.root(), Role::Destination)? {
         match at_destination(Some(journal.entry.state), None) {
+            AtDestination::Discard | AtDestination::Keep if request.dry_run => (),
             AtDestination::Discard => discard(journal, host)?,
-            AtDestination::Keep if host.runs(&journal.entry)?.is_none() => journal.remove()?,
+            AtDestination::Keep if journal.age() > KEPT && host.runs(&journal.entry)?.is_none() => journal.remove()?,
             AtDestination::Keep => (),
             _ => reasons.push(format!(
                 "an earlier migration of {id} is not settled: `ferry migrate --recover` at {} does that",
@@ -317,8 +341,8 @@ fn released(link: &mut Link, journal: Journal, active: &Message) -> Result<()> {
     link.send(active).ok();
     match link.receive_or_end() {
         Ok(Some(Frame::Message(Message::Released))) => journal.remove(),
-        // The source will ask again; or it has nothing left to ask about.
-        _ => Ok(()),
+        // The source will ask again; or it has nothing left to ask about. Nothing is restored from the images any more.
+        _ => journal.forget_images(),
     }
 }
 
@@ -404,6 +428,8 @@ pub enum Found {
     Discarded,
     /// The container runs here.
     Here,
+    /// It ran here, and has ended since.
+    Ended,
     /// It ran here, and its memory never came: nothing is left of it here.
     Lost,
     /// Only the source knows.
@@ -426,7 +452,7 @@ pub fn recover(mut journal: Journal, host: &mut dyn Host) -> Result<Found> {
         }
         AtDestination::Discard => discard(journal, host).map(|()| Found::Discarded),
         // The source may not know yet that it runs here: its journal asks for this one.
-        AtDestination::Keep => Ok(Found::Here),
+        AtDestination::Keep => Ok(if host.runs(&journal.entry)?.is_some() { Found::Here } else { Found::Ended }),
         AtDestination::TakeOver => take_over(&mut journal, host).map(|_| Found::Here),
         _ => Ok(Found::Undecided),
     }

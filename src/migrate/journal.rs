@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdirat, openat, renameat, unlinkat,
@@ -21,6 +22,7 @@ use super::ownership::{Role, State};
 use crate::checkpoint::root::Image;
 use crate::container::record::Init;
 use crate::error::{Context, Error, Result};
+use crate::log::Log;
 
 /// What it is about to say.
 const PREPARED: &CStr = c"journal.prepared";
@@ -79,12 +81,13 @@ pub struct Journal {
 #[derive(Debug, Clone)]
 pub struct Journals {
     path: PathBuf,
+    log: Log,
 }
 
 impl Journals {
-    /// Those below `store`, ferry's permanent directory, which need not exist yet.
-    pub fn new(store: &Path) -> Self {
-        Self { path: store.join("migrations") }
+    /// Those below `store`, ferry's permanent directory, which need not exist yet. `log` hears of those that are none.
+    pub fn new(store: &Path, log: &Log) -> Self {
+        Self { path: store.join("migrations"), log: log.clone() }
     }
 
     /// Where they are.
@@ -102,7 +105,9 @@ impl Journals {
         let mut journal = self.make(entry)?;
         mkdirat(&journal.dir, c"images", Mode::from_raw_mode(0o700)).or_cannot("make", journal.images().display())?;
         let state = journal.entry.state;
-        journal.note(state)?;
+        if let Err(error) = journal.note(state) {
+            return Err(error.and_then(journal.remove()));
+        }
         sync(&open_dir(&self.path)?, &self.path)?;
         Ok(journal)
     }
@@ -174,16 +179,19 @@ impl Journals {
         }
     }
 
-    /// Those of a container, by its id and the directory it is kept in.
+    /// Those of a container, by its id and the directory it is kept in. What cannot be read may be any container's, and is passed over:
+    /// no other is to wait for it.
     ///
     /// # Errors
-    /// What the kernel answers; one that is no journal.
+    /// What the kernel answers.
     pub fn of(&self, id: &str, root: &Path, role: Role) -> Result<Vec<Journal>> {
         self.sweep(role)?;
         let mut found = Vec::new();
         for token in self.tokens(role)? {
-            if self.glance(&token, role)?.is_some_and(|entry| entry.id == id && entry.root == root) {
-                found.extend(self.open(&token, role)?);
+            match self.glance(&token, role) {
+                Ok(Some(entry)) if entry.id == id && entry.root == root => found.extend(self.open(&token, role)?),
+                Ok(_) => (),
+                Err(error) => self.log.warning(error),
             }
         }
         Ok(found)
@@ -297,6 +305,13 @@ impl Journal {
         let entry = Entry { state, ..self.entry.clone() };
         let object = || self.object();
         let text = serde_json::to_vec(&entry).map_err(|why| Error::said("save", object(), why.to_string()))?;
+        if text.len() as u64 > LARGEST {
+            return Err(Error::said(
+                "save",
+                object(),
+                format!("with {} bytes it is longer than one may be", text.len()),
+            ));
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).or_cannot("save", object())?;
         let mut file = File::from(file);
@@ -325,6 +340,20 @@ impl Journal {
         sync(&self.dir, &self.path)?;
         clear(self.dir.as_fd(), 3).or_cannot("empty", self.path.display())?;
         unlinkat(CWD, &self.path, AtFlags::REMOVEDIR).or_cannot("remove", self.path.display())
+    }
+
+    /// How long ago it was said how far it is. One of which that is not known is new.
+    pub fn age(&self) -> Duration {
+        let said = std::fs::metadata(self.object()).and_then(|found| found.modified());
+        said.ok().and_then(|said| said.elapsed().ok()).unwrap_or_default()
+    }
+
+    /// Removes its images.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn forget_images(&self) -> Result<()> {
+        clear(self.open_images()?.as_fd(), 2).or_cannot("empty", self.images().display())
     }
 
     fn lock(&self) -> Result<()> {
@@ -407,94 +436,5 @@ fn clear(dir: BorrowedFd<'_>, depth: u32) -> std::result::Result<(), Errno> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    /// A directory of one test, gone with it; two tests may choose one name, and run at once.
-    pub struct Scratch(pub PathBuf);
-
-    impl Scratch {
-        pub fn new(name: &str) -> Self {
-            static NUMBER: AtomicU32 = AtomicU32::new(0);
-            let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-            let path = std::env::temp_dir().join(format!("ferry-migrate-{name}-{process}-{number}"));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let dir = open_dir(&self.0).unwrap();
-            clear(dir.as_fd(), 8).unwrap();
-            std::fs::remove_dir(&self.0).unwrap();
-        }
-    }
-
-    pub fn entry(role: Role) -> Entry {
-        Entry {
-            id: "web".into(),
-            root: "/run/x".into(),
-            peer: "exec:y".into(),
-            bundle: "/b".into(),
-            ..Entry::none(Token::new().unwrap(), role)
-        }
-    }
-
-    #[test]
-    fn what_is_noted_is_there_for_whoever_comes_next() {
-        let scratch = Scratch::new("journal");
-        let journals = Journals::new(&scratch.0.join("deep/store"));
-        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
-        let entry = entry(Role::Source);
-        let mut journal = journals.begin(entry.clone()).unwrap();
-        journal.note(State::Committed).unwrap();
-        let round = journal.round(1).unwrap();
-        std::fs::write(round.join("pages-1.img"), "x").unwrap();
-        std::os::unix::fs::symlink("/etc", round.join("parent")).unwrap();
-        drop(journal);
-        assert!(journals.of("web", Path::new("/run/other"), Role::Source).unwrap().is_empty());
-        assert!(journals.of("web", Path::new("/run/x"), Role::Destination).unwrap().is_empty());
-        let mut found = journals.of("web", Path::new("/run/x"), Role::Source).unwrap();
-        let journal = found.pop().unwrap();
-        assert_eq!(journal.entry, Entry { state: State::Committed, ..entry.clone() });
-        journal.remove().unwrap();
-        assert!(journals.open(&entry.token, Role::Source).unwrap().is_none());
-        assert!(std::fs::exists("/etc/passwd").unwrap(), "links are not followed");
-    }
-
-    #[test]
-    fn what_was_cut_off_before_it_was_a_journal_is_swept_away() {
-        let scratch = Scratch::new("swept");
-        let journals = Journals::new(&scratch.0);
-        let (cut_off, in_work) = (entry(Role::Source), entry(Role::Destination));
-        make_dirs(journals.path()).unwrap();
-        let left = journals.make(cut_off).unwrap();
-        std::fs::create_dir(left.images()).unwrap();
-        let path = left.path.clone();
-        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
-        assert!(path.exists(), "somebody is at work on it");
-        drop(left);
-        let kept = journals.begin(in_work).unwrap();
-        assert!(journals.of("web", Path::new("/run/x"), Role::Source).unwrap().is_empty());
-        assert!(!path.exists() && kept.path.exists());
-    }
-
-    #[test]
-    fn what_is_no_journal_is_refused_by_name() {
-        let scratch = Scratch::new("no-journal");
-        let journals = Journals::new(&scratch.0);
-        let entry = entry(Role::Destination);
-        drop(journals.begin(entry.clone()).unwrap());
-        let file = journals.path().join(directory(&entry.token, entry.role)).join("journal.json");
-        for (text, said) in [("{}", "missing field"), ("nonsense", "expected"), ("", "EOF")] {
-            std::fs::write(&file, text).unwrap();
-            let error = journals.open(&entry.token, entry.role).unwrap_err().to_string();
-            assert!(error.contains("journal.json") && error.contains(said), "{error}");
-        }
-        std::fs::remove_file(&file).unwrap();
-        assert!(journals.open(&entry.token, entry.role).unwrap().is_none(), "cut off while it was made");
-    }
-}
+#[path = "journal_tests.rs"]
+pub(super) mod tests;

@@ -4,10 +4,18 @@
 use std::path::Path;
 
 use super::message::{Blob, Machine, PROTOCOL, Request};
+use crate::checkpoint::root::Image;
 use crate::error::{Context, Result};
 
 /// What images take beside memory. Bytes.
 const BESIDE: u64 = 16 << 20;
+
+/// A path of so many bytes no kernel takes. linux/limits.h
+const PATH_MAX: usize = 4096;
+
+/// The most bytes of an image's name, and the most layers: it is noted in a small file.
+const LONGEST_NAME: usize = 1024;
+const MOST_LAYERS: usize = 256;
 
 /// What is in the way, on a machine with so much free. Bytes.
 pub fn missing(request: &Request, here: &Machine, memory_free: u64, disk_free: u64) -> Vec<String> {
@@ -15,6 +23,13 @@ pub fn missing(request: &Request, here: &Machine, memory_free: u64, disk_free: u
     let mut missing = Vec::new();
     if request.version != PROTOCOL {
         missing.push(format!("it speaks version {} of the protocol, and this end {PROTOCOL}", request.version));
+    }
+    if request.bundle.as_os_str().len() >= PATH_MAX {
+        missing.push("the path of its bundle is too long".to_owned());
+    }
+    let is_small = |image: &Image| image.name.len() <= LONGEST_NAME && image.layers.len() <= MOST_LAYERS;
+    if !request.image.as_ref().is_none_or(is_small) {
+        missing.push("its image has too long a name, or too many layers".to_owned());
     }
     if there.architecture != here.architecture {
         missing.push(format!("its processor is of {}, and this one of {}", there.architecture, here.architecture));
@@ -141,6 +156,7 @@ pub fn disk_free(path: &Path) -> Result<u64> {
 mod tests {
     use super::super::message::{Choices, Token};
     use super::*;
+    use crate::image::digest::Digest;
 
     fn x86() -> Machine {
         let features = ["avx", "avx2", "sse2"].map(str::to_owned).to_vec();
@@ -196,6 +212,21 @@ mod tests {
             assert!(found.iter().any(|reason| reason.contains(said)), "{said}: {found:?}");
         }
         assert_eq!(found.len(), 6);
+        let names = |name: usize, layers: usize| Image {
+            name: "n".repeat(name),
+            manifest: Digest::of(b""),
+            layers: vec![Digest::of(b""); layers],
+        };
+        for (bundle, image, said) in [
+            ("/b".repeat(2048), None, "the path of its bundle is too long"),
+            ("/b".to_owned(), Some(names(1025, 1)), "too long a name, or too many layers"),
+            ("/b".to_owned(), Some(names(9, 257)), "too long a name, or too many layers"),
+        ] {
+            let found = missing(&Request { bundle: bundle.into(), image, ..request() }, &x86(), PLENTY, PLENTY);
+            assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+        }
+        let long = Request { image: Some(names(1024, 256)), ..request() };
+        assert_eq!(missing(&long, &x86(), PLENTY, PLENTY), Vec::<String>::new());
         let arm = Machine { architecture: "aarch64".into(), ..x86() };
         assert_eq!(missing(&request(), &arm, 0, 0), ["its processor is of x86_64, and this one of aarch64"]);
     }

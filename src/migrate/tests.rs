@@ -130,7 +130,10 @@ fn a_refusal_names_every_reason_and_a_dry_run_changes_nothing() {
     world.id = "taken";
     let error = world.migrate(u32::MAX - 1, false).0.unwrap_err().to_string();
     assert!(error.starts_with("cannot migrate container \"taken\": one; two (hint: nothing was sent"), "{error}");
-    world.id = "web";
+    (world.id, world.host_fails) = ("web", "place");
+    let error = world.migrate(u32::MAX - 1, false).0.unwrap_err().to_string();
+    assert!(error.contains("the destination: place fails"), "{error}");
+    world.host_fails = "";
     world.dry_run = true;
     let report = world.migrate(u32::MAX - 1, false).0.unwrap();
     assert!(!report.migrated && report.steps.len() == 1);

@@ -31,6 +31,7 @@ use crate::checkpoint::restore::Moment;
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::pack::Elsewhere;
+use crate::log::Log;
 
 /// What the destination lacks of the image.
 const LAYER: &[u8] = b"a layer";
@@ -187,6 +188,9 @@ impl Host for FakeHost {
             memory_free: 1 << 30,
             disk_free: 1 << 30,
             lacks: vec![],
+        if self.fails == "place" {
+            return Err(Error::plain("place fails"));
+        }
         })
     }
 
@@ -300,7 +304,7 @@ impl World {
     }
 
     pub fn journals(&self) -> Journals {
-        Journals::new(&self.scratch.0)
+        Journals::new(&self.scratch.0, &Log::default())
     }
 
     /// A destination at the other end of the link that is answered.
@@ -375,7 +379,7 @@ impl World {
                     fails: host_fails,
                     threads: Threads::default(),
                 };
-                let journals = Journals::new(&scratch);
+                let journals = Journals::new(&scratch, &Log::default());
                 later.push(std::thread::spawn(move || {
                     destination::serve(&mut of(theirs, PATIENCE), &journals, &mut host)
                 }));
@@ -416,7 +420,7 @@ impl World {
                         fails: "",
                         threads: Threads::default(),
                     };
-                    let journals = Journals::new(&world.0);
+                    let journals = Journals::new(&world.0, &Log::default());
                     threads.push(std::thread::spawn(move || {
                         destination::serve(&mut of(theirs, PATIENCE), &journals, &mut host)
                     }));

@@ -95,7 +95,7 @@ fn one_goes_on_at(case: &mut Case, mut row: Row, (there, store_there, to): (&str
 }
 
 /// Neither end keeps anything of a migration; but one that was killed before it heard that the source is done keeps its journal, which
-/// says that it has it, and the next migration takes away.
+/// says that it has it, for a month.
 pub(super) fn nothing_is_kept(stores: [&str; 2], went: bool, what: &str) -> Outcome {
     for store in stores {
         for name in names_in(&Path::new(store).join("migrations")) {

@@ -161,7 +161,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
 
 /// Where journals are: they outlive the machine going down, which records do not.
 pub(super) fn journals(setting: &Setting) -> Result<Journals> {
-    image::location(setting, &host::probe()).map(|store| Journals::new(&store))
+    image::location(setting, &host::probe()).map(|store| Journals::new(&store, &setting.log))
 }
 
 /// Where CRIU's logs go: images and what is beside them are removed when it is over, and a log is for afterwards.
@@ -332,6 +332,7 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
                 "{id} is lost: what brought the rest of its memory was cut off. As it was when it went it stands at {peer}, where \
                  `ferry migrate --recover {id}` tells what to do"
             ),
+            Found::Ended => format!("{id} ran here and has ended since"),
             Found::Undecided => {
                 return Err(Error::plain(format!("whose container {id:?} is, only {peer} knows, where it came from"))
                     .hint(format!("`ferry migrate --recover {id}` there settles it for both")));
