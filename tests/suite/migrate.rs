@@ -252,6 +252,11 @@ fn not_running(case: &mut Case) -> Outcome {
     let (store, id) = (case.path("store"), case.id.clone());
     let said = case.call(&["--store", &store, "migrate", "--recover", &id])?.success()?.stdout;
     assert_eq!(said.trim(), format!("{id} is here, and no migration of it was cut off"));
+    case.call(&["delete", "--force", &id])?.success()?;
+    config::without_namespace(&mut case.config, "mount");
+    case.start_waiting()?;
+    let said = migrate(case, &["--dry-run"], &there)?.failure()?.stderr;
+    assert!(said.contains("cannot be migrated: its mounts are the host's"), "{said}");
     Ok(())
 }
 

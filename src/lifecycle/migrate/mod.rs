@@ -189,6 +189,9 @@ fn check(container: &Live, options: &Options) -> Result<()> {
         }
     }
     let is_of_image = container.record.store.is_some();
+    if container.record.mounted_over.is_some() {
+        return Err(refuse("its mounts are the host's").hint("give it a mount namespace of its own"));
+    }
     if container.entry.has_stage() && !is_of_image {
         return Err(refuse("what it changed in its root is in the memory of this machine")
             .hint("run it from an image, or from a bundle that the destination has too"));
