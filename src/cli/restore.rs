@@ -181,6 +181,7 @@ pub fn options(matches: &ArgMatches, verbose: bool) -> Result<Options> {
             audited: false,
             criu: None,
         },
+        brought_by: None,
     })
 }
 
@@ -217,6 +218,7 @@ mod tests {
                 audited: false,
                 criu: None,
             },
+            brought_by: None,
         };
         assert_eq!(options(&matches(&VERB, line).unwrap(), false).unwrap(), expected);
     }

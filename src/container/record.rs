@@ -62,6 +62,25 @@ pub struct Record {
     /// Whether `start` and `delete` have something to read in the configuration: hooks, or a seccomp agent. Most
     /// containers have neither.
     pub reads_config: bool,
+    /// The migration that brought it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brought_by: Option<String>,
+    /// The machine that a migration has given it up to, as that was named: it goes on there, or here once that has given it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_to: Option<String>,
+}
+
+impl Record {
+    /// Whether it may be made to do anything here.
+    ///
+    /// # Errors
+    /// It was given up to another machine: it may run there.
+    pub fn is_here(&self) -> Result<()> {
+        let Some(peer) = &self.given_to else { return Ok(()) };
+        let id = &self.id;
+        Err(Error::plain(format!("container {id:?} is not this machine's: a migration has given it up to {peer}"))
+            .hint(format!("`ferry migrate --recover {id}` settles it")))
+    }
 }
 
 /// A process that cannot be mistaken for another one that got its pid later.

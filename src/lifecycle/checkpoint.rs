@@ -70,6 +70,7 @@ pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoi
     let Deeds { keep_root, complete, after, progress } = deeds;
     // An interrupt ends the dump where that can be, and not in the middle of it.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
+    container.record.is_here()?;
     let id = container.entry.id.as_str();
     let init = match (container.status, container.record.init) {
         (Status::Running | Status::Paused, Some(init)) => init,

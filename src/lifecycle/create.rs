@@ -305,6 +305,8 @@ pub(super) fn record(plan: &Plan, config: &Config, options: &Options, host: &Hos
             || !config.hooks.poststart.is_empty()
             || !config.hooks.poststop.is_empty()
             || has_agent(config),
+        brought_by: None,
+        given_to: None,
     }
 }
 

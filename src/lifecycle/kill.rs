@@ -8,6 +8,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Setting;
 use crate::cgroup::{self, Cgroup};
+use crate::container::store::Entry;
 use crate::container::{Id, Record, Status, Store, status};
 use crate::error::{Context, Error, Result};
 use crate::spec::Config;
@@ -15,15 +16,22 @@ use crate::spec::Config;
 /// `kill`.
 ///
 /// # Errors
-/// The container does not run.
+/// The container does not run; a migration has given it up, and it may go on elsewhere.
 pub fn kill(setting: &Setting, id: &str, signal: i32, all: bool) -> Result<()> {
     let id = Id::new(id)?;
     let entry = Store::new(&setting.root).open(&id)?;
     let record = entry.record()?.filter(|record| record.init.is_some());
     let record = record.ok_or_else(|| Error::plain(format!("container {id} is not created yet")))?;
-    let stopped = status::of(&entry, &record)? == Status::Stopped;
+    record.is_here()?;
+    signal_to(&entry, &record, signal, all)?;
+    // A migration looks for signals once it has said that it gives the container up: either it sees this one, or this sees that.
+    entry.record()?.map_or(Ok(()), |record| record.is_here())
+}
+
+fn signal_to(entry: &Entry, record: &Record, signal: i32, all: bool) -> Result<()> {
+    let stopped = status::of(entry, record)? == Status::Stopped;
     // Without a pid namespace of its own the other processes do not end with the first.
-    let every = all || signal == Signal::SIGKILL as i32 && shares_pids(&entry.config()?) && has_processes(&record);
+    let every = all || signal == Signal::SIGKILL as i32 && shares_pids(&entry.config()?) && has_processes(record);
     if every && let Some(path) = &record.cgroup {
         return match cgroup::fs::open(path) {
             // Nothing is left to be signalled: what was wanted is so.

@@ -47,6 +47,8 @@ impl Sleeper {
             no_new_keyring: false,
             reads_config: false,
             resctrl: None,
+            brought_by: None,
+            given_to: None,
         };
         let entry = Store::new(&root).claim(&Id::new("box").unwrap(), &record).unwrap();
         entry.keep_config(br#"{"ociVersion": "1.3.0", "root": {"path": "rootfs"}, "x": 1}"#).unwrap();

@@ -343,6 +343,7 @@ impl Host for Machine<'_> {
                 audited: true,
                 ..RestoreChoice::default()
             },
+            brought_by: Some(entry.token.to_string()),
         };
         let (mut let_go, mut ran) = (false, false);
         let mut daemon = self.daemon.take();
@@ -397,9 +398,7 @@ impl Host for Machine<'_> {
 
     fn lose(&mut self, entry: &Entry) -> Result<()> {
         let daemon = self.daemon.take();
-        if Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
-            delete::delete(self.setting, &entry.id, delete::Which::Any)?;
-        }
+        self.delete(entry)?;
         match (daemon, entry.daemon) {
             (Some(daemon), _) => daemon.end(),
             (None, Some(daemon)) => Worker { ferry: daemon, criu: Some(daemon), restores: false }.end_criu(),
@@ -408,8 +407,7 @@ impl Host for Machine<'_> {
     }
 
     fn runs(&mut self, entry: &Entry) -> Result<Option<i32>> {
-        let id = Id::new(&entry.id)?;
-        if !Store::new(&self.setting.root).has(&id) {
+        if !self.has(entry)? {
             return Ok(None);
         }
         let container = live::open(self.setting, &entry.id)?;
@@ -428,12 +426,11 @@ impl Host for Machine<'_> {
     }
 
     fn discard(&mut self, entry: &Entry) -> Result<()> {
-        let (id, store) = (Id::new(&entry.id)?, Store::new(&self.setting.root));
-        if !store.has(&id) {
+        if !self.has(entry)? {
             return Ok(());
         }
-        // Noted as long as a restore is at work: a container that somebody has made of this id since has no such note.
-        match store.open(&id)?.worker() {
+        // Noted as long as a restore is at work.
+        match Store::new(&self.setting.root).open(&Id::new(&entry.id)?)?.worker() {
             Some(worker) if worker.is_cut_off()? => delete::delete(self.setting, &entry.id, delete::Which::Any),
             _ => Ok(()),
         }
@@ -441,12 +438,28 @@ impl Host for Machine<'_> {
 }
 
 impl Machine<'_> {
+    /// Whether there is what this migration has made here. A container that somebody else has made of this id is not that; one that
+    /// has no record yet is nobody's.
+    fn has(&self, entry: &Entry) -> Result<bool> {
+        let (id, store) = (Id::new(&entry.id)?, Store::new(&self.setting.root));
+        if !store.has(&id) {
+            return Ok(false);
+        }
+        let record = store.open(&id)?.record()?;
+        Ok(record.is_none_or(|record| record.brought_by.as_deref() == Some(entry.token.as_str())))
+    }
+
+    /// Ends and removes what this migration has made here.
+    fn delete(&self, entry: &Entry) -> Result<()> {
+        if self.has(entry)? { delete::delete(self.setting, &entry.id, delete::Which::Any) } else { Ok(()) }
+    }
+
     /// What went wrong once it was let go may have done so when it ran already. Where it does not run, nothing is left of it.
     fn after_all(&mut self, entry: &Entry, error: Error) -> Result<i32> {
         match self.runs(entry) {
             Ok(Some(pid)) => Ok(pid),
             Ok(None) => {
-                let deleted = delete::delete(self.setting, &entry.id, delete::Which::Any);
+                let deleted = self.delete(entry);
                 self.let_go = deleted.is_err();
                 Err(error.and_then(deleted))
             }
@@ -466,8 +479,9 @@ impl Machine<'_> {
         if !Store::new(&self.setting.root).has(&Id::new(&entry.id)?) {
             return Ok(());
         }
+        let is_another = !self.has(entry)?;
         match live::open(self.setting, &entry.id) {
-            Ok(container) if container.has_process() => {
+            Ok(container) if is_another || container.has_process() => {
                 Err(Error::plain(format!("there is a container of the id {} already", entry.id)))
             }
             _ => delete::delete(self.setting, &entry.id, delete::Which::Any),

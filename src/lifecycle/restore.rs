@@ -43,6 +43,8 @@ pub struct Options {
     pub no_subreaper: bool,
     /// What CRIU is told.
     pub choice: RestoreChoice,
+    /// The migration that brings it.
+    pub brought_by: Option<String>,
 }
 
 /// `restore`. Answers the container's exit status, or 0 when detached.
@@ -128,6 +130,7 @@ fn bring_back_then(
     let streams = hooks::Streams::open(&plan.hooks, &plan.annotations)?;
     let mut record = create::record(&plan, &source.config, &options.create, &host);
     record.store = source.image.as_ref().map(|image| image.path.clone());
+    record.brought_by.clone_from(&options.brought_by);
     let entry = create::claim(&Store::new(&setting.root), &id, source.again, &mut record)?;
     let mut restoring = Restoring {
         setting,

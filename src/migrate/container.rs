@@ -53,6 +53,12 @@ pub trait Container {
     /// The kernel's answer.
     fn go_on(&mut self) -> Result<bool>;
 
+    /// It is not the destination's any more, and stays as it stands: what becomes of it is for a person to say.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn take_back(&mut self) -> Result<()>;
+
     /// Removes what there is of it. It runs elsewhere.
     ///
     /// # Errors
@@ -88,9 +94,15 @@ pub trait Still {
     /// It cannot be saved.
     fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()>;
 
-    /// Keeps it still by its cgroup too, whatever becomes of CRIU and of ferry.
+    /// Keeps it still by its cgroup too, whatever becomes of CRIU and of ferry, and from whoever would let it go on or end it.
     ///
     /// # Errors
     /// The kernel's answer.
     fn freeze(&mut self) -> Result<()>;
+
+    /// Whether its first process has been killed since it was stopped.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    fn is_ending(&self) -> Result<bool>;
 }

@@ -177,6 +177,7 @@ pub fn recover(
             }
             Answer::Lost(why) => {
                 journal.note(State::Lost)?;
+                container.take_back()?;
                 journal.remove()?;
                 connection.link.send(&Message::Released).ok();
                 connection.close()?;
@@ -186,6 +187,7 @@ pub fn recover(
         }
     }
     if ownership::at_source(journal.entry.state) == AtSource::Leave {
+        container.take_back()?;
         journal.remove()?;
         return Ok(Recovered::Lost("it was said before".to_owned()));
     }

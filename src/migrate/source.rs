@@ -416,7 +416,7 @@ impl Source<'_> {
     /// It stays here. The destination is told, and the journal goes once it is known that nothing is left there.
     fn abandon(&mut self, mut journal: Journal, error: Error) -> Error {
         if journal.entry.state == State::Lost {
-            let removed = journal.remove();
+            let removed = self.container.take_back().and_then(|()| journal.remove());
             // Without this word the destination keeps its journal, and nothing else.
             self.link.send(&Message::Released).ok();
             return match removed {

@@ -103,6 +103,10 @@ impl Stop<'_> {
         self.progress.event(Event::Step(Step::Commit));
         self.link.heed_interrupts(false)?;
         still.freeze()?;
+        // Whoever killed it before that was told that it ends.
+        if still.is_ending()? {
+            return Err(Error::plain("it was killed while it stood still"));
+        }
         if let Err(error) = journal.note(State::Committed) {
             return match journal.note(State::Aborted) {
                 Ok(()) => Err(error),
@@ -113,11 +117,11 @@ impl Stop<'_> {
         self.times.commit = nanoseconds(started);
         let started = Instant::now();
         self.progress.event(Event::Step(Step::Activate));
+        giving.without_bound();
         let token = &journal.entry.token;
         let mut given = Given { giving, times: self.times, progress: self.progress, started, ran: None };
         let answer = settle::hand_over(self.link, token, &mut given, self.connect);
         given.ends();
-        giving.without_bound();
         match answer {
             Ok(Answer::Active(pid)) => {
                 self.times.pid = pid;

@@ -96,6 +96,7 @@ fn whatever_fails_before_the_commit_it_goes_on_here() {
         ("pre-dump", "pre-dump fails"),
         ("dump", "dump fails"),
         ("freeze", "freeze fails"),
+        ("killed", "it was killed while it stood still"),
         ("restore", "the destination: restore fails"),
         ("resume", "the destination could not let it go on: resume fails"),
     ] {

@@ -83,7 +83,7 @@ impl FakeContainer {
 pub struct FakeStill {
     file: PathBuf,
     frozen: bool,
-    fails: bool,
+    fails: &'static str,
 }
 
 impl Still for FakeStill {
@@ -101,11 +101,15 @@ impl Still for FakeStill {
     }
 
     fn freeze(&mut self) -> Result<()> {
-        if self.fails {
+        if self.fails == "freeze" {
             return Err(Error::plain("freeze fails"));
         }
         self.frozen = true;
         Ok(())
+    }
+
+    fn is_ending(&self) -> Result<bool> {
+        Ok(self.fails == "killed")
     }
 }
 
@@ -134,7 +138,7 @@ impl Container for FakeContainer {
         std::fs::write(images.join("core-1.img"), b"registers").unwrap();
         let file = self.upper.join("file");
         std::fs::write(&file, WRITTEN).unwrap();
-        let mut still = FakeStill { file, frozen: false, fails: self.fails == "freeze" };
+        let mut still = FakeStill { file, frozen: false, fails: self.fails };
         held(Dumped::NotYet)?;
         let decided = held(Dumped::All(&mut still));
         self.frozen = still.frozen;
@@ -162,6 +166,10 @@ impl Container for FakeContainer {
         Ok(true)
     }
 
+    fn take_back(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn release(&mut self) -> Result<()> {
         self.exists = false;
         set(&self.copies, |copies| copies.here = false);
@@ -180,6 +188,9 @@ pub type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>;
 
 impl Host for FakeHost {
     fn place(&mut self) -> Result<Place> {
+        if self.fails == "place" {
+            return Err(Error::plain("place fails"));
+        }
         let machine = Machine::default();
         Ok(Place {
             version: PROTOCOL,
@@ -188,9 +199,6 @@ impl Host for FakeHost {
             memory_free: 1 << 30,
             disk_free: 1 << 30,
             lacks: vec![],
-        if self.fails == "place" {
-            return Err(Error::plain("place fails"));
-        }
         })
     }
 

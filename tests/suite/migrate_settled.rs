@@ -1,16 +1,19 @@
 //! Migrations that were cut off and are settled by `migrate --recover`: in whichever order the ends are asked, and however often, and
 //! whatever happens to who asks, the container runs at one of them.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use libtest_mimic::Failed;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::case::Case;
-use super::checkpoint::Row;
-use super::migrate::{counter, destination, words};
-use super::migrate_cut_off::one_goes_on;
+use super::checkpoint::{CRIU, Row};
+use super::migrate::{copied_bundle, counter, destination, gone, settled, words};
+use super::migrate_cut_off::{one_goes_on, restoring};
 use super::need::Need::{self, CgroupV2, Criu, Ferry, Root, Tool};
-use super::output;
+use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 
 const NEEDS: &[Need] = &[Ferry, Root, Tool("strace"), Criu, CgroupV2(&[])];
@@ -19,6 +22,11 @@ const NEEDS: &[Need] = &[Ferry, Root, Tool("strace"), Criu, CgroupV2(&[])];
 pub const SCENARIOS: &[Scenario] = &[
     scenario("killed_while_it_has_it_stand_still_it_goes_on", NEEDS, killed_while_it_looks),
     scenario("one_that_was_paused_since_stays_so", NEEDS, paused_since),
+    scenario("one_that_was_given_up_is_nobody_elses_to_let_go_on", NEEDS, given_up),
+    scenario("another_container_of_that_id_is_left_alone", NEEDS, stranger),
+    scenario("one_that_ended_there_is_known_whatever_comes_after", NEEDS, ended_since),
+    scenario("one_that_is_made_meanwhile_is_left_alone", CRIU, made_meanwhile),
+    scenario("one_that_is_killed_while_it_stands_still_does_not_go_on", CRIU, killed_meanwhile),
 ];
 
 /// A migration whose destination ends as soon as the container runs there, with nobody told, as often as it is reached: it dies where it
@@ -87,4 +95,108 @@ fn paused_since(case: &mut Case) -> Outcome {
     assert_eq!(status(case, &there)?, "paused");
     case.call(&["resume", &there])?.success()?;
     one_goes_on(case, row, &there, "resumed")
+}
+
+/// What it does there would be done here once more.
+fn given_up(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (row, _) = unknown(case, &there)?;
+    let images = case.path("images");
+    for words in [&["resume", &here][..], &["kill", &here, "TERM"], &["checkpoint", "--image-path", &images, &here]] {
+        let said = case.call(words)?.failure()?.stderr;
+        assert!(said.contains("a migration has given it up to exec:"), "{words:?}: {said}");
+        assert!(said.contains(&format!("`ferry migrate --recover {here}` settles it")), "{words:?}: {said}");
+        assert_eq!(status(case, &here)?, "paused");
+    }
+    one_goes_on(case, row, &there, "not resumed")
+}
+
+/// A container of that id, of another bundle, once its program has said its last word.
+fn other_of_that_id(case: &mut Case, id: &str, program: &[&str]) -> Outcome {
+    let own = case.config.clone();
+    case.args(program).write_config()?;
+    let bundle = copied_bundle(case, "stranger")?;
+    case.config = own;
+    let mut lines = case.begin(&["run", "--detach", "--bundle", &bundle, id])?;
+    match program {
+        ["/probe", "sleep", ..] => lines.until("ready").map(drop),
+        _ => lines.until("1").map(drop),
+    }
+}
+
+/// Who deletes what came there makes it stay here; what he has made of the same id since is none of the migration's.
+fn stranger(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (mut row, _) = unknown(case, &there)?;
+    case.call(&["delete", "--force", &there])?.success()?;
+    other_of_that_id(case, &there, &["/probe", "sleep", "forever"])?;
+    let (store, to) = (case.path("store"), destination(case));
+    case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?;
+    assert_eq!((status(case, &here)?, status(case, &there)?), ("running".into(), "running".into()));
+    row.go_on(5)
+}
+
+/// The source asks after the next one of that id has come, or was asked for.
+fn ended_since(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    drop(unknown(case, &there)?);
+    recover(case, &there)?;
+    let (store, to) = (case.path("store"), destination(case));
+    case.call(&["delete", "--force", &there])?.success()?;
+    let said = case.call(&["--store", &store, "migrate", "--recover", &there])?.success()?.stdout;
+    assert_eq!(said.trim(), format!("{there} ran here and has ended since"));
+    let other = case.args(&["/probe", "sleep", "forever"]).start_other()?;
+    for flags in [&["--dry-run"][..], &[]] {
+        case.call(&words(flags, &store, (&other, &there), &to))?.success()?;
+    }
+    let said = case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?.stdout;
+    assert!(said.contains("ran there and has ended since"), "{said}");
+    gone(case, &here)?;
+    assert_eq!(status(case, &there)?, "running");
+    settled(case)
+}
+
+/// A migration that has said this.
+fn begun(case: &mut Case, there: &str, step: &str) -> Result<(Child, Lines), Failed> {
+    let (store, here, to) = (case.path("store"), case.id.clone(), destination(case));
+    let (child, mut told) = case.spawn(&words(&["--progress", "json"], &store, (&here, there), &to))?;
+    told.until(step)?;
+    Ok((child, told))
+}
+
+/// The id is free when the place is reserved, and taken when it is restored: by one that has ended by then.
+fn made_meanwhile(case: &mut Case) -> Outcome {
+    let mut row = counter(case)?;
+    let there = case.other_id();
+    let (mut source, _told) = begun(case, &there, "stop-and-copy")?;
+    let pid = Pid::from_raw(i32::try_from(source.id())?);
+    kill(pid, Signal::SIGSTOP)?;
+    other_of_that_id(case, &there, &["/probe", "count", "1", "0"])?;
+    kill(pid, Signal::SIGCONT)?;
+    assert_ne!(output::code(output::wait(&mut source, case.patience())?), 0);
+    assert_eq!(status(case, &there)?, "stopped");
+    row.go_on(5)?;
+    settled(case)
+}
+
+/// Who kills it is told that it was, and so it does not go on elsewhere.
+fn killed_meanwhile(case: &mut Case) -> Outcome {
+    let _row = counter(case)?;
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (mut source, _told) = begun(case, &there, "stop-and-copy")?;
+    // It stands still for as long as that one is about it.
+    let end = Instant::now() + case.patience();
+    let criu = loop {
+        match restoring(case).pop() {
+            Some(pid) => break Pid::from_raw(pid),
+            None => assert!(Instant::now() < end && source.try_wait()?.is_none(), "nobody restores it"),
+        }
+    };
+    kill(criu, Signal::SIGSTOP)?;
+    case.call(&["kill", &here, "KILL"])?.success()?;
+    kill(criu, Signal::SIGCONT)?;
+    assert_ne!(output::code(output::wait(&mut source, case.patience())?), 0);
+    gone(case, &there)?;
+    assert_eq!(status(case, &here)?, "stopped");
+    settled(case)
 }

@@ -150,6 +150,8 @@ mod tests {
             no_new_keyring: false,
             reads_config: false,
             resctrl: None,
+            brought_by: None,
+            given_to: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::fs::{FileType, stat};
 
@@ -13,8 +14,8 @@ use crate::cgroup::{self, Cgroup, life};
 use crate::checkpoint::criu;
 use crate::checkpoint::dump::{self, Afterwards, Choice, DumpChoice, Subject};
 use crate::checkpoint::freezer::Freezer;
-use crate::container::{Id, Status, Store};
-use crate::error::{Error, Result};
+use crate::container::{Id, Record, Status, Store};
+use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 use crate::image::pack::Elsewhere;
 use crate::lifecycle::live::Live;
@@ -31,6 +32,8 @@ pub struct Running<'a> {
     pub setting: &'a Setting,
     /// Its id.
     pub id: &'a str,
+    /// Where it goes, as that was named.
+    pub peer: String,
     /// What goes along.
     pub choices: Choices,
     /// Where CRIU's logs go.
@@ -125,19 +128,26 @@ impl Container for Running<'_> {
         let locked = self.lock()?;
         let parent = Self::tracked(&locked, parent)?;
         let changes = locked.live.record.store.is_some().then(|| Changes::of(&locked.live)).transpose()?;
-        let mut since = Instant::now();
-        dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word, freezer| match word {
-            dump::ABOUT_TO_STOP => {
-                since = Instant::now();
-                Ok(Afterwards::End)
-            }
-            dump::STANDS_STILL => {
-                let (pid, changes) = (locked.pid, changes.as_ref());
-                held(Dumped::All(&mut Stopped { since, pid, freezer, changes, images }))
-            }
-            criu::WAITING => held(Dumped::NotYet),
-            _ => Ok(Afterwards::End),
-        })
+        let (mut since, mut is_given) = (Instant::now(), false);
+        let dumped =
+            dump::dump_then(&locked.subject(self.id), &self.choice(images, parent), &mut |word, freezer| match word {
+                dump::ABOUT_TO_STOP => {
+                    since = Instant::now();
+                    Ok(Afterwards::End)
+                }
+                dump::STANDS_STILL => {
+                    let (locked, peer, changes) = (&locked, &self.peer, changes.as_ref());
+                    let afterwards = held(Dumped::All(&mut Stopped { since, locked, peer, freezer, changes, images }));
+                    is_given = afterwards.is_ok();
+                    afterwards
+                }
+                criu::WAITING => held(Dumped::NotYet),
+                _ => Ok(Afterwards::End),
+            });
+        match dumped {
+            Err(error) if !is_given => Err(error.and_then(take_back(&locked.live))),
+            dumped => dumped,
+        }
     }
 
     fn upper(&mut self) -> Result<Option<OwnedFd>> {
@@ -158,6 +168,7 @@ impl Container for Running<'_> {
             return Ok(false);
         }
         let live = live::open_locked(self.setting, self.id)?;
+        take_back(&live)?;
         let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(true) };
         let cgroup = cgroup::fs::open(path)?;
         // One that is giving it up leaves it as it found it.
@@ -168,6 +179,13 @@ impl Container for Running<'_> {
         Ok(true)
     }
 
+    fn take_back(&mut self) -> Result<()> {
+        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
+            return Ok(());
+        }
+        take_back(&live::open_locked(self.setting, self.id)?)
+    }
+
     fn release(&mut self) -> Result<()> {
         // It may have been removed before whoever removed it could say so.
         if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
@@ -176,6 +194,22 @@ impl Container for Running<'_> {
         let live = live::open_locked(self.setting, self.id)?;
         delete::clean_up(self.setting, &live.entry, Some(&live.record))
     }
+}
+
+/// Whoever may do something with it may again.
+fn take_back(live: &Live) -> Result<()> {
+    match live.entry.record()? {
+        Some(record) if record.given_to.is_some() => live.entry.save(&Record { given_to: None, ..record }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this line of `/proc/PID/status` is of signals that wait, and the one is among them that nothing outlives.
+/// proc_pid_status(5)
+fn is_killed(line: &str) -> bool {
+    let waiting = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+    let mask = waiting.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (Signal::SIGKILL as i32 - 1) != 0)
 }
 
 /// Whether this line of `/proc/PID/maps` is of memory through which a file can be written to. proc_pid_maps(5)
@@ -189,7 +223,8 @@ fn is_shared_writable(line: &str) -> bool {
 /// It stands still.
 struct Stopped<'a, 'b> {
     since: Instant,
-    pid: Pid,
+    locked: &'a Locked,
+    peer: &'a str,
     freezer: &'a mut Freezer<'b>,
     changes: Option<&'a Changes>,
     images: &'a Path,
@@ -202,7 +237,7 @@ impl Still for Stopped<'_, '_> {
 
     fn streams(&self) -> Result<[Option<Stream>; 3]> {
         let file = |number: i32| {
-            let found = stat(format!("/proc/{}/fd/{number}", self.pid)).ok()?;
+            let found = stat(format!("/proc/{}/fd/{number}", self.locked.pid)).ok()?;
             let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
             is_file.then(|| Stream { length: found.st_size.cast_unsigned(), mode: found.st_mode & 0o777 })
         };
@@ -214,13 +249,35 @@ impl Still for Stopped<'_, '_> {
     }
 
     fn freeze(&mut self) -> Result<()> {
+        // First: one that stands still for longer than ferry lives is for nobody to let go on.
+        let Live { entry, record, .. } = &self.locked.live;
+        entry.save(&Record { given_to: Some(self.peer.to_owned()), ..record.clone() })?;
         self.freezer.keep()
+    }
+
+    fn is_ending(&self) -> Result<bool> {
+        if self.locked.live.record.init.is_none_or(|init| matches!(init.is_ending(), Ok(true))) {
+            return Ok(true);
+        }
+        // An older freezer, or a tracer, keeps it from ending.
+        let path = format!("/proc/{}/status", self.locked.pid);
+        std::fs::read_to_string(&path).or_cannot("read", &path).map(|status| status.lines().any(is_killed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_killed_is_told_by_the_signals_that_wait() {
+        for line in ["SigPnd:\t0000000000000100", "ShdPnd:\t0000000000004100"] {
+            assert!(is_killed(line), "{line}");
+        }
+        for line in ["SigPnd:\t0000000000004000", "SigBlk:\t0000000000000100", "ShdPnd:\tnone", ""] {
+            assert!(!is_killed(line), "{line}");
+        }
+    }
 
     #[test]
     fn memory_that_is_a_file_is_told_from_other_memory() {

@@ -118,7 +118,8 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     let request = request(options, &container, version)?;
     let mut connect = || destination.connect(&options.reach);
     for journal in journals.of(&options.id, &setting.root, Role::Source)? {
-        cut_off(&mut running(setting, &journals, &options.id, options.choices), journal, &mut connect)?;
+        let mut running = running(setting, &journals, &options.id, &options.destination, options.choices);
+        cut_off(&mut running, journal, &mut connect)?;
     }
     let mut connection = connect()?;
     connection.link.heed_interrupts(true)?;
@@ -139,7 +140,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         on_no_convergence: options.on_no_convergence,
         level: options.level,
     };
-    let mut running = running(setting, &journals, &options.id, options.choices);
+    let mut running = running(setting, &journals, &options.id, &options.destination, options.choices);
     let report = Source {
         link: &mut connection.link,
         container: &mut running,
@@ -169,8 +170,8 @@ pub(super) fn logs(journals: &Journals, id: &str) -> PathBuf {
     journals.path().with_file_name("logs").join(id)
 }
 
-fn running<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, choices: Choices) -> Running<'a> {
-    Running { setting, id, choices, logs: Some(logs(journals, id)) }
+fn running<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, peer: &str, choices: Choices) -> Running<'a> {
+    Running { setting, id, peer: peer.to_owned(), choices, logs: Some(logs(journals, id)) }
 }
 
 /// Everything that can be said against it before the destination is asked.
@@ -188,10 +189,10 @@ fn check(container: &Live, options: &Options) -> Result<()> {
             return Err(refuse(&format!("it is {status}")).hint("only one whose program runs has anything to carry"));
         }
     }
-    let is_of_image = container.record.store.is_some();
     if container.record.mounted_over.is_some() {
         return Err(refuse("its mounts are the host's").hint("give it a mount namespace of its own"));
     }
+    let is_of_image = container.record.store.is_some();
     if container.entry.has_stage() && !is_of_image {
         return Err(refuse("what it changed in its root is in the memory of this machine")
             .hint("run it from an image, or from a bundle that the destination has too"));
@@ -314,7 +315,7 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
     for journal in journals.of(id, &setting.root, Role::Source)? {
         let peer = given.unwrap_or(&journal.entry.peer).to_owned();
         let destination = Destination::parse(&peer)?;
-        let mut running = running(setting, &journals, id, journal.entry.choices);
+        let mut running = running(setting, &journals, id, &peer, journal.entry.choices);
         told.push(match settle::recover(journal, &mut running, &mut || destination.connect(reached))? {
             Recovered::Here(untold) => format!("{id} is here: {}", undone(&peer, untold.as_ref())),
             Recovered::Gone(untold) => format!("{id} is not here any more: {}", undone(&peer, untold.as_ref())),
@@ -331,11 +332,11 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
         told.push(match destination::recover(journal, &mut machine)? {
             Found::Discarded => format!("{id} has stayed at {peer}: what there was of it here is removed"),
             Found::Here => format!("{id} is here"),
+            Found::Ended => format!("{id} ran here and has ended since"),
             Found::Lost => format!(
                 "{id} is lost: what brought the rest of its memory was cut off. As it was when it went it stands at {peer}, where \
                  `ferry migrate --recover {id}` tells what to do"
             ),
-            Found::Ended => format!("{id} ran here and has ended since"),
             Found::Undecided => {
                 return Err(Error::plain(format!("whose container {id:?} is, only {peer} knows, where it came from"))
                     .hint(format!("`ferry migrate --recover {id}` there settles it for both")));

@@ -149,6 +149,7 @@ impl Service {
                 choice: Choice { images, work: Some(work_path), verbose: setting.log.debugs(), ..Choice::default() },
                 ..RestoreChoice::default()
             },
+            brought_by: None,
         };
         let work = work::begin(&prepared.kept(), || {
             prepared.arrange(&streams, logger.as_ref())?;
