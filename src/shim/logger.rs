@@ -139,7 +139,7 @@ fn in_time(ready: &OwnedFd, path: &Path) -> Result<()> {
 }
 
 /// A part of an address, where `%41` is an A, and in a query a plus sign is a blank. rfc3986, section 2.1
-fn decoded(part: &str, is_query: bool) -> OsString {
+pub fn decoded(part: &str, is_query: bool) -> OsString {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
     while let [first, after @ ..] = rest {

@@ -6,9 +6,9 @@
 //! where a client says so. With a terminal both are copied, to and from its master. A log program gets output by pipes of its own
 //! (`logger`).
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::poll::PollFlags;
 use nix::unistd::{pipe2, read, write};
 
 use super::failure::{Code, Failure};
+use super::logger;
 use crate::error::{Context, Result};
 use crate::sys::fd;
 
@@ -137,7 +138,9 @@ impl Streams {
 fn path(address: &str) -> Option<PathBuf> {
     match address.split_once("://") {
         None => Some(PathBuf::from(address)),
-        Some(("fifo" | "file", rest)) => Some(PathBuf::from(rest.split('?').next().unwrap_or(rest))),
+        Some(("fifo" | "file", rest)) => {
+            Some(PathBuf::from(logger::decoded(rest.split('?').next().unwrap_or(rest), false)))
+        }
         Some(_) => None,
     }
 }
@@ -159,7 +162,12 @@ fn output(address: &str) -> Result<OwnedFd> {
         return options.read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null").map(OwnedFd::from);
     }
     if address.starts_with("file://") {
-        options.create(true).mode(0o600);
+        // As other shims have them: what collects logs need not be root.
+        if let Some(folder) = path.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+            made.or_cannot("make", folder.display())?;
+        }
+        options.create(true).mode(0o644);
     }
     let opened = options.append(true).custom_flags(OFlag::O_NOCTTY.bits()).open(&path);
     opened.or_cannot("open the stream", path.display()).map(OwnedFd::from)
@@ -247,6 +255,8 @@ mod tests {
     fn addresses_are_paths_fifos_or_files() {
         assert_eq!(path("/run/x"), Some("/run/x".into()));
         assert_eq!(path("file:///var/log/x?y=z"), Some("/var/log/x".into()));
+        assert_eq!(path("file:///var/log/a%20b"), Some("/var/log/a b".into()));
+        assert_eq!(path("/run/a%20b"), Some("/run/a%20b".into()));
         assert_eq!(path("fifo:///run/x"), Some("/run/x".into()));
         let log = "binary:///bin/logger?a=b";
         let check = |stdout: &str, stderr: &str| {

@@ -29,6 +29,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_not_started_is_deleted", &[Ferry, Root], not_started),
     scenario("what_a_killed_shim_leaves_is_cleaned_up", &[Ferry, Root], killed),
     scenario("a_root_is_mounted_and_unmounted", &[Ferry, Root], mounted),
+    scenario("a_log_file_is_made_with_its_folders", &[Ferry, Root], logged_to_file),
     scenario("a_log_program_reads_the_outputs", &[Ferry, Root], logged),
     scenario("a_log_program_reads_a_terminal", &[Ferry, Root], logged_terminal),
     scenario("what_was_saved_goes_on_with_new_fifos", &[Ferry, Root, Criu], saved),
@@ -337,6 +338,18 @@ fn mounted(case: &mut Case) -> Outcome {
     shim.create(|request| request.message(3, &mount))?;
     assert_eq!(shim.run()?, 0);
     assert!(fs::exists(shim.bundle.join("rootfs/probe"))?);
+    shim.end(case)
+}
+
+fn logged_to_file(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "say", "said"]);
+    let mut shim = Shim::start(case)?;
+    let output = to_file(case, "log%20files/of/one");
+    shim.create(|request| request.text(6, &output))?;
+    assert_eq!(shim.run()?, 0);
+    let file = case.path("log files/of/one");
+    assert_eq!(fs::read_to_string(&file)?, "said\n");
+    assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o644);
     shim.end(case)
 }
 
