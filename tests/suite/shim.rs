@@ -471,6 +471,8 @@ fn refused(case: &mut Case) -> Outcome {
     let this = shim.this();
     assert_eq!(shim.client.refused("Fly", &this)?.0, 12);
     assert_eq!(shim.client.refused("Start", &this)?.0, 5);
+    let connected = shim.client.done("Connect", &this)?;
+    assert!(fs::exists(format!("/proc/{}", connected.number(1)))? && connected.number(2) == 0);
     let garbage = Message::default().text(1, [0xff, 0xfe]);
     assert_eq!(shim.client.refused("State", &garbage)?.0, 3);
     let address = fs::read_to_string(shim.bundle.join("address"))?;
