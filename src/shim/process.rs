@@ -126,10 +126,8 @@ impl Process {
         self.pid = pid;
         // From here on the process itself has the outputs open, or the terminal's pump.
         let _greetings = std::mem::take(&mut self.greetings);
-        let Some(console) = console else {
-            self.keepers = self.streams.keepers();
-            return Ok(());
-        };
+        self.keepers = self.streams.keepers();
+        let Some(console) = console else { return Ok(()) };
         let master = console.take()?;
         stdio::do_not_block(&master)?;
         let copy = || master.as_fd().try_clone_to_owned().or_cannot("copy", "the terminal");
@@ -153,6 +151,18 @@ impl Process {
         self.log = None;
         self.input = None;
         self.master = None;
+    }
+
+    /// Whether all that its terminal has said is on its way to clients. Nothing comes any more: whoever else has the terminal
+    /// open is not waited for.
+    pub fn is_copied(&mut self) -> bool {
+        if let Some(output) = &mut self.output {
+            output.end();
+            if !output.step() {
+                self.output = None;
+            }
+        }
+        self.output.is_none()
     }
 
     /// Whether clients have read what it wrote, or nobody can.

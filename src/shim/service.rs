@@ -107,6 +107,8 @@ pub struct Service {
 struct Unread {
     key: Key,
     reply: Reply,
+    /// From then on a terminal's output is waited for no longer.
+    copied: Instant,
     /// From then on it is waited for no longer: there may be no client.
     until: Instant,
 }

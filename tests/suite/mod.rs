@@ -87,6 +87,7 @@ mod seccomp_agent;
 mod security;
 mod shim;
 mod shim_client;
+mod shim_ends;
 mod shortages;
 mod snapshot;
 mod snapshot_cut_off;
@@ -136,6 +137,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("swarm", swarm::SCENARIOS),
     ("updates", updates::SCENARIOS),
     ("shim", shim::SCENARIOS),
+    ("shim_ends", shim_ends::SCENARIOS),
     ("shortages", shortages::SCENARIOS),
     ("security", security::SCENARIOS),
     ("lsm", lsm::SCENARIOS),

@@ -38,9 +38,10 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A shim, and the one container it was started for.
-struct Shim {
+pub struct Shim {
     daemon: Daemon,
-    client: Client,
+    /// As the daemon has it.
+    pub client: Client,
     id: String,
     bundle: PathBuf,
     options: Message,
@@ -49,7 +50,7 @@ struct Shim {
 
 impl Shim {
     /// Starts one for the case's container.
-    fn start(case: &mut Case) -> Result<Self, Failed> {
+    pub fn start(case: &mut Case) -> Result<Self, Failed> {
         let bundle = PathBuf::from(case.write_config()?);
         let (daemon, id) = (Daemon::new(case)?, case.id.clone());
         let address = daemon.start(case, &bundle, &id)?;
@@ -58,18 +59,18 @@ impl Shim {
         Ok(Self { daemon, client, id, bundle, options, pid: 0 })
     }
 
-    fn this(&self) -> Message {
+    pub fn this(&self) -> Message {
         Message::default().text(1, &self.id)
     }
 
     /// A request to create it.
-    fn creation(&self) -> Message {
+    pub fn creation(&self) -> Message {
         let options = Message::default().text(1, "containerd.runc.v1.Options").message(2, &self.options);
         self.this().text(2, self.bundle.display().to_string()).message(10, &options)
     }
 
     /// `Create`, with more fields: a terminal (4), streams (5 to 7), mounts (3).
-    fn create(&mut self, more: impl FnOnce(Message) -> Message) -> Result<u32, Failed> {
+    pub fn create(&mut self, more: impl FnOnce(Message) -> Message) -> Result<u32, Failed> {
         let request = more(self.creation());
         let pid = self.client.done("Create", &request)?.number(1);
         let connected = self.client.done("Connect", &self.this())?;
@@ -85,14 +86,14 @@ impl Shim {
     }
 
     /// `Start`, `Wait`; the exit status.
-    fn run(&mut self) -> Result<u64, Failed> {
+    pub fn run(&mut self) -> Result<u64, Failed> {
         let this = self.this();
         self.client.done("Start", &this)?;
         Ok(self.client.done("Wait", &this)?.number(1))
     }
 
     /// `Delete`, `Shutdown`, and nothing is left.
-    fn end(mut self, case: &Case) -> Outcome {
+    pub fn end(mut self, case: &Case) -> Outcome {
         let this = self.this();
         self.client.done("Delete", &this)?;
         self.shut_down(case)?;
@@ -103,7 +104,7 @@ impl Shim {
 
 impl Shim {
     /// `Shutdown`, and nothing is left: the shim ends, and with it what did its work, of which the last may be about to.
-    fn shut_down(&mut self, case: &Case) -> Outcome {
+    pub fn shut_down(&mut self, case: &Case) -> Outcome {
         let (processes, this) = (marked_processes(&case.directory), self.this());
         assert!(!processes.is_empty(), "the shim is gone");
         self.client.done("Shutdown", &this)?;
@@ -114,7 +115,7 @@ impl Shim {
 }
 
 /// Where standard output goes, as an address.
-fn to_file(case: &Case, name: &str) -> String {
+pub fn to_file(case: &Case, name: &str) -> String {
     format!("file://{}", case.path(name))
 }
 
@@ -138,7 +139,7 @@ fn lives(case: &mut Case) -> Outcome {
 }
 
 /// A fifo, and its ends: both, so that none waits for the other.
-fn fifo(case: &Case, name: &str) -> Result<(String, File), Failed> {
+pub fn fifo(case: &Case, name: &str) -> Result<(String, File), Failed> {
     let path = case.path(name);
     mkfifo(path.as_str(), Mode::from_bits_truncate(0o700))?;
     let end = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
@@ -146,7 +147,7 @@ fn fifo(case: &Case, name: &str) -> Result<(String, File), Failed> {
 }
 
 /// What a fifo brings until its end, once whoever holds it to write has let it go.
-fn all_of(case: &Case, path: &str, held: File) -> Result<String, Failed> {
+pub fn all_of(case: &Case, path: &str, held: File) -> Result<String, Failed> {
     let mut reader = File::open(path)?;
     drop(held);
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -177,7 +178,7 @@ fn fifos(case: &mut Case) -> Outcome {
 }
 
 /// An exec's request, with its streams in files.
-fn exec(shim: &Shim, id: &str, args: &[&str], more: impl FnOnce(Message) -> Message) -> Message {
+pub fn exec(shim: &Shim, id: &str, args: &[&str], more: impl FnOnce(Message) -> Message) -> Message {
     let process = json!({"args": args, "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/"]}).to_string();
     let spec = Message::default().text(1, "types.containerd.io/opencontainers/runtime-spec/1/Process").text(2, process);
     more(shim.this().text(2, id).message(7, &spec))

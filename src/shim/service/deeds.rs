@@ -24,6 +24,8 @@ use crate::shim::{mounts, settings, work};
 
 /// How long a client may take to read what a process wrote. Others have it so, too.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long before that it may take to make room for what a terminal still holds.
+const COPYING: Duration = Duration::from_secs(10);
 
 /// What a call answers later, or at once.
 type Later = Result<Option<Vec<u8>>, Failure>;
@@ -164,9 +166,10 @@ impl Service {
         let process = self.idle(&key)?;
         match (process.stage, key.1.is_empty()) {
             (Stage::Running, _) => Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid))),
-            (_, false) if process.is_read() => self.forget(&key).map(Some),
+            (_, false) if process.is_copied() && process.is_read() => self.forget(&key).map(Some),
             (_, false) => {
-                self.unread.push(Unread { key, reply, until: Instant::now() + PATIENCE });
+                let now = Instant::now();
+                self.unread.push(Unread { key, reply, copied: now + COPYING, until: now + PATIENCE });
                 Ok(None)
             }
             (stage, true) => {
@@ -203,9 +206,14 @@ impl Service {
     /// Deletes processes whose output was read meanwhile. A fifo tells nobody when it is: it is to be asked again as long as
     /// this answers true.
     pub fn drain(&mut self) -> bool {
-        for waiting in std::mem::take(&mut self.unread) {
-            let read = self.process(&waiting.key).is_ok_and(|process| process.is_read());
-            if read || waiting.until <= Instant::now() {
+        let now = Instant::now();
+        for mut waiting in std::mem::take(&mut self.unread) {
+            let copied = self.process(&waiting.key).is_ok_and(Process::is_copied);
+            if !copied && now < waiting.copied {
+                waiting.until = now + PATIENCE;
+            }
+            let read = copied && self.process(&waiting.key).is_ok_and(|process| process.is_read());
+            if read || waiting.until <= now {
                 let answer = self.forget(&waiting.key);
                 self.answers.push((waiting.reply, answer));
             } else {
