@@ -7,11 +7,11 @@ mod ends;
 mod queries;
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::errno::Errno;
 use prost::Message;
 
 use super::console::Console;
@@ -200,8 +200,10 @@ impl Service {
             crate::lifecycle::kill::kill(&self.container(&asked.id)?.setting, &asked.id, signal, asked.all)?;
         } else {
             // A child of this process that it has not waited for: the number is still its own.
-            let signal = Signal::try_from(signal).map_err(|_| invalid(format!("there is no signal {signal}")))?;
-            kill(Pid::from_raw(pid), signal).map_err(|errno| Failure::not_found(format!("process {pid}: {errno}")))?;
+            send(pid, signal).map_err(|errno| match errno {
+                Errno::EINVAL => invalid(format!("there is no signal {signal}")),
+                errno => Failure::not_found(format!("process {pid}: {errno}")),
+            })?;
         }
         Ok(empty())
     }
@@ -254,7 +256,6 @@ impl Service {
     }
 
     fn resize(&mut self, asked: task::ResizePty) -> Answer {
-        use std::os::fd::AsFd;
         let process = self.process(&(asked.id, asked.exec_id))?;
         let size = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
         if let Some(master) = &process.master {
@@ -277,6 +278,14 @@ impl Service {
         self.over = now || self.containers.is_empty() && self.jobs.is_empty();
         empty()
     }
+}
+
+/// A signal by its number, to which there is a name for some alone.
+fn send(pid: i32, signal: i32) -> Result<(), Errno> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::ESRCH)?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    let pidfd = pidfd.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    crate::sys::signal::pidfd_send(pidfd.as_fd(), signal)
 }
 
 fn empty() -> Vec<u8> {

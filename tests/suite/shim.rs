@@ -206,8 +206,11 @@ fn executes(case: &mut Case) -> Outcome {
     let two = this.clone().text(2, "two");
     shim.client.done("Start", &two)?;
     assert_eq!(shim.client.refused("Delete", &two)?.0, 9, "it runs");
-    shim.client.done("Kill", &two.clone().number(3, 9))?;
-    assert_eq!(shim.client.done("Wait", &two)?.number(1), 137);
+    assert_eq!(shim.client.refused("Kill", &two.clone().number(3, 99))?.0, 3, "there is no such signal");
+    shim.client.done("Kill", &two.clone().number(3, 0))?;
+    // A real-time signal, as the init system of an image may want it.
+    shim.client.done("Kill", &two.clone().number(3, 37))?;
+    assert_eq!(shim.client.done("Wait", &two)?.number(1), 128 + 37);
 
     let request = exec(&shim, "three", &["/no/such/program"], |request| request);
     shim.client.done("Exec", &request)?;

@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use prost::Message;
+use rustix::process::{WaitOptions, wait};
 
 use super::{Container, End, Failure, Job, Key, Process, Service, Stage, Then, empty, task};
 use crate::cgroup::stats::MemoryEvents;
@@ -21,14 +21,16 @@ impl Service {
     /// Waits for whichever children have ended.
     pub fn reap(&mut self) {
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), code.unsigned_abs()),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), 128 + (signal as i32).unsigned_abs()),
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status),
+                Err(rustix::io::Errno::INTR) => continue,
                 // None has, or there is none.
-                Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(_) => continue,
+                Ok(None) | Err(_) => break,
             };
-            self.reaped(pid, End { status, at: SystemTime::now() });
+            let status = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+            if let Some(status) = status.map(i32::unsigned_abs) {
+                self.reaped(pid, End { status, at: SystemTime::now() });
+            }
         }
     }
 
