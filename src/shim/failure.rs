@@ -53,13 +53,39 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         // What the command line says of a container that has ended, engines look for by its kind.
-        let gone = message == "container not running" || message.ends_with("does not exist");
-        Self { code: if gone { Code::NotFound } else { Code::Unknown }, message }
+        let code = match error.unhinted().to_string().as_str() {
+            "container not running" => Code::NotFound,
+            "cannot exec in a stopped container" => Code::FailedPrecondition,
+            gone if gone.starts_with("container ") && gone.ends_with(" does not exist") => Code::NotFound,
+            _ => Code::Unknown,
+        };
+        Self { code, message }
     }
 }
 
 impl From<prost::DecodeError> for Failure {
     fn from(error: prost::DecodeError) -> Self {
         Self::new(Code::InvalidArgument, format!("cannot read the request: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{Id, Store};
+
+    #[test]
+    fn what_the_command_line_says_of_a_missing_container_has_its_kind() {
+        let missing = Store::new("/nowhere".as_ref()).open(&Id::new("box").unwrap()).unwrap_err();
+        let status = Failure::from(missing.clone()).status();
+        assert_eq!((status.code, status.message), (Code::NotFound as i32, missing.to_string()));
+        assert!(missing.to_string().contains("hint"), "{missing}");
+        for (sentence, code) in [
+            ("container not running", Code::NotFound),
+            ("cannot exec in a stopped container", Code::FailedPrecondition),
+            ("a rootfs does not exist", Code::Unknown),
+        ] {
+            assert_eq!(Failure::from(Error::plain(sentence)).status().code, code as i32, "{sentence}");
+        }
     }
 }

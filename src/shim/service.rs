@@ -192,7 +192,9 @@ impl Service {
         let signal = i32::try_from(asked.signal).unwrap_or(i32::MAX);
         let (stage, pid) = (process.stage, process.pid);
         match stage {
-            Stage::Stopped if !asked.all => return Err(Failure::not_found("the process, which has ended")),
+            Stage::Stopped if !asked.all || !asked.exec_id.is_empty() => {
+                return Err(Failure::not_found("the process, which has ended"));
+            }
             Stage::Added => return Err(Failure::state("the process is not started")),
             _ => (),
         }

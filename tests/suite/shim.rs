@@ -220,8 +220,11 @@ fn executes(case: &mut Case) -> Outcome {
     assert_ne!(shim.client.done("Wait", &three)?.number(1), 0);
     shim.client.done("Delete", &three)?;
 
+    let request = exec(&shim, "four", &["/probe", "exit", "0"], |request| request);
+    shim.client.done("Exec", &request)?;
     shim.client.done("Kill", &this.clone().number(3, 9))?;
     assert_eq!(shim.client.done("Wait", &this)?.number(1), 137);
+    assert_eq!(shim.client.refused("Start", &this.clone().text(2, "four"))?.0, 9, "the container has ended");
     let topics = shim.daemon.topics(case, 9)?;
     let told =
         ["create", "start", "exec-added", "exec-started", "exit", "exec-added", "exec-started", "exit", "exec-added"];
@@ -436,6 +439,8 @@ fn saved(case: &mut Case) -> Outcome {
     let exit = Message::default().number(1, 1);
     shim.client.done("Checkpoint", &this.clone().text(2, &images).message(3, &options(exit)))?;
     shim.client.done("Wait", &this)?;
+    // Of what is in its images alone there is no record: clients that kill before they delete go on upon this.
+    assert_eq!(shim.client.refused("Kill", &this.clone().number(3, 9).number(4, 1))?.0, 5);
     shim.client.done("Delete", &this)?;
 
     let ((stdout, lines), (stderr, _errors)) = (read_fifo(case, "stdout2")?, read_fifo(case, "stderr2")?);

@@ -102,7 +102,10 @@ impl Service {
                 self.begin(reply, key, work, Then::Started { console: None })
             }
             (Stage::Added, true) => self.restore(reply, key),
-            (Stage::Added, false) => self.start_exec(reply, key),
+            (Stage::Added, false) => match self.process(&(key.0.clone(), String::new()))?.stage {
+                Stage::Created | Stage::Running => self.start_exec(reply, key),
+                Stage::Added | Stage::Stopped => Err(Failure::state(format!("container {} does not run", key.0))),
+            },
             _ => Err(Failure::state(format!("process {} of container {} was started before", key.1, key.0))),
         }
     }
