@@ -20,6 +20,8 @@ pub enum Stage {
     Created,
     /// Its program runs.
     Running,
+    /// It has ended, which is told after the ends of those that were executed beside it.
+    Ending,
     /// It has ended, or could not be started.
     Stopped,
 }
@@ -46,7 +48,7 @@ pub struct Process {
     pub streams: Streams,
     /// Of one that was executed: what it is, as JSON.
     pub spec: Vec<u8>,
-    /// Set when it is stopped.
+    /// Set when it is known.
     pub end: Option<End>,
     /// Whom its end is told to.
     pub waiting: Vec<Reply>,
@@ -168,6 +170,11 @@ impl Process {
     /// Whether clients have read what it wrote, or nobody can.
     pub fn is_read(&self) -> bool {
         self.keepers.iter().all(|fifo| unread(fifo.as_fd()).is_ok_and(|bytes| bytes == 0))
+    }
+
+    /// Whether its end is not known yet.
+    pub fn has_no_end(&self) -> bool {
+        !matches!(self.stage, Stage::Ending | Stage::Stopped)
     }
 
     /// Its end, to whoever waits for it.

@@ -113,7 +113,8 @@ impl Server {
             let writing = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             all.push((Token::Connection(*number), connection.as_fd(), reading | writing));
         }
-        for job in &self.service.jobs {
+        // Of one that was killed there is nothing to be heard until it is waited for.
+        for job in self.service.jobs.iter().filter(|job| !job.abandoned) {
             all.push((Token::Job(job.work.pid.as_raw()), job.work.as_fd(), reading));
         }
         all.extend(self.service.events.interest().map(|(fd, flags)| (Token::Events, fd, flags)));

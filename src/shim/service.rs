@@ -68,6 +68,8 @@ pub struct Job {
     /// Whom it is told to.
     reply: Reply,
     then: Then,
+    /// It was killed: what it has begun is for nobody.
+    pub abandoned: bool,
 }
 
 /// What a worker does.
@@ -96,8 +98,12 @@ pub struct Service {
     pub events: Events,
     /// Ends of processes that are nobody's as yet: a worker may be about to tell whose.
     unclaimed: BTreeMap<i32, End>,
+    /// Processes whose deletion goes on when whoever makes them is dead.
+    deletions: Vec<(Reply, Key)>,
     /// Processes that have ended and are to be deleted, but what they wrote is not read.
     unread: Vec<Unread>,
+    /// It is to end when nothing is left to be done.
+    leaving: bool,
     /// Nothing is left to be done.
     pub over: bool,
 }
@@ -123,7 +129,9 @@ impl Service {
             answers: Vec::new(),
             events,
             unclaimed: BTreeMap::new(),
+            deletions: Vec::new(),
             unread: Vec::new(),
+            leaving: false,
             over: false,
         }
     }
@@ -136,6 +144,10 @@ impl Service {
             }
             other => Err(Failure::new(Code::Unimplemented, format!("unknown service {other}"))),
         };
+        self.answer(reply, answered);
+    }
+
+    fn answer(&mut self, reply: Reply, answered: Result<Option<Vec<u8>>, Failure>) {
         match answered {
             Ok(None) => (),
             Ok(Some(answer)) => self.answers.push((reply, Ok(answer))),
@@ -148,7 +160,10 @@ impl Service {
         match method {
             "Create" => self.create(reply, task::CreateTask::decode(payload)?),
             "Start" => self.start(reply, task::Which::decode(payload)?),
-            "Delete" => self.delete(reply, task::Which::decode(payload)?),
+            "Delete" => {
+                let which = task::Which::decode(payload)?;
+                self.delete(reply, (which.id, which.exec_id))
+            }
             "Exec" => self.exec(task::Exec::decode(payload)?).map(Some),
             "Wait" => self.wait(reply, task::Which::decode(payload)?),
             "Kill" => self.kill(&task::Kill::decode(payload)?).map(Some),
@@ -162,7 +177,7 @@ impl Service {
             "Checkpoint" => self.checkpoint(reply, task::Checkpoint::decode(payload)?),
             "CloseIO" => self.close_io(task::CloseIo::decode(payload)?).map(Some),
             "ResizePty" => self.resize(task::ResizePty::decode(payload)?).map(Some),
-            "Shutdown" => Ok(Some(self.shutdown(task::Shutdown::decode(payload)?.now))),
+            "Shutdown" => Ok(Some(self.shutdown(&task::Shutdown::decode(payload)?))),
             other => Err(Failure::new(Code::Unimplemented, format!("unknown method {other}"))),
         }
     }
@@ -195,7 +210,12 @@ impl Service {
             Stage::Stopped if !asked.all || !asked.exec_id.is_empty() => {
                 return Err(Failure::not_found("the process, which has ended"));
             }
-            Stage::Added => return Err(Failure::state("the process is not started")),
+            Stage::Added => {
+                // It may wait for a reader of its output, who need not come.
+                let ends = [libc::SIGKILL, libc::SIGTERM].contains(&signal) && !asked.exec_id.is_empty();
+                let abandoned = ends && self.abandon(&key);
+                return if abandoned { Ok(empty()) } else { Err(Failure::state("the process is not started")) };
+            }
             _ => (),
         }
         if asked.exec_id.is_empty() {
@@ -276,9 +296,16 @@ impl Service {
         }
     }
 
-    fn shutdown(&mut self, now: bool) -> Vec<u8> {
-        self.over = now || self.containers.is_empty() && self.jobs.is_empty();
+    /// It is asked for once, also where the container's last call is not done yet. Other containers of a pod ask for themselves.
+    fn shutdown(&mut self, asked: &task::Shutdown) -> Vec<u8> {
+        self.leaving |= self.containers.is_empty() || self.containers.contains_key(&asked.id);
+        self.over |= asked.now;
+        self.leave();
         empty()
+    }
+
+    fn leave(&mut self) {
+        self.over |= self.leaving && self.containers.is_empty() && self.jobs.is_empty();
     }
 }
 

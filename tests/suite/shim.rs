@@ -33,7 +33,6 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_log_program_reads_the_outputs", &[Ferry, Root], logged),
     scenario("a_log_program_reads_a_terminal", &[Ferry, Root], logged_terminal),
     scenario("what_was_saved_goes_on_with_new_fifos", &[Ferry, Root, Criu], saved),
-    scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
     scenario("bad_calls_are_refused_and_the_next_is_served", &[Ferry, Root], refused),
 ];
 
@@ -452,26 +451,6 @@ fn saved(case: &mut Case) -> Outcome {
     row.continued(lines)?;
     shim.client.done("Kill", &this.clone().number(3, 9))?;
     assert_eq!(shim.client.done("Wait", &this)?.number(1), 137);
-    shim.end(case)
-}
-
-fn shares_pids(case: &mut Case) -> Outcome {
-    let kept = |namespace: &Value| namespace["type"] != "pid";
-    let namespaces: Vec<_> =
-        case.config["linux"]["namespaces"].as_array().into_iter().flatten().filter(|n| kept(n)).cloned().collect();
-    case.config["linux"]["namespaces"] = namespaces.into();
-    case.args(&["/probe", "sleep", "forever"]);
-    let mut shim = Shim::start(case)?;
-    shim.create(|request| request)?;
-    let this = shim.this();
-    shim.client.done("Start", &this)?;
-    let request = exec(&shim, "other", &["/probe", "sleep", "forever"], |request| request);
-    shim.client.done("Exec", &request)?;
-    let other = this.clone().text(2, "other");
-    shim.client.done("Start", &other)?;
-    shim.client.done("Kill", &this.clone().number(3, 15))?;
-    assert_eq!(shim.client.done("Wait", &this)?.number(1), 128 + 15);
-    assert_eq!(shim.client.done("Wait", &other)?.number(1), 137);
     shim.end(case)
 }
 

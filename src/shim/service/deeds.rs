@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use prost::Message;
 
 use super::{Code, Container, End, Failure, Job, Key, Process, Reply, Service, Stage, Then, Unread, invalid, task};
@@ -36,8 +37,26 @@ impl Service {
         if let Ok(process) = self.process(&key) {
             process.busy = true;
         }
-        self.jobs.push(Job { work, key, reply, then });
+        self.jobs.push(Job { work, key, reply, then, abandoned: false });
         Ok(None)
+    }
+
+    /// Kills the worker that makes a process or starts it, if there is one: what it has said or left is looked at when it is
+    /// waited for.
+    pub(super) fn abandon(&mut self, key: &Key) -> bool {
+        let begins = |job: &&mut Job| matches!(job.then, Then::Created { .. } | Then::Started { .. });
+        let Some(job) = self.jobs.iter_mut().filter(begins).find(|job| job.key == *key) else { return false };
+        job.abandoned = true;
+        // A child that was not waited for: the number is still its own.
+        kill(job.work.pid, Signal::SIGKILL).is_ok()
+    }
+
+    /// The same for all execs of a container that is over.
+    pub(super) fn abandon_execs(&mut self, id: &str) {
+        let beginning = self.jobs.iter().filter(|job| job.key.0 == id && !job.key.1.is_empty());
+        for key in beginning.map(|job| job.key.clone()).collect::<Vec<_>>() {
+            self.abandon(&key);
+        }
     }
 
     /// The process, if nobody is at it.
@@ -104,7 +123,9 @@ impl Service {
             (Stage::Added, true) => self.restore(reply, key),
             (Stage::Added, false) => match self.process(&(key.0.clone(), String::new()))?.stage {
                 Stage::Created | Stage::Running => self.start_exec(reply, key),
-                Stage::Added | Stage::Stopped => Err(Failure::state(format!("container {} does not run", key.0))),
+                Stage::Added | Stage::Ending | Stage::Stopped => {
+                    Err(Failure::state(format!("container {} does not run", key.0)))
+                }
             },
             _ => Err(Failure::state(format!("process {} of container {} was started before", key.1, key.0))),
         }
@@ -164,11 +185,16 @@ impl Service {
         self.begin(reply, key, work, Then::Started { console: prepared.console })
     }
 
-    pub(super) fn delete(&mut self, reply: Reply, which: task::Which) -> Later {
-        let key = (which.id, which.exec_id);
+    pub(super) fn delete(&mut self, reply: Reply, key: Key) -> Later {
+        if self.process(&key)?.busy && self.abandon(&key) {
+            self.deletions.push((reply, key));
+            return Ok(None);
+        }
         let process = self.idle(&key)?;
         match (process.stage, key.1.is_empty()) {
-            (Stage::Running, _) => Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid))),
+            (Stage::Running | Stage::Ending, _) => {
+                Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid)))
+            }
             (_, false) if process.is_copied() && process.is_read() => self.forget(&key).map(Some),
             (_, false) => {
                 let now = Instant::now();
@@ -285,7 +311,7 @@ impl Service {
 
     /// For deeds beside which the process may end, and its end be told.
     fn begin_unmarked(&mut self, reply: Reply, id: String, work: Result<work::Work>, then: Then) -> Later {
-        self.jobs.push(Job { work: work?, key: (id, String::new()), reply, then });
+        self.jobs.push(Job { work: work?, key: (id, String::new()), reply, then, abandoned: false });
         Ok(None)
     }
 }
@@ -348,7 +374,7 @@ fn number(path: &Path) -> Result<i32> {
 }
 
 /// The number in a file that is of no use any more.
-fn taken(path: &Path) -> Result<i32> {
+pub(super) fn taken(path: &Path) -> Result<i32> {
     let number = number(path)?;
     std::fs::remove_file(path).or_cannot("remove", path.display())?;
     Ok(number)

@@ -3,14 +3,15 @@
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use prost::Message;
 use rustix::process::{WaitOptions, wait};
 
 use super::{Container, End, Failure, Job, Key, Process, Service, Stage, Then, empty, task};
 use crate::cgroup::stats::MemoryEvents;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shim::messages::events::{
     TaskCheckpointed, TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskIo, TaskNamed, TaskStart,
 };
@@ -39,7 +40,11 @@ impl Service {
         if let Some(at) = self.jobs.iter().position(|job| job.work.pid.as_raw() == pid) {
             // What it said lies in the socket; one that said nothing has died.
             let job = self.jobs.swap_remove(at);
-            let result = job.work.result().unwrap_or_else(|| Err(work::died()));
+            let mut result = job.work.result().unwrap_or_else(|| Err(work::died()));
+            if job.abandoned {
+                self.bury(&job.key, result.as_ref().ok());
+                result = result.map_err(|_| Error::plain("it was killed before it ran"));
+            }
             self.done(job, result);
         } else if let Some(key) = self.owner(pid) {
             self.ended(&key, end);
@@ -48,10 +53,23 @@ impl Service {
         }
     }
 
+    /// Kills the process of an exec whose worker was killed: told of, or only named in a file, as it is before it is let go. The
+    /// file may also be that of an earlier one.
+    fn bury(&self, (id, exec): &Key, told: Option<&i32>) {
+        let Some(container) = self.containers.get(id).filter(|_| !exec.is_empty()) else { return };
+        let named = || super::deeds::taken(&container.bundle.join(format!("{exec}.pid"))).ok();
+        let Some(pid) = told.copied().or_else(named) else { return };
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if self.owner(pid).is_none() && waitid(Id::Pid(Pid::from_raw(pid)), flags).is_ok() {
+            // A child of this process that it has not waited for. It may have ended meanwhile.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+
     /// The process of that number whose end is not known, and which no worker is at.
     fn owner(&self, pid: i32) -> Option<Key> {
         self.containers.iter().find_map(|(id, container)| {
-            let alive = |process: &Process| process.pid == pid && !process.busy && process.stage != Stage::Stopped;
+            let alive = |process: &Process| process.pid == pid && !process.busy && process.has_no_end();
             let (exec, _) = container.processes.iter().find(|(_, process)| alive(process))?;
             Some((id.clone(), exec.clone()))
         })
@@ -67,7 +85,7 @@ impl Service {
 
     /// Gives a process that a worker was at its end, where that came before the worker's word.
     fn claim(&mut self, key: &Key) {
-        let idle = self.process(key).ok().filter(|process| !process.busy && process.stage != Stage::Stopped);
+        let idle = self.process(key).ok().filter(|process| !process.busy && process.has_no_end());
         if let Some(pid) = idle.map(|process| process.pid)
             && let Some(end) = self.unclaimed.remove(&pid)
             // Numbers come round: where there is a process of this one, the end is that of an earlier.
@@ -82,10 +100,31 @@ impl Service {
     }
 
     fn ended(&mut self, key: &Key, end: End) {
-        let (id, exec) = key;
-        if exec.is_empty() {
-            self.end_the_rest(id);
+        if !key.1.is_empty() {
+            self.tell_end(key, end);
+        } else if let Ok(first) = self.process(key) {
+            (first.stage, first.end) = (Stage::Ending, Some(end));
+            self.abandon_execs(&key.0);
+            self.end_the_rest(&key.0);
         }
+        self.end_last(&key.0);
+    }
+
+    /// Tells the end of a container's first process, if it is known, as the last: whoever hears of it takes the container down.
+    fn end_last(&mut self, id: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        let runs = |(exec, process): (&String, &Process)| {
+            !exec.is_empty() && (process.busy || process.stage == Stage::Running)
+        };
+        if let Some(Process { stage: Stage::Ending, end: Some(end), .. }) = container.processes.get("")
+            && !container.processes.iter().any(runs)
+        {
+            self.tell_end(&(id.to_owned(), String::new()), *end);
+        }
+    }
+
+    fn tell_end(&mut self, key: &Key, end: End) {
+        let (id, exec) = key;
         let Ok(process) = self.process(key) else { return };
         process.ended(end);
         let (exit, waiting) = (process.exit(), std::mem::take(&mut process.waiting));
@@ -115,10 +154,15 @@ impl Service {
         let own = |namespace: &crate::spec::config::Namespace| {
             namespace.kind == "pid" && namespace.path.as_os_str().is_empty()
         };
-        if !config.linux.namespaces.iter().any(own)
-            && let Err(error) = crate::lifecycle::kill::kill(&container.setting, id, libc::SIGKILL, true)
-        {
+        if config.linux.namespaces.iter().any(own) {
+            return;
+        }
+        if let Err(error) = crate::lifecycle::kill::kill(&container.setting, id, libc::SIGKILL, true) {
             container.setting.log.warning(error);
+        }
+        // Their ends are waited for: also where there is no cgroup by which to find them.
+        for process in container.processes.values().filter(|process| process.stage == Stage::Running) {
+            kill(Pid::from_raw(process.pid), Signal::SIGKILL).ok();
         }
     }
 
@@ -139,7 +183,10 @@ impl Service {
             (Then::Created { request, console }, result) => match result.map_err(Failure::from) {
                 Ok(pid) => self.made(&key, pid, console).map(|()| self.created(*request, pid)),
                 Err(failure) => {
-                    self.containers.remove(&key.0);
+                    // What a killed worker has left is for the deletion.
+                    if !self.deletions.iter().any(|(_, deleted)| *deleted == key) {
+                        self.containers.remove(&key.0);
+                    }
                     Err(failure)
                 }
             },
@@ -161,6 +208,15 @@ impl Service {
         };
         self.answers.push((reply, answer));
         self.claim(&key);
+        self.end_last(&key.0);
+        let (due, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.deletions).into_iter().partition(|(_, deleted)| *deleted == key);
+        self.deletions = others;
+        for (reply, key) in due {
+            let answered = self.delete(reply, key);
+            self.answer(reply, answered);
+        }
+        self.leave();
     }
 
     fn made(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> Result<(), Failure> {
@@ -229,11 +285,12 @@ impl Service {
     }
 
     fn deleted(&mut self, key: &Key) -> Vec<u8> {
+        self.abandon_execs(&key.0);
         // One that was created only has ended by this.
         if let Some(first) = self.process(key).ok().filter(|first| first.stage != Stage::Stopped && first.pid != 0) {
             let (pid, told) = (first.pid, first.end);
             let end = self.unclaimed.remove(&pid).or(told);
-            self.ended(key, end.unwrap_or(End { status: 137, at: SystemTime::now() }));
+            self.tell_end(key, end.unwrap_or(End { status: 137, at: SystemTime::now() }));
         }
         let container = self.containers.remove(&key.0);
         let first = container.and_then(|mut container| container.processes.remove(""));
@@ -295,7 +352,7 @@ mod tests {
 
     fn job(pid: i32) -> (Job, std::os::fd::OwnedFd) {
         let (work, channel) = Work::silent(Pid::from_raw(pid));
-        (Job { work, key: key(), reply: REPLY, then: Then::Started { console: None } }, channel)
+        (Job { work, key: key(), reply: REPLY, then: Then::Started { console: None }, abandoned: false }, channel)
     }
 
     fn end() -> End {

@@ -30,7 +30,7 @@ impl Service {
         let status = match process.stage {
             Stage::Added | Stage::Created => Status::Created,
             Stage::Running if paused => Status::Paused,
-            Stage::Running => Status::Running,
+            Stage::Running | Stage::Ending => Status::Running,
             Stage::Stopped => Status::Stopped,
         };
         let (exit_status, exited_at) = process.told();
