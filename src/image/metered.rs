@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 /// The most bytes of one entry's header, with the attributes and the map of holes in it. Most filesystems take 64 KiB of
 /// attributes a file.
-const LARGEST: u64 = 16 << 20;
+pub const LARGEST: u64 = 16 << 20;
 
 /// What a [`Metered`] stream may still give. Bytes.
 pub struct Room(Cell<u64>);

@@ -34,6 +34,7 @@ pub mod manifest;
 pub mod merged;
 pub mod metered;
 pub mod pack;
+pub mod pax;
 mod pieces;
 pub mod progress;
 pub mod reference;

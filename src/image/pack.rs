@@ -15,12 +15,18 @@ use rustix::io::Errno as Answer;
 use tar::{EntryType, Header};
 
 use super::merged::is_opaque;
-use super::{copy, whiteout, xattr};
+use super::{copy, metered, pax, whiteout, xattr};
 use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
 /// Descriptors are held for every level; a usual tree has ten.
 pub(crate) const DEEPEST: usize = 400;
+
+/// A name longer than this no kernel takes: linux/limits.h, PATH_MAX.
+pub(super) const LONGEST_NAME: usize = 4096;
+
+/// As many bytes of records as are read again, with the header that they have and the one they are for.
+const LONGEST_RECORDS: usize = metered::LARGEST as usize - 4096;
 
 /// The PAX record of a file whose content comes otherwise: its number among bodies, see [`super::unpack::with_bodies`].
 pub(super) const BODY: &str = "FERRY.body";
@@ -141,6 +147,10 @@ impl<W: Write> Packer<'_, W> {
             return Err(Error::said("pack", named, why).hint("give it another name"));
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Socket {
+            // Of use only to the process that made it, and no archive has any.
+            return Ok(());
+        }
         if kind != FileType::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
                 return self.entry(&path, &stat, EntryType::Link, &first, &[], io::empty());
@@ -172,7 +182,6 @@ impl<W: Write> Packer<'_, W> {
             FileType::CharacterDevice => self.entry(&path, &stat, EntryType::Char, b"", &[], io::empty()),
             FileType::BlockDevice => self.entry(&path, &stat, EntryType::Block, b"", &[], io::empty()),
             FileType::Fifo => self.entry(&path, &stat, EntryType::Fifo, b"", &[], io::empty()),
-            // A socket is of use only to the process that made it, and no archive has any.
             _ => Ok(()),
         }
     }
@@ -212,15 +221,15 @@ impl<W: Write> Packer<'_, W> {
             header.set_device_major(major(stat.st_rdev)).or_cannot("pack", "a device")?;
             header.set_device_minor(minor(stat.st_rdev)).or_cannot("pack", "a device")?;
         }
-        let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut records = Vec::new();
         if stat.st_mtime_nsec != 0 || stat.st_mtime < 0 {
-            records.push(("mtime".to_owned(), seconds(stat.st_mtime, stat.st_mtime_nsec as i64).into_bytes()));
+            pax::add(&mut records, b"mtime", seconds(stat.st_mtime, stat.st_mtime_nsec as i64).as_bytes());
         }
         if is_elsewhere {
-            records.push((BODY.to_owned(), stat.st_ino.to_string().into_bytes()));
+            pax::add(&mut records, BODY.as_bytes(), stat.st_ino.to_string().as_bytes());
         }
         for (name, value) in attributes {
-            records.push((format!("SCHILY.xattr.{}", name.to_string_lossy()), value.clone()));
+            pax::add(&mut records, &pax::attribute_key(name.to_bytes()), value);
         }
         self.append(header, path, target, records, data.take(size))
     }
@@ -230,23 +239,35 @@ impl<W: Write> Packer<'_, W> {
         mut header: Header,
         path: &[u8],
         target: &[u8],
-        mut records: Vec<(String, Vec<u8>)>,
+        mut records: Vec<u8>,
         data: impl Read,
     ) -> Result<()> {
         let named = format!("{:?}", String::from_utf8_lossy(path));
+        // Nothing is written that could not be unpacked again: what has been packed may be all that there is of a container.
+        if path.len() > LONGEST_NAME {
+            let why = format!("its path has more than {LONGEST_NAME} bytes, and could not be unpacked again");
+            return Err(Error::said("pack", named, why).hint("move it, or give the directories above it shorter names"));
+        }
         if let Some(ustar) = header.as_ustar_mut() {
             for (field, value, key) in [(&mut ustar.name, path, "path"), (&mut ustar.linkname, target, "linkpath")] {
                 let fitting = value.len().min(field.len());
                 field[..fitting].copy_from_slice(&value[..fitting]);
                 if fitting < value.len() {
-                    records.push((key.to_owned(), value.to_vec()));
+                    pax::add(&mut records, key.as_bytes(), value);
                 }
             }
         }
         header.set_cksum();
+        if records.len() > LONGEST_RECORDS {
+            let why = format!("its extended attributes have more than {LONGEST_RECORDS} bytes");
+            return Err(Error::said("pack", named, why));
+        }
         if !records.is_empty() {
-            let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
-            self.builder.append_pax_extensions(records).or_cannot("pack", &named)?;
+            let mut extended = Header::new_ustar();
+            extended.set_entry_type(EntryType::XHeader);
+            extended.set_size(records.len() as u64);
+            extended.set_cksum();
+            self.builder.append(&extended, records.as_slice()).or_cannot("pack", &named)?;
         }
         self.builder.append(&header, data).or_cannot("pack", &named)
     }

@@ -2,10 +2,12 @@
 //! removed and renamed comes back with them, from images in a directory and from an archive; which gets no more than `run` gives.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
+use rustix::fs::{Mode, OFlags, XattrFlags, lgetxattr, lsetxattr, mkdirat, openat};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_container_over_a_directory_comes_back_with_its_files", CRIU, of_directory),
     scenario("an_archive_has_the_files_of_a_container_of_an_image", CRIU, archive_of_image),
     scenario("an_archive_has_the_files_of_a_container_over_a_directory", CRIU, archive_of_directory),
+    scenario("an_archive_is_made_of_what_comes_back_alone", CRIU, odd_names),
     scenario("a_container_of_an_image_goes_on_and_has_a_copy", CRIU, copied),
     scenario("an_image_that_is_not_there_is_named", CRIU, missing_image),
     scenario("an_archive_of_an_image_gets_no_more_than_run_gives", CRIU, wider),
@@ -220,6 +223,36 @@ fn archive_of_directory(case: &mut Case) -> Outcome {
     row.continued(lines)?;
     is_changed(case)?;
     deleted(case)
+}
+
+/// Newlines in names and attributes come back; a path that could not, as no call takes it whole, lets the container go on.
+fn odd_names(case: &mut Case) -> Outcome {
+    let mut row = image_counter(case)?;
+    let root = PathBuf::from(format!("/proc/{}/root", case.pid()?));
+    let long = format!("{}\n{}", "n".repeat(100), "m".repeat(100));
+    fs::write(root.join(&long), "long")?;
+    lsetxattr(root.join(&long), "user.note", b"a\nb", XattrFlags::empty())?;
+    let part = "d".repeat(250);
+    let mut deep: OwnedFd = fs::File::open(&root)?.into();
+    for _ in 0..17 {
+        mkdirat(&deep, &part, Mode::RWXU)?;
+        deep = openat(&deep, &part, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    }
+    drop(deep);
+    let (archive, id) = (case.path("archive"), case.id.clone());
+    let said = ferry(case, &["checkpoint", "--export", &archive, &id])?.failure()?.stderr;
+    assert!(said.contains("its path has more than 4096 bytes") && !Path::new(&archive).exists(), "{said}");
+    row.go_on(10)?;
+    remove_tree(&root.join(part))?;
+    let archive = exported(case)?;
+    let lines = imported(case, &archive, &[])?;
+    row.continued(lines)?;
+    let root = PathBuf::from(format!("/proc/{}/root", case.pid()?));
+    let mut value = [0; 8];
+    let length = lgetxattr(root.join(&long), "user.note", &mut value)?;
+    assert_eq!((fs::read_to_string(root.join(&long))?.as_str(), &value[..length]), ("long", &b"a\nb"[..]));
+    deleted(case)?;
+    clear(case)
 }
 
 fn copied(case: &mut Case) -> Outcome {

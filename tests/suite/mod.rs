@@ -45,6 +45,7 @@ mod image_commit;
 mod image_erofs;
 mod image_hostile;
 mod image_killed;
+mod image_layers;
 mod image_root;
 mod image_sources;
 mod image_store;
@@ -187,6 +188,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("jails", jails::SCENARIOS),
     ("image_killed", image_killed::SCENARIOS),
     ("image_root", image_root::SCENARIOS),
+    ("image_layers", image_layers::SCENARIOS),
     ("image_sources", image_sources::SCENARIOS),
     ("image_store", image_store::SCENARIOS),
     ("snapshot", snapshot::SCENARIOS),

@@ -64,7 +64,6 @@ impl Layer {
     /// # Errors
     /// The archive ends in the middle; the disk's.
     pub(super) fn data(&mut self, entry: &mut impl Read, header: &mut Header, file: &mut File) -> std::io::Result<()> {
-        let gnu = header.kind.is_gnu_sparse();
         if let Some(map) = &mut header.sparse {
             map.read(entry, u64::MAX)?;
             for (offset, length) in &map.parts {
@@ -84,17 +83,11 @@ impl Layer {
             if count == 0 {
                 return Err(std::io::Error::other("the archive ends in the middle of it"));
             }
-            let piece = &self.buffer[..count];
-            // The parser has filled the holes with zeros.
-            if gnu && piece.iter().all(|byte| *byte == 0) {
-                file.seek(SeekFrom::Current(count as i64))?;
-            } else {
-                file.write_all(piece)?;
-            }
+            file.write_all(&self.buffer[..count])?;
             left -= count as u64;
             self.count.bytes += count as u64;
         }
-        if gnu { file.set_len(header.size) } else { Ok(()) }
+        Ok(())
     }
 }
 

@@ -1,17 +1,15 @@
 //! What an archive says of one entry, GNU's and PAX' additions worked in. POSIX pax(1), GNU tar manual, "Basic Tar Format"
 
 use std::ffi::CString;
-use std::io::Read;
 
 use rustix::fs::Timespec;
-use tar::{Entry, EntryType};
+use tar::EntryType;
 
+use super::entries::Entry;
 use super::sparse;
 use crate::error::{Error, Result};
-use crate::image::pack::BODY;
-
-/// A name longer than this no kernel takes: linux/limits.h, PATH_MAX.
-const LONGEST_NAME: usize = 4096;
+use crate::image::pack::{BODY, LONGEST_NAME};
+use crate::image::pax::{self, Records};
 
 /// One entry.
 #[derive(Debug)]
@@ -47,17 +45,26 @@ impl Header {
     ///
     /// # Errors
     /// It is broken, or leads out of the layer.
-    pub fn read(entry: &mut Entry<'_, impl Read>) -> Result<Option<Self>> {
-        let kind = entry.header().entry_type();
+    pub fn read(entry: Entry) -> Result<Option<Self>> {
+        let Entry { header, long_name, long_link, records, stored, sparse } = entry;
+        let kind = header.entry_type();
         if matches!(kind, EntryType::XGlobalHeader) || kind.as_byte() == b'V' {
             return Ok(None);
         }
-        let mut path = entry.path_bytes().into_owned();
-        let mut target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+        let records: Vec<(&[u8], &[u8])> = Records::of(&records).collect::<Result<_, _>>().map_err(unreadable)?;
+        // A long name of GNU's goes before PAX', and that before the header's. An empty value gives way, the last one counts.
+        let said = |key: &[u8]| {
+            let found = records.iter().rev().find(|(known, value)| *known == key && !value.is_empty());
+            found.map(|(_, value)| value.to_vec())
+        };
+        let ended = |name: Vec<u8>| name.strip_suffix(b"\0").map(<[u8]>::to_vec).unwrap_or(name);
+        let mut path =
+            long_name.map(ended).or_else(|| said(b"path")).unwrap_or_else(|| header.path_bytes().into_owned());
+        let target = long_link.map(ended).or_else(|| said(b"linkpath"));
+        let mut target = target.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
         let named = String::from_utf8_lossy(&path).into_owned();
         let bad = |why: String| Error::said("unpack", format!("{named:?}"), why);
         let broken = |why: std::io::Error| bad(why.to_string());
-        let header = entry.header();
         let field =
             |bytes: &[u8], value: std::io::Result<u64>| if is_blank(bytes) { Ok(0) } else { value.map_err(broken) };
         let old = header.as_old();
@@ -72,39 +79,34 @@ impl Header {
             }
             _ => (0, 0),
         };
-        let mut size = entry.size();
+        let mut size = stored;
         let mut xattrs = Vec::new();
         let mut holes = sparse::Said::default();
         let mut body = None;
-        if let Some(extensions) = entry.pax_extensions().map_err(broken)? {
-            for extension in extensions {
-                let extension = extension.map_err(broken)?;
-                let (key, value) = (extension.key_bytes(), extension.value_bytes());
-                let text = || std::str::from_utf8(value).map_err(|why| bad(why.to_string()));
-                let number = |what: &str| text()?.parse::<u64>().map_err(|_| bad(format!("its {what} is no number")));
-                match key {
-                    b"uid" => uid = number("uid")?,
-                    b"gid" => gid = number("gid")?,
-                    _ if key == BODY.as_bytes() => body = Some(number("body")?),
-                    b"mtime" => mtime = timestamp(text()?).ok_or_else(|| bad("its time is no number".to_owned()))?,
-                    _ if key.starts_with(b"SCHILY.xattr.") => {
-                        let name = CString::new(&key[b"SCHILY.xattr.".len()..]);
-                        xattrs.push((
-                            name.map_err(|_| bad("an attribute's name has a NUL byte".into()))?,
-                            value.to_vec(),
-                        ));
+        for (key, value) in &records {
+            let text = || std::str::from_utf8(value).map_err(|why| bad(why.to_string()));
+            let number = |what: &str| text()?.parse::<u64>().map_err(|_| bad(format!("its {what} is no number")));
+            match *key {
+                b"uid" | b"gid" | b"mtime" if value.is_empty() => (),
+                b"uid" => uid = number("uid")?,
+                b"gid" => gid = number("gid")?,
+                _ if *key == BODY.as_bytes() => body = Some(number("body")?),
+                b"mtime" => mtime = timestamp(text()?).ok_or_else(|| bad("its time is no number".to_owned()))?,
+                _ => {
+                    if let Some(name) = pax::attribute_name(key) {
+                        let name = CString::new(name);
+                        let name = name.map_err(|_| bad("an attribute's name has a NUL byte".to_owned()))?;
+                        xattrs.push((name, value.to_vec()));
+                    } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        holes.take(key, value).map_err(&bad)?;
                     }
-                    _ if key.starts_with(b"GNU.sparse.") => {
-                        holes.take(&key[b"GNU.sparse.".len()..], value).map_err(&bad)?;
-                    }
-                    _ => (),
                 }
             }
         }
         if let Some(name) = holes.name.take() {
             path = name;
         }
-        let sparse = holes.map(size).map_err(&bad)?;
+        let sparse = holes.map(size).map_err(&bad)?.or(sparse);
         if let Some(map) = &sparse {
             size = map.size;
         }
@@ -128,6 +130,10 @@ impl Header {
     pub fn named(&self) -> String {
         format!("{:?}", String::from_utf8_lossy(&self.path))
     }
+}
+
+fn unreadable(why: String) -> Error {
+    Error::said("read", "an entry of the archive", why)
 }
 
 /// A number that is left out, which is 0 to tar and Go alike.
@@ -174,6 +180,7 @@ fn timestamp(text: &str) -> Option<Timespec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::unpack::entries::Entries;
 
     #[test]
     fn paths_begin_at_the_layers_root_and_stay_below() {
@@ -193,9 +200,8 @@ mod tests {
         header.as_old_mut().uid.copy_from_slice(b"       \0");
         header.set_cksum();
         let bytes = [header.as_bytes().to_vec(), vec![0; 1024]].concat();
-        let mut archive = tar::Archive::new(bytes.as_slice());
-        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
-        let read = Header::read(&mut entry).unwrap().unwrap();
+        let entry = Entries::of(bytes.as_slice()).advance().unwrap().unwrap();
+        let read = Header::read(entry).unwrap().unwrap();
         assert_eq!((read.uid, read.gid, read.mode, read.mtime.tv_sec), (0, 0, 0, 0));
     }
 

@@ -21,7 +21,7 @@ use rustix::fs::{
     linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno as Answer;
-use tar::{Entry, EntryType};
+use tar::EntryType;
 
 use super::merged::OPAQUE;
 use super::metered::{Metered, Room};
@@ -32,11 +32,13 @@ use crate::path::{Links, Root, errno};
 pub mod body;
 pub mod complete;
 mod count;
+mod entries;
 mod header;
 mod siblings;
 mod sparse;
 
 pub use count::Count;
+use entries::{Entries, Entry};
 use header::Header;
 
 /// Data is copied in pieces of this size. Bytes.
@@ -102,15 +104,13 @@ pub fn with_bodies(
     layer.rest.implied.insert(Vec::new());
     let broken = |why: std::io::Error| Error::said("unpack layer", named.to_owned(), why.to_string());
     let room = Room::new();
-    let mut archive = tar::Archive::new(Metered::new(archive, &room));
-    let mut entries = archive.entries().map_err(broken)?;
-    while let Some(entry) = room.of_a_header(|| entries.next()) {
-        let mut entry = entry.map_err(broken)?;
-        layer.entry(&mut entry).map_err(|error| explain(error, how))?;
-        std::io::copy(&mut entry, &mut std::io::sink()).map_err(broken)?;
+    let mut entries = Entries::of(Metered::new(archive, &room));
+    while let Some(entry) = room.of_a_header(|| entries.advance()).map_err(broken)? {
+        layer.entry(entry, &mut entries).map_err(|error| explain(error, how))?;
+        std::io::copy(&mut entries, &mut std::io::sink()).map_err(broken)?;
     }
     // To the end: what the archive is judged by may come behind its last entry.
-    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
+    std::io::copy(&mut entries.into_inner(), &mut std::io::sink()).map_err(broken)?;
     Ok((layer.count, layer.rest))
 }
 
@@ -148,7 +148,7 @@ fn as_path(path: &[u8]) -> &Path {
 }
 
 impl Layer {
-    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+    fn entry(&mut self, entry: Entry, content: &mut impl Read) -> Result<()> {
         let Some(mut header) = Header::read(entry)? else { return Ok(()) };
         self.count.entries += 1;
         let cannot = |answer: Errno| Error::kernel("unpack", header.named(), answer);
@@ -168,7 +168,7 @@ impl Layer {
         let parent = parent.as_fd();
         match header.kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                return self.file(entry, &mut header, parent, &name, set_group);
+                return self.file(content, &mut header, parent, &name, set_group);
             }
             EntryType::Directory => return self.directory(&header, parent, &name, set_group).map_err(cannot),
             EntryType::Link => return self.hard_link(&header, parent, &name).map_err(cannot),
@@ -267,7 +267,7 @@ impl Layer {
 
     fn file(
         &mut self,
-        entry: &mut Entry<'_, impl Read>,
+        content: &mut impl Read,
         header: &mut Header,
         dir: BorrowedFd<'_>,
         name: &CString,
@@ -297,7 +297,7 @@ impl Layer {
             answer => answer.map_err(|answer| cannot(errno(answer)))?,
         };
         let mut file = File::from(file);
-        self.data(entry, header, &mut file).or_cannot("unpack", &named)?;
+        self.data(content, header, &mut file).or_cannot("unpack", &named)?;
         self.own(header, set_group, |uid, gid| fchown(&file, Some(uid), Some(gid))).map_err(cannot)?;
         fchmod(&file, Mode::from_raw_mode(header.mode)).or_cannot("unpack", &named)?;
         for (name, value) in &header.xattrs {

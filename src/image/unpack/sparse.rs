@@ -1,5 +1,5 @@
 //! Files with holes, as GNU tar writes them in PAX archives: formats 0.0 and 0.1 keep the map in the header, 1.0 before the
-//! data. (GNU's older format the tar crate reads itself; its zeros become holes again.) GNU tar manual, "Storing Sparse Files"
+//! data; GNU's older one has it in the file's own header. GNU tar manual, "Storing Sparse Files"
 
 use std::io::{self, Read};
 
@@ -91,6 +91,20 @@ fn check(map: &Map, stored: u64) -> Result<(), String> {
 }
 
 impl Map {
+    /// The map of GNU's older format. There every part has blocks of its own, which no writer but the last one's fills in part.
+    ///
+    /// # Errors
+    /// It contradicts itself, or what is stored.
+    pub fn gnu(size: u64, parts: Vec<(u64, u64)>, stored: u64) -> Result<Self, String> {
+        let map = Self { size, parts, before_data: false };
+        check(&map, stored)?;
+        let filled = map.parts.iter().rev().skip_while(|(_, length)| *length == 0).skip(1);
+        match filled.clone().all(|(_, length)| length % 512 == 0) {
+            true => Ok(map),
+            false => Err("its map of holes has a part that ends inside of a block".to_owned()),
+        }
+    }
+
     /// Reads the map that stands before the data, if it does; `stored` are the bytes of the entry.
     ///
     /// # Errors

@@ -1,0 +1,126 @@
+//! What becomes of layers where readers of archives could differ: records with newlines, links that are said to have content.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::Failed;
+use rustix::fs::{Mode, OFlags, XattrFlags, lgetxattr, lsetxattr, mkdirat, openat};
+use serde_json::json;
+use tar::EntryType;
+
+use super::case::{Case, remove_tree};
+use super::image::{clear, ferry, image};
+use super::need::Need::{Ferry, Root};
+use super::scenario::{Outcome, Scenario, scenario};
+use crate::image_fixtures::{self as fixtures, Layer};
+
+/// This file's scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("names_and_attributes_with_any_byte_come_back", &[Ferry, Root], any_byte),
+    scenario("a_path_that_could_not_be_unpacked_is_not_packed", &[Ferry], too_long),
+    scenario("links_have_no_content", &[Ferry], sized_links),
+];
+
+/// The files of an image of these layers, in a directory that is made anew.
+fn files(case: &mut Case, layers: &[Vec<u8>]) -> Result<PathBuf, Failed> {
+    let layout = case.path("layout");
+    if Path::new(&layout).exists() {
+        remove_tree(layout.as_ref())?;
+    }
+    fixtures::layout(layout.as_ref(), "test:1", layers, &json!({"Cmd": ["/probe"]}))?;
+    image(case, &["import", &layout])?.success()?;
+    bundled(case, "test:1")
+}
+
+fn bundled(case: &mut Case, name: &str) -> Result<PathBuf, Failed> {
+    let bundle = PathBuf::from(case.path("made"));
+    if bundle.exists() {
+        remove_tree(&bundle)?;
+    }
+    ferry(case, &["bundle", "create", "--image", name, &bundle.display().to_string(), "--", "/probe"])?.success()?;
+    Ok(bundle.join("rootfs"))
+}
+
+/// The value of an attribute, if the file has it.
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 4096];
+    let length = lgetxattr(path, name, &mut value[..]).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
+/// cap_dac_override and cap_fowner, whose mask is a newline: linux/capability.h, VFS_CAP_REVISION_2.
+const CAPABILITY: [u8; 20] = [0, 0, 0, 2, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn any_byte(case: &mut Case) -> Outcome {
+    let tree = case.host_directory("tree")?;
+    let long = format!("{}\n\n{}", "n".repeat(100), "m".repeat(100));
+    fs::write(tree.join("note"), "note")?;
+    fs::write(tree.join(&long), "long")?;
+    std::os::unix::fs::symlink(&long, tree.join("link"))?;
+    let attributes = [
+        ("user.note", &b"a\nb"[..]),
+        ("user.a=b", b"=\n"),
+        ("user.50%", b"\n\n"),
+        ("user.none", b""),
+        ("security.capability", &CAPABILITY),
+    ];
+    for (name, value) in attributes {
+        lsetxattr(tree.join("note"), name, value, XattrFlags::empty())?;
+    }
+    // A socket is left out, all its names.
+    UnixListener::bind(tree.join("socket"))?;
+    fs::hard_link(tree.join("socket"), tree.join("socket-too"))?;
+    image(case, &["import", &tree.display().to_string(), "--name", "test:1"])?.success()?;
+    let root = bundled(case, "test:1")?;
+    for (name, value) in attributes {
+        assert_eq!(attribute(&root.join("note"), name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(fs::read_to_string(root.join("link"))?, "long");
+    assert!(!root.join("socket").exists() && !root.join("socket-too").exists());
+    clear(case)
+}
+
+fn too_long(case: &mut Case) -> Outcome {
+    let tree = case.host_directory("tree")?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut deep: OwnedFd = fs::File::open(&tree)?.into();
+    let name = "d".repeat(255);
+    for _ in 0..15 {
+        mkdirat(&deep, &name, Mode::RWXU)?;
+        deep = openat(&deep, &name, flags, Mode::empty())?;
+    }
+    // With a slash behind each that is 3840 bytes, and this one fills what a path may have.
+    let source = tree.display().to_string();
+    mkdirat(&deep, &name, Mode::RWXU)?;
+    image(case, &["import", &source, "--name", "test:1"])?.success()?;
+    deep = openat(&deep, &name, flags, Mode::empty())?;
+    mkdirat(&deep, "e", Mode::RWXU)?;
+    let end = image(case, &["import", &source, "--name", "test:1"])?.failure()?;
+    assert!(end.stderr.contains("its path has more than 4096 bytes"), "{}", end.stderr);
+    remove_tree(&tree)?;
+    clear(case)
+}
+
+/// An archive whose first entry is said to have a block of content behind it.
+fn sized(mut archive: Vec<u8>) -> Vec<u8> {
+    archive[124..136].copy_from_slice(b"00000001000\0");
+    archive[148..156].fill(b' ');
+    let sum: u32 = archive[..512].iter().map(|byte| u32::from(*byte)).sum();
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    archive
+}
+
+fn sized_links(case: &mut Case) -> Outcome {
+    for (kind, target) in [(EntryType::Link, "file"), (EntryType::Symlink, "file"), (EntryType::Directory, "")] {
+        let base = Layer::new().file("file", 0o644, b"file")?.finish()?;
+        let layer = Layer::new().entry(kind, "first", 0o755, target, b"")?.file("second", 0o644, b"second")?;
+        let root = files(case, &[base, sized(layer.file("third", 0o644, b"third")?.finish()?)])?;
+        for name in ["second", "third"] {
+            assert_eq!(fs::read_to_string(root.join(name)).ok().as_deref(), Some(name), "{kind:?}");
+        }
+    }
+    clear(case)
+}
