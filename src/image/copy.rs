@@ -63,6 +63,9 @@ pub fn entry_while(
             data(&source, &copy, stat.st_size.unsigned_abs(), go_on)?;
             fchown(&copy, uid, gid).map_err(errno)?;
             fchmod(&copy, mode).map_err(errno)?;
+            if xattr::gives_acls(to) {
+                xattr::without_acls(copy.as_fd())?;
+            }
             xattr::copy(source.as_fd(), copy.as_fd())?;
             return rustix::fs::futimens(&copy, &times(stat)).map_err(errno);
         }
@@ -78,6 +81,9 @@ pub fn entry_while(
     }
     chownat(to, new, uid, gid, nofollow).map_err(errno)?;
     if kind != FileType::Symlink {
+        if xattr::gives_acls(to) {
+            xattr::without_acls_at(to, new)?;
+        }
         rustix::fs::chmodat(to, new, mode, AtFlags::empty()).map_err(errno)?;
     }
     utimensat(to, new, &times(stat), nofollow).map_err(errno)
@@ -91,6 +97,7 @@ pub fn directory(from: BorrowedFd<'_>, stat: &Stat, to: BorrowedFd<'_>, new: &CS
     let copy = opened(to, new, OFlags::RDONLY | OFlags::DIRECTORY)?;
     fchown(&copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(errno)?;
     fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(errno)?;
+    xattr::without_acls(copy.as_fd())?;
     xattr::copy(from, copy.as_fd())
 }
 

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, lsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, lremovexattr, lsetxattr};
 use rustix::io::Errno as Answer;
 
 use crate::path::{errno, fd_path};
@@ -16,6 +16,9 @@ use crate::path::{errno, fd_path};
 const MOST: usize = 64 << 10;
 /// As many bytes of names as are asked for first.
 const FEW: usize = 1 << 10;
+
+/// Whom a file is open to besides its owner and group, and what a directory gives to whatever is made in it: acl(5).
+const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
 /// Whether an image's file may have this attribute.
 pub fn is_an_images(name: &[u8]) -> bool {
@@ -43,6 +46,37 @@ pub fn set_at(dir: BorrowedFd<'_>, file: &CStr, name: &CStr, value: &[u8]) -> Re
     let path = [fd_path(dir).as_bytes(), b"/", file.to_bytes()].concat();
     let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
     lsetxattr(&path, name, value, XattrFlags::empty()).map_err(errno)
+}
+
+/// Whether whatever is made in a directory gets ACLs from it.
+pub fn gives_acls(dir: BorrowedFd<'_>) -> bool {
+    // Too long for the buffer is there too.
+    !matches!(fgetxattr(dir, ACLS[1], &mut [0_u8; 1][..]), Err(Answer::NODATA | Answer::OPNOTSUPP))
+}
+
+/// Takes from a file or directory the ACLs that it was made with: its mode alone says who may what, until it is given its own.
+///
+/// # Errors
+/// What fremovexattr(2) answers; a filesystem without any has none.
+pub fn without_acls(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    ACLS.iter().try_for_each(|name| gone(fremovexattr(fd, *name)))
+}
+
+/// The same with `file` in `dir`, which is no file that could be opened.
+///
+/// # Errors
+/// As [`without_acls`].
+pub fn without_acls_at(dir: BorrowedFd<'_>, file: &CStr) -> Result<(), Errno> {
+    let path = [fd_path(dir).as_bytes(), b"/", file.to_bytes()].concat();
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    ACLS.iter().try_for_each(|name| gone(lremovexattr(&path, *name)))
+}
+
+fn gone(answer: rustix::io::Result<()>) -> Result<(), Errno> {
+    match answer {
+        Ok(()) | Err(Answer::NODATA | Answer::OPNOTSUPP) => Ok(()),
+        Err(answer) => Err(errno(answer)),
+    }
 }
 
 /// Whether `file` in `dir`, whatever it is, has an attribute.

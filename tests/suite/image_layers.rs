@@ -1,7 +1,9 @@
-//! What becomes of layers where readers of archives could differ: records with newlines, links that are said to have content.
+//! What becomes of layers where readers of archives could differ: records with newlines, links that are said to have content,
+//! rights that a directory hands down.
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("names_and_attributes_with_any_byte_come_back", &[Ferry, Root], any_byte),
     scenario("a_path_that_could_not_be_unpacked_is_not_packed", &[Ferry], too_long),
     scenario("links_have_no_content", &[Ferry], sized_links),
+    scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
 ];
 
 /// The files of an image of these layers, in a directory that is made anew.
@@ -120,6 +123,39 @@ fn sized_links(case: &mut Case) -> Outcome {
         let root = files(case, &[base, sized(layer.file("third", 0o644, b"third")?.finish()?)])?;
         for name in ["second", "third"] {
             assert_eq!(fs::read_to_string(root.join(name)).ok().as_deref(), Some(name), "{kind:?}");
+        }
+    }
+    clear(case)
+}
+
+/// An ACL as the kernel keeps it: linux/posix_acl_xattr.h. User 1000 may everything.
+fn acl() -> Vec<u8> {
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in
+        [(1_u16, 7_u16, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)]
+    {
+        acl.extend(tag.to_le_bytes().into_iter().chain(rights.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    acl
+}
+
+fn acls(case: &mut Case) -> Outcome {
+    let (access, default, acl) = ("system.posix_acl_access", "system.posix_acl_default", acl());
+    let given = [(&*format!("SCHILY.xattr.{default}"), acl.as_slice())];
+    let lower = Layer::new().file("elsewhere", 0o640, b"elsewhere")?.records(&given)?.directory("d/")?;
+    let lower = lower.file("d/secret", 0o640, b"secret")?.directory("d/plain/")?.file("d/implied/x", 0o640, b"x")?;
+    let lower = lower.entry(EntryType::Fifo, "d/pipe", 0o640, "", b"")?;
+    let lower = lower.records(&[(&format!("SCHILY.xattr.{access}"), &acl)])?.file("d/open", 0o670, b"open")?;
+    let upper = Layer::new().hard_link("d/copied", "elsewhere")?.file("d/later", 0o640, b"later")?;
+    let root = files(case, &[lower.finish()?, upper.finish()?])?;
+    assert_eq!(attribute(&root.join("d"), default), Some(acl.clone()));
+    assert_eq!(attribute(&root.join("d/open"), access), Some(acl));
+    for name in ["secret", "plain", "implied", "implied/x", "pipe", "copied", "later"] {
+        let path = root.join("d").join(name);
+        let (is_directory, mode) = (path.is_dir(), fs::symlink_metadata(&path)?.mode() & 0o7777);
+        assert_eq!(mode, if is_directory { 0o755 } else { 0o640 }, "{name}");
+        for acl in [access, default] {
+            assert_eq!(attribute(&path, acl), None, "{name}: {acl}");
         }
     }
     clear(case)

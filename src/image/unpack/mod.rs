@@ -23,7 +23,6 @@ use rustix::fs::{
 use rustix::io::Errno as Answer;
 use tar::EntryType;
 
-use super::merged::OPAQUE;
 use super::metered::{Metered, Room};
 use super::{tree, whiteout, xattr};
 use crate::error::{Context, Error, Result};
@@ -34,6 +33,7 @@ pub mod complete;
 mod count;
 mod entries;
 mod header;
+mod marks;
 mod siblings;
 mod sparse;
 
@@ -45,10 +45,6 @@ use header::Header;
 const PIECE: usize = 128 << 10;
 /// A name that begins so removes what follows it from the layers below. OCI image-spec, layer.md#whiteouts
 const WHITEOUT: &[u8] = b".wh.";
-/// This name removes everything that the layers below have in its directory.
-const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
-/// Names that begin so are aufs' own affair.
-const AUFS: &[u8] = b".wh..wh.";
 
 /// How to unpack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,11 +124,27 @@ struct Layer {
     root: Root,
     bodies: Option<OwnedFd>,
     how: How,
-    /// The directory of the last entry: archives are sorted, mostly. Its set-group-id bit decides who owns new files.
-    parent: Option<(Vec<u8>, OwnedFd, bool)>,
+    /// The directory of the last entry: archives are sorted, mostly.
+    parent: Option<(Vec<u8>, OwnedFd, Gives)>,
     count: Count,
     rest: Rest,
     buffer: Vec<u8>,
+}
+
+/// What a directory gives to whatever is made in it, and the archive does not.
+#[derive(Debug, Clone, Copy)]
+struct Gives {
+    /// Its group.
+    group: bool,
+    /// Its default ACL.
+    acls: bool,
+}
+
+impl Gives {
+    fn of(dir: &OwnedFd) -> Result<Self, Errno> {
+        let group = fstat(dir).map_err(errno)?.st_mode & 0o2000 != 0;
+        Ok(Self { group, acls: xattr::gives_acls(dir.as_fd()) })
+    }
 }
 
 fn parted(path: &[u8]) -> (&[u8], &[u8]) {
@@ -164,13 +176,13 @@ impl Layer {
             return self.whiteout(&header).map_err(cannot);
         }
         let name = c_name(name).map_err(cannot)?;
-        let (parent, set_group) = self.parent(&header.path).map_err(cannot)?;
+        let (parent, gives) = self.parent(&header.path).map_err(cannot)?;
         let parent = parent.as_fd();
         match header.kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                return self.file(content, &mut header, parent, &name, set_group);
+                return self.file(content, &mut header, parent, &name, gives);
             }
-            EntryType::Directory => return self.directory(&header, parent, &name, set_group).map_err(cannot),
+            EntryType::Directory => return self.directory(&header, parent, &name, gives).map_err(cannot),
             EntryType::Link => return self.hard_link(&header, parent, &name).map_err(cannot),
             EntryType::Symlink => {
                 let target = c_name(&header.target).map_err(cannot)?;
@@ -190,22 +202,22 @@ impl Layer {
                 return Err(Error::said("unpack", header.named(), why));
             }
         }
-        self.belongings(&header, parent, &name, set_group).map_err(cannot)
+        self.belongings(&header, parent, &name, gives).map_err(cannot)
     }
 
     /// The directory that an entry is in, made where the archive does not mention it.
-    fn parent(&mut self, path: &[u8]) -> Result<(OwnedFd, bool), Errno> {
+    fn parent(&mut self, path: &[u8]) -> Result<(OwnedFd, Gives), Errno> {
         let (parent, _) = parted(path);
         if self.parent.as_ref().is_none_or(|(known, ..)| known != parent) {
             let dir = match self.open_dir(parent) {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => self.imply(parent)?,
                 answer => answer?,
             };
-            let set_group = fstat(&dir).map_err(errno)?.st_mode & 0o2000 != 0;
-            self.parent = Some((parent.to_vec(), dir, set_group));
+            let gives = Gives::of(&dir)?;
+            self.parent = Some((parent.to_vec(), dir, gives));
         }
         match &self.parent {
-            Some((_, dir, set_group)) => Ok((dir.try_clone().map_err(|_| Errno::EMFILE)?, *set_group)),
+            Some((_, dir, gives)) => Ok((dir.try_clone().map_err(|_| Errno::EMFILE)?, *gives)),
             None => Err(Errno::ENOENT),
         }
     }
@@ -226,9 +238,9 @@ impl Layer {
                 Err(Errno::ENOENT) => {
                     let made = self.root.make_dirs(as_path(here), 0o755, Links::Follow);
                     made.map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
+                    self.plain(here)?;
                     self.rest.implied.insert(here.to_vec());
                 }
-                // Removed from the layers below, and then there again: a directory that hides them.
                 Err(Errno::ENOTDIR) => self.reopen_whiteout(here)?,
                 Err(answer) => return Err(answer),
             }
@@ -236,15 +248,11 @@ impl Layer {
         self.open_dir(path)
     }
 
-    fn reopen_whiteout(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let (above, name) = parted(path);
-        let (dir, name) = (self.open_dir(above)?, c_name(name)?);
-        if !whiteout::is_one(&dir, &name, &statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?) {
-            return Err(Errno::ENOTDIR);
-        }
-        unlinkat(&dir, &name, AtFlags::empty()).map_err(errno)?;
-        mkdirat(&dir, &name, Mode::from_raw_mode(0o755)).map_err(errno)?;
-        self.hide_below(path)
+    /// Takes from a directory that was not mentioned what the one above it has given it.
+    fn plain(&self, path: &[u8]) -> Result<(), Errno> {
+        let dir = self.open_dir(path)?;
+        xattr::without_acls(dir.as_fd())?;
+        fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(errno)
     }
 
     /// Makes something at a name; what is there from before goes, whatever it is.
@@ -271,7 +279,7 @@ impl Layer {
         header: &mut Header,
         dir: BorrowedFd<'_>,
         name: &CString,
-        set_group: bool,
+        gives: Gives,
     ) -> Result<()> {
         let named = header.named();
         let cannot = |answer: Errno| match answer {
@@ -297,8 +305,11 @@ impl Layer {
             answer => answer.map_err(|answer| cannot(errno(answer)))?,
         };
         let mut file = File::from(file);
+        if gives.acls {
+            xattr::without_acls(file.as_fd()).map_err(cannot)?;
+        }
         self.data(content, header, &mut file).or_cannot("unpack", &named)?;
-        self.own(header, set_group, |uid, gid| fchown(&file, Some(uid), Some(gid))).map_err(cannot)?;
+        self.own(header, gives.group, |uid, gid| fchown(&file, Some(uid), Some(gid))).map_err(cannot)?;
         fchmod(&file, Mode::from_raw_mode(header.mode)).or_cannot("unpack", &named)?;
         for (name, value) in &header.xattrs {
             self.attribute(name, |name| xattr::set(file.as_fd(), name, value)).map_err(cannot)?;
@@ -306,24 +317,20 @@ impl Layer {
         futimens(&file, &both(header.mtime)).or_cannot("unpack", &named)
     }
 
-    fn directory(
-        &mut self,
-        header: &Header,
-        dir: BorrowedFd<'_>,
-        name: &CString,
-        set_group: bool,
-    ) -> Result<(), Errno> {
+    fn directory(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString, gives: Gives) -> Result<(), Errno> {
+        let mut made = true;
         match mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)) {
             Ok(()) => (),
             Err(Answer::EXIST) => {
                 let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                made = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+                if made {
                     self.parent = None;
                     let removed = whiteout::is_one(dir, name, &stat);
                     unlinkat(dir, name, AtFlags::empty()).map_err(errno)?;
                     mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)).map_err(errno)?;
                     if removed {
-                        self.hide_below(&header.path)?;
+                        self.renew(&header.path)?;
                     }
                 }
             }
@@ -332,9 +339,13 @@ impl Layer {
         self.rest.implied.remove(&header.path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = openat(dir, name, flags, Mode::empty()).map_err(errno)?;
-        self.directory_belongings(header, &opened, set_group)?;
+        if made && gives.acls {
+            xattr::without_acls(opened.as_fd())?;
+        }
+        self.directory_belongings(header, &opened, gives.group)?;
         // Its own entries come next, mostly.
-        self.parent = Some((header.path.clone(), opened, header.mode & 0o2000 != 0));
+        let gives = Gives::of(&opened)?;
+        self.parent = Some((header.path.clone(), opened, gives));
         Ok(())
     }
 
@@ -344,6 +355,7 @@ impl Layer {
         }
         self.rest.implied.remove(&Vec::new());
         let dir = self.open_dir(b"")?;
+        self.parent = None;
         self.directory_belongings(header, &dir, true)
     }
 
@@ -396,10 +408,13 @@ impl Layer {
     }
 
     /// Owner, mode, attributes and times of what is neither file nor directory.
-    fn belongings(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString, group: bool) -> Result<(), Errno> {
+    fn belongings(&mut self, header: &Header, dir: BorrowedFd<'_>, name: &CString, gives: Gives) -> Result<(), Errno> {
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-        self.own(header, group, |uid, gid| chownat(dir, name, Some(uid), Some(gid), nofollow))?;
+        self.own(header, gives.group, |uid, gid| chownat(dir, name, Some(uid), Some(gid), nofollow))?;
         if header.kind != EntryType::Symlink {
+            if gives.acls {
+                xattr::without_acls_at(dir, name)?;
+            }
             chmodat(dir, name, Mode::from_raw_mode(header.mode), AtFlags::empty()).map_err(errno)?;
         }
         for (attribute, value) in &header.xattrs {
@@ -436,43 +451,6 @@ impl Layer {
             }
             Some(Err(answer)) => Err(answer),
         }
-    }
-
-    fn whiteout(&mut self, header: &Header) -> Result<(), Errno> {
-        let (above, name) = parted(&header.path);
-        if name == OPAQUE_WHITEOUT {
-            self.parent(&header.path)?;
-            return self.hide_below(above);
-        }
-        let removed = &name[WHITEOUT.len()..];
-        if name.starts_with(AUFS) || matches!(removed, b"" | b"." | b"..") {
-            return if name.starts_with(AUFS) { Ok(()) } else { Err(Errno::EINVAL) };
-        }
-        let removed_path = if above.is_empty() { removed.to_vec() } else { [above, b"/", removed].concat() };
-        let (dir, _) = match self.parent(&header.path) {
-            // This layer has no directory there, which already hides what was in it: umoci lists that all the same.
-            Err(Errno::ENOTDIR) => return Ok(()),
-            answer => answer?,
-        };
-        let name = c_name(removed)?;
-        match whiteout::make(dir.as_fd(), &name, self.how.user_namespace) {
-            Ok(()) => Ok(()),
-            // It removes what is below, not what this layer brings itself.
-            Err(Errno::EEXIST) => {
-                let stat = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => self.hide_below(&removed_path),
-                    _ => Ok(()),
-                }
-            }
-            Err(answer) => Err(answer),
-        }
-    }
-
-    /// Marks a directory as one that hides what the layers below have there.
-    fn hide_below(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let name = CString::new(OPAQUE[usize::from(self.how.user_namespace)]).unwrap_or_default();
-        xattr::set(self.open_dir(path)?.as_fd(), &name, b"y")
     }
 }
 
