@@ -117,12 +117,12 @@ pub fn import(
             descriptors.push(descriptor(&layer.blob, store.blob_size(&layer.blob)?.unwrap_or(0), compression));
             continue;
         }
-        let Some(LayerRead { blob, compression, diff_id, layer, count: counted, rest }) = read[index].take() else {
+        let Some(LayerRead { blob, compression, diff_id, layer, count: mut counted, rest }) = read[index].take() else {
             continue;
         };
         let NewLayer { name, diff } = layer;
         let diff = Rc::new(diff);
-        complete::complete(rest, &diff, &lowers)?;
+        counted.replaced += complete::complete(rest, &diff, &lowers)?;
         lowers.insert(0, diff);
         count.add(&counted);
         descriptors.push(descriptor(&blob.digest, blob.size, compression));

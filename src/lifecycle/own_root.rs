@@ -282,7 +282,7 @@ fn fill(with: &Upper, directory: OwnedFd, lowers: &[PathBuf]) -> Result<()> {
     let (_, rest) = unpacked?;
     let completed = complete::complete(rest, &upper, &lowers);
     rustix::process::umask(mask);
-    completed
+    completed.map(drop)
 }
 
 /// The configuration that `run` would have made of what `theirs` says about the program; an error, where that is not the same.

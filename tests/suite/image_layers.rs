@@ -1,5 +1,5 @@
-//! What becomes of layers where readers of archives could differ: records with newlines, links that are said to have content,
-//! rights that a directory hands down.
+//! What becomes of layers where readers of archives could differ: records with newlines, links that are said to have content, marks
+//! and hard links in an order of their own, rights that a directory hands down.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags, lgetxattr, lsetxattr, mkdirat, openat
 use serde_json::json;
 use tar::EntryType;
 
-use super::case::{Case, remove_tree};
+use super::case::{Case, find_named, remove_tree};
 use super::image::{clear, ferry, image};
 use super::need::Need::{Ferry, Root};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -24,6 +24,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_path_that_could_not_be_unpacked_is_not_packed", &[Ferry], too_long),
     scenario("links_have_no_content", &[Ferry], sized_links),
     scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
+    scenario("marks_of_a_layer_are_seen_when_it_is_completed", &[Ferry], marks),
+    scenario("what_a_layer_replaces_is_no_damage", &[Ferry], replaced),
 ];
 
 /// The files of an image of these layers, in a directory that is made anew.
@@ -158,5 +160,116 @@ fn acls(case: &mut Case) -> Outcome {
             assert_eq!(attribute(&path, acl), None, "{name}: {acl}");
         }
     }
+    clear(case)
+}
+
+/// What is at a path: a file's text, where a link leads, or a slash for a directory.
+fn shown(root: &Path, path: &str) -> Option<String> {
+    // A link on the way leads out of here.
+    let mut here = root.to_owned();
+    for part in Path::new(path).parent()?.components() {
+        here.push(part);
+        if !fs::symlink_metadata(&here).ok()?.is_dir() {
+            return None;
+        }
+    }
+    let path = root.join(path);
+    match fs::symlink_metadata(&path).ok()?.file_type() {
+        kind if kind.is_dir() => Some("/".to_owned()),
+        kind if kind.is_symlink() => Some(format!("-> {}", fs::read_link(&path).ok()?.display())),
+        _ => fs::read_to_string(&path).ok(),
+    }
+}
+
+/// A layer's entries: whiteouts and files with their names for content, hard links as `NAME=TARGET`, directories with a slash.
+fn layer(entries: &[&str]) -> Result<Vec<u8>, Failed> {
+    let mut layer = Layer::new();
+    for entry in entries {
+        layer = match entry.split_once('=') {
+            Some((name, target)) => layer.hard_link(name, target)?,
+            None if entry.ends_with('/') => layer.directory(entry)?,
+            None => layer.file(entry, 0o644, if entry.contains(".wh.") { b"" } else { b"new" })?,
+        };
+    }
+    Ok(layer.finish()?)
+}
+
+/// Entries of a layer, and what is to be seen of it then: path and content, none where nothing is.
+type Row = (&'static [&'static str], &'static [(&'static str, Option<&'static str>)]);
+
+const ROWS: &[Row] = &[
+    // Hidden with the directory it is in, what is a link below is none.
+    (&["a/", "a/.wh..wh..opq", "a/lib/x"], &[("a/lib/x", Some("new")), ("usr/lib/x", None), ("a/old", None)]),
+    (&[".wh.a", "a/lib/x"], &[("a/lib/x", Some("new")), ("usr/lib/x", None), ("a/old", None)]),
+    (&["a/lib/x", ".wh.a"], &[("a/lib/x", Some("new")), ("usr/lib/x", None), ("a/old", None)]),
+    (&[".wh.lib", "lib/x"], &[("lib/x", Some("new")), ("usr/lib/x", None), ("usr/lib/low", Some("low"))]),
+    // What is said through a link is said of where it leads.
+    (&["lib/.wh..wh..opq", "lib/x"], &[("lib", Some("-> usr/lib")), ("usr/lib/x", Some("new")), ("usr/lib/low", None)]),
+    (&["lib/.wh.low", "lib/x"], &[("usr/lib/x", Some("new")), ("usr/lib/low", None), ("usr/lib/sub", Some("-> /opt"))]),
+    (&["lib/.wh.low", "usr/lib/low"], &[("usr/lib/low", Some("new"))]),
+    (&["lib/low/x", "usr/lib/.wh.low"], &[("usr/lib/low/x", Some("new"))]),
+    (&["lib/sub/x"], &[("lib", Some("-> usr/lib")), ("usr/lib/sub", Some("-> /opt")), ("opt/x", Some("new"))]),
+    (
+        &["a/lib/x", "lib/y", "usr/lib/z"],
+        &[("usr/lib/x", Some("new")), ("usr/lib/y", Some("new")), ("a/lib", Some("-> /usr/lib"))],
+    ),
+    // A hard link has the file that was there when it was made.
+    (&["y=a/old"], &[("y", Some("old")), ("a/old", Some("old"))]),
+    (&["y=a/old", "y"], &[("y", Some("new")), ("a/old", Some("old"))]),
+    (&["y", "y=a/old"], &[("y", Some("old"))]),
+    (&["y=a/old", ".wh.y"], &[("y", Some("old"))]),
+    (&["y=a/old", "z=y", "y"], &[("y", Some("new")), ("z", Some("old"))]),
+    (&["y=a/old", "a/old"], &[("y", Some("old")), ("a/old", Some("new"))]),
+    (&["y=a/old", "a/.wh.old"], &[("y", Some("old")), ("a/old", None), ("a/twin", Some("old"))]),
+    (&["y=a/old", "z=a/old", ".wh.a"], &[("y", Some("old")), ("z", Some("old")), ("a", None)]),
+    (&["y=a/old", "a/.wh..wh..opq"], &[("y", Some("old")), ("a", Some("/")), ("a/old", None)]),
+];
+
+fn marks(case: &mut Case) -> Outcome {
+    let low =
+        Layer::new().directory("usr/")?.directory("usr/lib/")?.file("usr/lib/low", 0o644, b"low")?.directory("opt/")?;
+    let low = low.link("usr/lib/sub", "/opt")?.link("lib", "usr/lib")?.directory("a/")?.link("a/lib", "/usr/lib")?;
+    let low = low.file("a/old", 0o644, b"old")?.hard_link("a/twin", "a/old")?.finish()?;
+    for (entries, seen) in ROWS {
+        let root = files(case, &[low.clone(), layer(entries)?]).map_err(|why| format!("{entries:?}: {why:?}"))?;
+        for (path, content) in *seen {
+            assert_eq!(shown(&root, path).as_deref(), *content, "{entries:?}: {path}");
+        }
+    }
+    // All names of it are one file still, but for the one that is removed.
+    let root = files(case, &[low.clone(), layer(&["y=a/old", "z=a/old", "a/.wh.old"])?])?;
+    let inode = |name: &str| fs::symlink_metadata(root.join(name)).map(|stat| (stat.ino(), stat.nlink()));
+    assert_eq!((inode("y")?, inode("z")?), (inode("a/twin")?, inode("a/twin")?));
+    assert_eq!(inode("y")?.1, 3);
+    // What was removed before, no link can reach.
+    let layout = case.path("layout");
+    remove_tree(layout.as_ref())?;
+    fixtures::layout(layout.as_ref(), "test:2", &[low, layer(&["a/.wh.old", "y=a/old"])?], &json!({}))?;
+    let refused = image(case, &["import", &layout])?.failure()?;
+    assert!(refused.stderr.contains("it is a hard link to \"a/old\", which is not there"), "{}", refused.stderr);
+    clear(case)
+}
+
+fn replaced(case: &mut Case) -> Outcome {
+    let low = Layer::new().file("low", 0o644, b"low")?.directory("usr/")?.link("lib", "usr")?.finish()?;
+    let large = vec![b'x'; 5000];
+    let x = Layer::new().file("x", 0o644, &large)?;
+    for upper in [
+        Layer::new().file("x", 0o644, &large)?.directory("x/")?.file("x/y", 0o644, b"y")?,
+        Layer::new().file("x", 0o644, &large)?.hard_link("x", "low")?,
+        Layer::new().file("lib/x", 0o644, b"y")?.file("usr/x", 0o644, &large)?,
+        x.file("x", 0o644, b"y")?,
+    ] {
+        files(case, &[low.clone(), upper.finish()?])?;
+        image(case, &["check"])?.success()?;
+    }
+    // What is missing is damage all the same.
+    files(case, &[low, Layer::new().file("x", 0o644, &large)?.finish()?])?;
+    let mut found = Vec::new();
+    find_named(case.path("store/layers").as_ref(), "diff", &mut found);
+    let removed = found.iter().filter(|path| fs::remove_file(path.join("x")).is_ok());
+    assert!(removed.count() > 0, "{found:?}");
+    let damaged = image(case, &["check"])?;
+    assert!(damaged.code == 1 && damaged.stdout.contains("0 bytes, and 5000 were unpacked"), "{}", damaged.stdout);
     clear(case)
 }

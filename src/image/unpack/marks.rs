@@ -29,6 +29,7 @@ impl Layer {
         let (above, name) = parted(&header.path);
         if name == OPAQUE_WHITEOUT {
             self.parent(&header.path)?;
+            self.rest.links.empty(above);
             return self.hide_below(above);
         }
         let removed = &name[WHITEOUT.len()..];
@@ -41,6 +42,7 @@ impl Layer {
             Err(Errno::ENOTDIR) => return Ok(()),
             answer => answer?,
         };
+        self.rest.links.remove(&removed_path);
         let name = c_name(removed)?;
         match whiteout::make(dir.as_fd(), &name, self.how.user_namespace) {
             Ok(()) => Ok(()),
@@ -71,6 +73,7 @@ impl Layer {
 
     /// Makes a directory one that has nothing to do with what the layers below have of that name: it need not even be a directory.
     pub(super) fn renew(&mut self, path: &[u8]) -> Result<(), Errno> {
+        self.rest.implied.remove(path);
         self.hide_below(path)
     }
 

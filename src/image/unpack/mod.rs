@@ -26,13 +26,14 @@ use tar::EntryType;
 use super::metered::{Metered, Room};
 use super::{tree, whiteout, xattr};
 use crate::error::{Context, Error, Result};
-use crate::path::{Links, Root, errno};
+use crate::path::{Links, Root, errno, exists};
 
 pub mod body;
 pub mod complete;
 mod count;
 mod entries;
 mod header;
+mod links;
 mod marks;
 mod siblings;
 mod sparse;
@@ -40,6 +41,7 @@ mod sparse;
 pub use count::Count;
 use entries::{Entries, Entry};
 use header::Header;
+use links::Links as Waiting;
 
 /// Data is copied in pieces of this size. Bytes.
 const PIECE: usize = 128 << 10;
@@ -62,10 +64,12 @@ pub struct How {
 pub struct Rest {
     /// Directories that were made because something is in them, parents first.
     implied: BTreeSet<Vec<u8>>,
-    /// Hard links to files that are not in this layer: target, link.
-    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Hard links to files that are not in this layer.
+    links: Waiting,
     /// Times of directories, which anything made in them changes.
     times: BTreeMap<Vec<u8>, Timespec>,
+    /// Whether marks are those of a user namespace.
+    user: bool,
 }
 
 /// Unpacks a layer into the empty directory `dir`; `named` is the layer in errors.
@@ -93,7 +97,7 @@ pub fn with_bodies(
         how: *how,
         parent: None,
         count: Count::default(),
-        rest: Rest::default(),
+        rest: Rest { user: how.user_namespace, ..Rest::default() },
         buffer: vec![0; PIECE],
     };
     // Until an entry says otherwise, the layers below decide on the root directory.
@@ -178,6 +182,7 @@ impl Layer {
         let name = c_name(name).map_err(cannot)?;
         let (parent, gives) = self.parent(&header.path).map_err(cannot)?;
         let parent = parent.as_fd();
+        self.rest.links.replace(&header.path, header.kind.is_dir());
         match header.kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 return self.file(content, &mut header, parent, &name, gives);
@@ -239,6 +244,7 @@ impl Layer {
                     let made = self.root.make_dirs(as_path(here), 0o755, Links::Follow);
                     made.map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
                     self.plain(here)?;
+                    self.rest.links.replace(here, true);
                     self.rest.implied.insert(here.to_vec());
                 }
                 Err(Errno::ENOTDIR) => self.reopen_whiteout(here)?,
@@ -326,6 +332,7 @@ impl Layer {
                 made = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
                 if made {
                     self.parent = None;
+                    self.count.replaced += 1;
                     let removed = whiteout::is_one(dir, name, &stat);
                     unlinkat(dir, name, AtFlags::empty()).map_err(errno)?;
                     mkdirat(dir, name, Mode::from_raw_mode(header.mode & 0o777 | 0o700)).map_err(errno)?;
@@ -388,7 +395,12 @@ impl Layer {
         match from {
             Some(from) => self.make(dir, name, |dir, name| linkat(&from, &target, dir, name, AtFlags::empty())),
             None => {
-                self.rest.links.push((header.target.clone(), header.path.clone()));
+                if exists(dir, name)? {
+                    self.parent = None;
+                    self.count.replaced += 1;
+                    tree::remove(dir, name)?;
+                }
+                self.rest.links.note(&header.target, &header.path);
                 Ok(())
             }
         }
