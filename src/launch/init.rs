@@ -365,10 +365,12 @@ impl Init<'_> {
         }
         // Hooks have come to name the container's files from here.
         fchdir(self.root()?.dir()).or_cannot("enter", "the root filesystem")?;
-        umask(self.umask);
-        let ran = self.run_hooks("createContainer", &hooks.create_container, Status::Creating);
-        umask(Mode::empty());
-        ran
+        if !hooks.create_container.is_empty() {
+            umask(self.umask);
+            self.run_hooks("createContainer", &hooks.create_container, Status::Creating)?;
+            umask(Mode::empty());
+        }
+        Ok(())
     }
 
     /// Hooks in here are told of this process as they see it themselves.

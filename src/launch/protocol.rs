@@ -140,7 +140,8 @@ impl Channel {
             .or_cannot("hand over", "the seccomp listener")
     }
 
-    /// Takes the descriptor that a process has under a number, which it keeps until it is told.
+    /// Takes the descriptor that a process has under a number, which it keeps until it is told. From a child that is hidden an ordinary
+    /// user may not take any.
     fn take(&self, sender: Option<i32>, number: i32) -> Result<OwnedFd> {
         let sender = sender.and_then(Pid::from_raw).ok_or(Errno::ESRCH);
         let taken = sender.and_then(|sender| {

@@ -25,10 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("all_are_added_or_none", &[Ferry], all_or_none),
     scenario("what_was_added_is_taken_back_where_links_changed", &[Ferry], taken_back),
     scenario("paths_in_options_are_the_hosts", &[Root, Ferry], |case| layers(case, 0)),
-    scenario("paths_in_options_are_the_hosts_in_a_user_namespace", &[Root, Ferry], |case| {
-        mapped(case)?;
-        layers(case, 0)
-    }),
+    scenario("paths_in_options_are_the_hosts_in_a_user_namespace", &[Root, Ferry], layers_of_a_user),
     scenario("many_layers_are_added", &[Root, Ferry], |case| layers(case, 20)),
     scenario("what_shows_a_namespace_is_refused", &[Ferry], of_namespaces),
     scenario("the_root_and_what_is_masked_stay", &[Ferry], protected),
@@ -257,6 +254,16 @@ fn layers(case: &mut Case, more: usize) -> Outcome {
     assert_eq!(read(case, "/home/hold/cargo")?, "tea");
     remove(case, "/home/hold")?.success()?;
     assert_eq!(read(case, "/proc/self/mountinfo")?, before);
+    Ok(())
+}
+
+/// With the rights of the container's root, who may not look into every directory.
+fn layers_of_a_user(case: &mut Case) -> Outcome {
+    mapped(case)?;
+    case.bundle.file("etc/passwd", "root:x:0:0:forged:/:/bin/sh\n")?;
+    case.start_waiting()?;
+    add(case, &config::mount("overlay", "overlay", "/home/hold", &["lowerdir=/etc:/usr"]))?.success()?;
+    assert_eq!(read(case, "/home/hold/passwd")?, fs::read_to_string("/etc/passwd")?);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Ferry, Peer};
+use super::need::Need::{Ferry, Peer, Root};
 use super::output::Lines;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::security::profile;
@@ -18,17 +18,17 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("answers_without_no_new_privileges", &[Peer("crun", "1.8.1 sends another state")], privileged),
     scenario(
         "is_asked_about_sending_by_run",
-        &[Peer("crun", "1.8.1 sends another state"), Peer("runc", "1.1.5 hangs")],
+        &[Root, Peer("crun", "1.8.1 sends another state"), Peer("runc", "1.1.5 hangs")],
         |case| {
             asking_about(case, SENDING);
             met_in_run(case)
         },
     ),
-    scenario("is_asked_about_sending_after_start", &[Peer("crun", "1.8.1 sends another state")], |case| {
+    scenario("is_asked_about_sending_after_start", &[Root, Peer("crun", "1.8.1 sends another state")], |case| {
         asking_about(case, SENDING);
         met_after_start(case)
     }),
-    scenario("is_asked_about_sending_by_exec", &[Ferry], |case| {
+    scenario("is_asked_about_sending_by_exec", &[Root, Ferry], |case| {
         asking_about(case, SENDING);
         met_in_exec(case)
     }),
