@@ -303,12 +303,13 @@ impl Drop for Case {
     }
 }
 
-/// Removes a cgroup. A process that was killed is in it until somebody has waited for it.
+/// Removes a cgroup, if it is there still. A process that was killed is in it until somebody has waited for it.
 pub(super) fn remove_cgroup(path: &Path, limit: Duration) -> Result<(), Failed> {
     let end = Instant::now() + limit;
     loop {
         match fs::remove_dir(path) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => std::thread::yield_now(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             answer => return Ok(answer?),
         }
     }
