@@ -24,6 +24,9 @@ use crate::spec::config::{Hook, Hooks};
 use crate::spec::extensions::{Annotations, hook_streams};
 use crate::sys::{signal, stub};
 
+/// Hooks of this kind are programs of the image, and may not get hold of ferry. config.md#posix-platform-hooks
+const OF_THE_IMAGE: &str = "startContainer";
+
 /// Where hooks write, where annotations name a file: opened on the host and before anything else, for hooks that run inside
 /// the container have its files in sight and not the host's.
 #[derive(Debug, Default)]
@@ -60,35 +63,27 @@ impl Streams {
 /// # Errors
 /// The first hook that cannot be run, fails, or takes longer than its timeout; the ones after it are not run.
 pub fn run(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, (index, false), hook, state, streams))
-}
-
-/// The same for programs of the image, which are looked for in the container's root and may not get hold of ferry.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_inside(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, (index, true), hook, state, streams))
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state, streams))
 }
 
 /// Runs the hooks of one kind whose failure changes nothing: all of them, each failure a line in the log.
 /// runtime.md#lifecycle: poststop
 pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams, log: &Log) {
     for (index, hook) in hooks.iter().enumerate() {
-        if let Err(error) = run_one(name, (index, false), hook, state, streams) {
+        if let Err(error) = run_one(name, index, hook, state, streams) {
             log.warning(error);
         }
     }
 }
 
 /// In the words that runc's users look for, and then ferry's own.
-fn run_one(name: &str, (index, inside): (usize, bool), hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
-    attend((&format!("hooks.{name}[{index}]"), inside), hook, state, streams)
+fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+    attend(name, index, hook, state, streams)
         .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
 }
 
-fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
-    let named = || format!("{at} ({})", hook.path.display());
+fn attend(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+    let named = || format!("hooks.{name}[{index}] ({})", hook.path.display());
     // Not pipes, which somebody would have to fill or to read meanwhile, and a hook need not read; nor the caller's stream, which
     // a hook that goes on in the background would keep open.
     let told =
@@ -112,7 +107,7 @@ fn attend((at, inside): (&str, bool), hook: &Hook, state: &[u8], streams: &Strea
         command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
     }
     signal::reset_in(&mut command);
-    let led = if inside { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
+    let led = if name == OF_THE_IMAGE { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
     let mut child = command.stdin(told).stdout(stdout).stderr(stderr).spawn().or_cannot("run hook", named())?;
     // Its end of the stub's report.
     drop(command);

@@ -379,8 +379,7 @@ impl Init<'_> {
             return Ok(());
         }
         let state = State { status, pid: getpid().as_raw(), ..self.state.clone() };
-        let run = if status == Status::Created { hooks::run_inside } else { hooks::run };
-        run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
+        hooks::run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
     }
 
     fn mask(&mut self) -> Result<()> {
