@@ -10,8 +10,9 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 
 use super::case::{Case, marked_processes, names_in};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::checkpoint_archive::{counter, exported, imported, scratch};
 use super::checkpoint_cut_off::{kill_at, moments, runs};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 /// This file's scenarios.

@@ -11,8 +11,9 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::case::{Case, marked_processes};
-use super::checkpoint::{CRIU, Row, checkpoint, images, restore, spawn_restore};
+use super::checkpoint::{CRIU, checkpoint, images, restore, spawn_restore};
 use super::output;
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[

@@ -11,10 +11,11 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Failed;
 
 use super::case::{Case, MARK};
-use super::checkpoint::{CRIU, Row, checkpoint, images, pre_dump, restore};
+use super::checkpoint::{CRIU, checkpoint, images, pre_dump, restore};
 use super::need::Need::{CgroupV2, Criu, CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines};
 use super::pseudo_terminal::Terminal;
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 

@@ -15,8 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::case::{Case, marked_processes};
-use super::checkpoint::{CRIU, Row, images};
+use super::checkpoint::{CRIU, images};
 use super::output;
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 /// This file's scenarios.

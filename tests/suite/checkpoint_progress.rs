@@ -5,10 +5,11 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::case::Case;
-use super::checkpoint::{CRIU, Row, checkpoint, images, restore};
+use super::checkpoint::{CRIU, checkpoint, images, restore};
 use super::checkpoint_archive::counter;
 use super::need::Need::Ferry;
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 /// This file's scenarios.

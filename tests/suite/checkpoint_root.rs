@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::case::{Case, marked_processes, names_in, remove_tree};
-use super::checkpoint::{CRIU, Row, rounds};
+use super::checkpoint::{CRIU, rounds};
 use super::checkpoint_archive::{entries, tarred, with_manifest};
 use super::image::{clear, ferry, image, import};
 use super::need::Need::{Ferry, OrdinaryUser};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
 

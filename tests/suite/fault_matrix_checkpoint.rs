@@ -13,7 +13,6 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes, names_in, remove_tree};
-use super::checkpoint::Row;
 use super::checkpoint_cut_off::thaws;
 use super::checkpoint_root::image_counter;
 use super::fault_counts::{Counts, count, is_the_languages, tell};
@@ -22,6 +21,7 @@ use super::fault_points::{Ended, Fault, Point, places, tracing};
 use super::image::image;
 use super::need::Need::{self, Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 pub(super) const NEEDS: &[Need] = &[Ferry, Root, Tool("strace"), Criu];

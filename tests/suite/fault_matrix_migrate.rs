@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::case::{Case, marked_processes, names_in, remove_tree};
-use super::checkpoint::Row;
 use super::fault_counts::{Counts, count, tell};
 use super::fault_matrix::{before_main, each, furnish};
 use super::fault_matrix_checkpoint::{NEEDS, outlive, walls};
@@ -22,6 +21,7 @@ use super::fault_points::{Ended, Point, places, tracing};
 use super::migrate::{counter, destination};
 use super::migrate_cut_off::{is_running, of_this, one_goes_on, settle};
 use super::output;
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 /// This file's scenarios.

@@ -9,12 +9,12 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::{Case, names_in};
-use super::checkpoint::Row;
 use super::checkpoint_archive::{counter, exported};
 use super::checkpoint_root::{change, image_counter, is_changed};
 use super::migrate::followed;
 use super::need::Need::{self, Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::{self as fixtures, Layer};
 

@@ -16,10 +16,11 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::migrate_cut_off::restoring;
 use super::need::Need::{CriuTcp, Ferry, Root, Tool};
 use super::output::{self, Lines, Output};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 

@@ -11,10 +11,11 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use super::case::{Case, names_in, remove_tree};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::checkpoint_cut_off::thaws;
 use super::migrate::{calling_with, counter, destination, printed, words};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 /// This file's scenarios.

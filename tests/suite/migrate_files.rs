@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::case::{Case, names_in};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::checkpoint_root::image_counter;
 use super::image::import;
 use super::migrate::{followed, gone, settled};
 use super::migrate_cut_off::{MIGRATES, of_this};
 use super::migrate_image::{elsewhere, there};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
 

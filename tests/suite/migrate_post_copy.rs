@@ -11,10 +11,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::case::{Case, names_in};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::migrate::{destination, followed, gone, settled, words};
 use super::migrate_cut_off::{MIGRATES, is_running, of_this};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[

@@ -9,11 +9,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::case::Case;
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::migrate::{copied_bundle, counter, destination, gone, settled, words};
 use super::migrate_cut_off::{one_goes_on, restoring};
 use super::need::Need::{self, CgroupV2, Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 const NEEDS: &[Need] = &[Ferry, Root, Tool("strace"), Criu, CgroupV2(&[])];

@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Failed;
 
 use super::case::{Case, marked_processes};
-use super::checkpoint::Row;
 use super::migrate::{followed, gone, settled};
 use super::need::Need::{Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 
 const OPENSSL: super::need::Need = Tool("openssl");

@@ -81,6 +81,7 @@ mod pull_docker;
 mod reaper;
 mod registry_server;
 mod rootfs;
+mod row;
 mod scenario;
 mod scheduling;
 mod schema;

@@ -12,9 +12,10 @@ use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes};
-use super::checkpoint::{Row, images};
+use super::checkpoint::images;
 use super::need::Need::{Criu, Ferry, Root};
 use super::output::Lines;
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::shim_client::{Client, Daemon, Message, clean_up};
 

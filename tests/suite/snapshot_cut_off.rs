@@ -12,12 +12,13 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::case::{Case, marked_processes, names_in};
-use super::checkpoint::{CRIU, Row};
+use super::checkpoint::CRIU;
 use super::checkpoint_cut_off::{kill_at, moments, runs};
 use super::checkpoint_freezer::until_frozen;
 use super::image::image;
 use super::need::Need::{Ferry, Root};
 use super::output::{self, Lines};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use super::snapshot_memory::{deleted, memories, read, rolled_back, snapshot, started, taken, write};
 use super::stage::is_long;

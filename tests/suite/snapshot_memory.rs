@@ -8,10 +8,11 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
-use super::checkpoint::{CRIU, Row, rounds};
+use super::checkpoint::{CRIU, rounds};
 use super::image::{clear, image, import};
 use super::need::Need::{self, Ferry, OrdinaryUser, SoftDirty};
 use super::output::{Lines, Output};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
 
