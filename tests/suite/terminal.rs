@@ -116,30 +116,31 @@ fn restored(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-fn lines_at_the_left(case: &mut Case) -> Outcome {
-    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
-    let mut child = run(case, &terminal, &["/probe", "say", "one\ntwo\nthree"])?;
-    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\r\ntwo\r\nthree");
+/// What a program that says three lines shows, to the last letter.
+fn shows(case: &Case, terminal: &Terminal, mut child: std::process::Child, wanted: &str) -> Outcome {
+    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, wanted);
     assert!(output::wait(&mut child, case.patience())?.success());
     Ok(())
+}
+
+fn lines_at_the_left(case: &mut Case) -> Outcome {
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let child = run(case, &terminal, &["/probe", "say", "one\ntwo\nthree"])?;
+    shows(case, &terminal, child, "one\r\ntwo\r\nthree")
 }
 
 fn exec_lines_at_the_left(case: &mut Case) -> Outcome {
     case.start_waiting()?;
     let (id, terminal) = (case.id.clone(), Terminal::open(&case.stage.probe, 24, 80)?);
-    let mut child = terminal.spawn(&case.command(&["exec", "--tty", &id, "/probe", "say", "one\ntwo\nthree"]))?;
-    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\r\ntwo\r\nthree");
-    assert!(output::wait(&mut child, case.patience())?.success());
-    Ok(())
+    let child = terminal.spawn(&case.command(&["exec", "--tty", &id, "/probe", "say", "one\ntwo\nthree"]))?;
+    shows(case, &terminal, child, "one\r\ntwo\r\nthree")
 }
 
 /// An editor moves down by a newline, and stays in its column.
 fn raw(case: &mut Case) -> Outcome {
     let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
-    let mut child = run(case, &terminal, &["/probe", "say-raw", "one\ntwo\nthree"])?;
-    assert_eq!(terminal.lines(case.patience())?.up_to("three")?, "one\ntwo\nthree");
-    assert!(output::wait(&mut child, case.patience())?.success());
-    Ok(())
+    let child = run(case, &terminal, &["/probe", "say-raw", "one\ntwo\nthree"])?;
+    shows(case, &terminal, child, "one\ntwo\nthree")
 }
 
 /// Somebody else, say a pager, writes to the terminal that is typed at, and the file has no carriage returns.
