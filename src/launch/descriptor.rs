@@ -10,6 +10,7 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 
 use super::gate;
+use crate::container::State;
 use crate::error::{Context, Result};
 use crate::security::seccomp::Notify;
 
@@ -17,7 +18,7 @@ use crate::security::seccomp::Notify;
 ///
 /// # Errors
 /// The agent cannot be reached.
-pub fn tell_agent(notify: &Notify, pid: i32, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
+pub fn tell_agent(notify: &Notify, pid: i32, state: &State, listener: BorrowedFd<'_>) -> Result<()> {
     send(&notify.listener_path, &notify.message(pid, state), listener)
         .map_err(|error| error.hint("failed to connect with seccomp agent, which linux.seccomp.listenerPath names"))
 }

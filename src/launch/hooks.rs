@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::container::State;
 use crate::error::{Context, Error, Result};
 use crate::log::Log;
 use crate::process::command::c_strings;
@@ -26,6 +27,9 @@ use crate::sys::{signal, stub};
 
 /// Hooks of this kind are programs of the image, and may not get hold of ferry. config.md#posix-platform-hooks
 const OF_THE_IMAGE: &str = "startContainer";
+
+/// Hooks of these kinds run on the host, and begin in the bundle: names that they are given are often meant from there.
+const OF_THE_HOST: [&str; 4] = ["prestart", "createRuntime", "poststart", "poststop"];
 
 /// Where hooks write, where annotations name a file: opened on the host and before anything else, for hooks that run inside
 /// the container have its files in sight and not the host's.
@@ -58,17 +62,17 @@ impl Streams {
     }
 }
 
-/// Runs the hooks of one kind (`name`) in order; `state` is the container's state as JSON.
+/// Runs the hooks of one kind (`name`) in order.
 ///
 /// # Errors
 /// The first hook that cannot be run, fails, or takes longer than its timeout; the ones after it are not run.
-pub fn run(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams) -> Result<()> {
+pub fn run(name: &str, hooks: &[Hook], state: &State, streams: &Streams) -> Result<()> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| run_one(name, index, hook, state, streams))
 }
 
 /// Runs the hooks of one kind whose failure changes nothing: all of them, each failure a line in the log.
 /// runtime.md#lifecycle: poststop
-pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams, log: &Log) {
+pub fn run_each(name: &str, hooks: &[Hook], state: &State, streams: &Streams, log: &Log) {
     for (index, hook) in hooks.iter().enumerate() {
         if let Err(error) = run_one(name, index, hook, state, streams) {
             log.warning(error);
@@ -77,18 +81,19 @@ pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], streams: &Streams, log
 }
 
 /// In the words that runc's users look for, and then ferry's own.
-fn run_one(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+fn run_one(name: &str, index: usize, hook: &Hook, state: &State, streams: &Streams) -> Result<()> {
     attend(name, index, hook, state, streams)
         .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
 }
 
-fn attend(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams) -> Result<()> {
+fn attend(name: &str, index: usize, hook: &Hook, state: &State, streams: &Streams) -> Result<()> {
     let named = || format!("hooks.{name}[{index}] ({})", hook.path.display());
     // Not pipes, which somebody would have to fill or to read meanwhile, and a hook need not read; nor the caller's stream, which
     // a hook that goes on in the background would keep open.
     let told =
         memfd_create("state", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the state for hook", named())?;
-    told.write_all_at(state, 0).or_cannot("keep the state for hook", named())?;
+    let state_text = serde_json::to_vec(state).map_err(std::io::Error::from);
+    state_text.and_then(|text| told.write_all_at(&text, 0)).or_cannot("keep the state for hook", named())?;
     let said =
         memfd_create("hook", MemfdFlags::CLOEXEC).map(File::from).or_cannot("keep the words of hook", named())?;
     let stderr = streams.stderr.as_ref().unwrap_or(&said);
@@ -105,6 +110,10 @@ fn attend(name: &str, index: usize, hook: &Hook, state: &[u8], streams: &Streams
     // process' is named for startContainer hooks.
     if !hook.env.is_empty() {
         command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    }
+    // One that is gone holds nothing a hook could look for, and poststop hooks run all the same.
+    if OF_THE_HOST.contains(&name) && state.bundle.is_dir() {
+        command.current_dir(&state.bundle);
     }
     signal::reset_in(&mut command);
     let led = if name == OF_THE_IMAGE { Some(lead(&mut command, hook).or_cannot("run hook", named())?) } else { None };
@@ -179,6 +188,25 @@ fn ends_within(child: &Child, limit: Option<Duration>) -> std::result::Result<bo
 mod tests {
     use super::*;
 
+    fn state() -> State {
+        State {
+            oci_version: "1.3.0".to_owned(),
+            id: "web".to_owned(),
+            pid: 4711,
+            status: crate::container::Status::Creating,
+            bundle: "/usr".into(),
+            rootfs: "/usr/rootfs".into(),
+            created: String::new(),
+            annotations: Default::default(),
+            owner: String::new(),
+        }
+    }
+
+    /// More than a pipe holds.
+    fn large() -> State {
+        State { owner: " ".repeat(1 << 20), ..state() }
+    }
+
     fn hook(script: &str, timeout: Option<i64>) -> Hook {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
         Hook { path: "/bin/sh".into(), args, env: vec!["PATH=/bin:/usr/bin".into()], timeout }
@@ -186,13 +214,26 @@ mod tests {
 
     #[test]
     fn the_state_is_on_standard_input() {
-        run("prestart", &[hook("test \"$(cat)\" = '{\"id\":1}'", None)], b"{\"id\":1}", &Streams::default()).unwrap();
-        run("prestart", &[hook("exec 0<&-; exit 0", None)], &[b' '; 1 << 20], &Streams::default()).unwrap();
+        let whole = format!("test \"$(cat)\" = '{}'", serde_json::to_string(&state()).unwrap());
+        run("prestart", &[hook(&whole, None)], &state(), &Streams::default()).unwrap();
+        run("prestart", &[hook("exec 0<&-; exit 0", None)], &large(), &Streams::default()).unwrap();
+    }
+
+    #[test]
+    fn they_begin_in_the_bundle_on_the_host_alone() {
+        let own = std::env::current_dir().unwrap();
+        let begins_in = |dir: &Path| [hook(&format!("test \"$(pwd -P)\" = '{}'", dir.display()), None)];
+        for name in OF_THE_HOST {
+            run(name, &begins_in(Path::new("/usr")), &state(), &Streams::default()).unwrap();
+        }
+        run("createContainer", &begins_in(&own), &state(), &Streams::default()).unwrap();
+        let gone = State { bundle: "/no/such".into(), ..state() };
+        run("poststop", &begins_in(&own), &gone, &Streams::default()).unwrap();
     }
 
     #[test]
     fn one_that_does_not_read_has_its_time_and_no_more() {
-        let error = run("prestart", &[hook("exec sleep 60", Some(1))], &[b' '; 1 << 20], &Streams::default());
+        let error = run("prestart", &[hook("exec sleep 60", Some(1))], &large(), &Streams::default());
         assert!(error.unwrap_err().to_string().ends_with("it took longer than 1 s"));
     }
 
@@ -201,13 +242,13 @@ mod tests {
         let own = std::env::var("PATH").unwrap();
         let script = format!("test \"$PATH\" = '{own}'");
         let inheriting = Hook { env: Vec::new(), ..hook(&script, None) };
-        run("prestart", &[inheriting], b"", &Streams::default()).unwrap();
-        run("prestart", &[hook("test $PATH = /bin:/usr/bin", None)], b"", &Streams::default()).unwrap();
+        run("prestart", &[inheriting], &state(), &Streams::default()).unwrap();
+        run("prestart", &[hook("test $PATH = /bin:/usr/bin", None)], &state(), &Streams::default()).unwrap();
     }
 
     #[test]
     fn failures_are_named() {
-        let error = |hook| run("poststop", &[hook], b"", &Streams::default()).unwrap_err().to_string();
+        let error = |hook| run("poststop", &[hook], &state(), &Streams::default()).unwrap_err().to_string();
         assert!(error(hook("exit 3", None)).ends_with("hooks.poststop[0] (/bin/sh): it ended with exit status 3"));
         assert!(error(hook("kill -9 $$", None)).ends_with("it was killed by signal 9"));
         assert!(error(hook("kill -SYS $$", None)).contains("killed by signal 31: bad system call"));

@@ -379,7 +379,7 @@ impl Init<'_> {
             return Ok(());
         }
         let state = State { status, pid: getpid().as_raw(), ..self.state.clone() };
-        hooks::run(name, hooks, &serde_json::to_vec(&state).unwrap_or_default(), self.streams)
+        hooks::run(name, hooks, &state, self.streams)
     }
 
     fn mask(&mut self) -> Result<()> {

@@ -276,7 +276,7 @@ impl Launch<'_> {
                     child.channel.send(&Message::Mapped, None)?;
                 }
                 (Message::HooksDue, _) => {
-                    let state = state_json(record, self.plan, Status::Creating);
+                    let state = state_of(record, self.plan, Status::Creating);
                     hooks::run("prestart", &self.plan.hooks.prestart, &state, self.streams)?;
                     hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state, self.streams)?;
                     // Engines connect a container by these hooks, so its interfaces are there only now.
@@ -293,7 +293,7 @@ impl Launch<'_> {
                     None => child.console = Some(master),
                 },
                 (Message::Listener, Some(listener)) => {
-                    let state = state_json(record, self.plan, Status::Running);
+                    let state = state_of(record, self.plan, Status::Running);
                     self.plan.send_listener(&listener, record, &state)?;
                 }
                 (message, _) => return Err(self.plan.told(message)),
@@ -332,7 +332,7 @@ impl Plan {
     ///
     /// # Errors
     /// The agent cannot be reached.
-    pub fn send_listener(&self, listener: &OwnedFd, record: &Record, state: &[u8]) -> Result<()> {
+    pub fn send_listener(&self, listener: &OwnedFd, record: &Record, state: &State) -> Result<()> {
         let filter = self.process.as_ref().and_then(|process| process.seccomp.as_ref());
         let Some(notify) = filter.and_then(|filter| filter.notify.as_ref()) else { return Ok(()) };
         descriptor::tell_agent(notify, record.init.map_or(0, |init| init.pid), state, listener.as_fd())
@@ -474,12 +474,8 @@ fn leave(way_back: Vec<(CloneFlags, OwnedFd)>) -> Result<()> {
         .try_for_each(|(flag, namespace)| setns(namespace, flag).or_cannot("return to", "ferry's own namespaces"))
 }
 
-/// The state that hooks get.
-pub fn state_json(record: &Record, plan: &Plan, status: Status) -> Vec<u8> {
-    serde_json::to_vec(&state_of(record, plan, status)).unwrap_or_default()
-}
-
-fn state_of(record: &Record, plan: &Plan, status: Status) -> State {
+/// The state that hooks and agents get: with the process also where the container is none yet, or is no more.
+pub fn state_of(record: &Record, plan: &Plan, status: Status) -> State {
     let pid = record.init.map_or(0, |init| init.pid);
     State { pid, ..State::new(record, status, plan.annotations.clone(), String::new()) }
 }

@@ -16,7 +16,7 @@ use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::host::{self, Host};
 use crate::launch::descriptor;
 use crate::launch::notify::{self, Notify};
-use crate::launch::parent::{Child, Launch, Reached, state_json};
+use crate::launch::parent::{Child, Launch, Reached, state_of};
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::{self, Kind, User};
 use crate::process::memory_merge;
@@ -385,7 +385,7 @@ impl Begun {
         if is_gone(&self.entry) {
             return error;
         }
-        let state = state_json(&self.record, &self.plan, crate::container::Status::Stopped);
+        let state = state_of(&self.record, &self.plan, crate::container::Status::Stopped);
         let error = undo_resctrl(&self.record, undo_cgroup(self.cgroup, error));
         let error = undo_entry(&self.entry, &self.record, error);
         hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &self.streams, &setting.log);

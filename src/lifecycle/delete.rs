@@ -150,7 +150,6 @@ pub(super) fn take_down(record: &Record) -> Result<()> {
 pub(super) fn tell(setting: &Setting, record: &Record, config: &Config) {
     if !config.hooks.poststop.is_empty() {
         let state = State::new(record, Status::Stopped, config.annotations.clone(), String::new());
-        let state = serde_json::to_vec(&state).unwrap_or_default();
         let streams = hooks::Streams::open(&config.hooks, &config.annotations).unwrap_or_else(|error| {
             setting.log.warning(error);
             hooks::Streams::default()

@@ -383,8 +383,7 @@ fn serve(
             },
             Some((Message::Listener, Some(listener))) => {
                 if let Some(notify) = process.seccomp.as_ref().and_then(|program| program.notify.as_ref()) {
-                    let state = serde_json::to_vec(&state()?).unwrap_or_default();
-                    descriptor::tell_agent(notify, child.pid.as_raw(), &state, listener.as_fd())?;
+                    descriptor::tell_agent(notify, child.pid.as_raw(), &state()?, listener.as_fd())?;
                 }
             }
             Some((Message::Failed(error), _)) => return Err(error),

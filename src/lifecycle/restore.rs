@@ -26,7 +26,7 @@ use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::host;
 use crate::launch::descriptor;
 use crate::launch::foreground::{self, Attended};
-use crate::launch::parent::state_json;
+use crate::launch::parent::state_of;
 use crate::launch::{Plan, hooks, plan};
 use crate::namespaces::Kind;
 use crate::rootfs::{Base, Layers};
@@ -242,7 +242,7 @@ impl Restoring<'_> {
     }
 
     fn announce(&mut self, pid: Pid) -> Result<(Pid, OwnedFd)> {
-        let state = state_json(&self.record, self.plan, Status::Running);
+        let state = state_of(&self.record, self.plan, Status::Running);
         hooks::run("poststart", &self.plan.hooks.poststart, &state, &self.streams)?;
         let number =
             rustix::process::Pid::from_raw(pid.as_raw()).ok_or_else(|| Error::plain("CRIU restored no process"))?;
@@ -276,7 +276,7 @@ impl Restoring<'_> {
         if create::is_gone(self.entry) {
             return error;
         }
-        let state = state_json(&self.record, self.plan, Status::Stopped);
+        let state = state_of(&self.record, self.plan, Status::Stopped);
         let error = create::undo_resctrl(&self.record, create::undo_cgroup(self.cgroup, error));
         let error = create::undo_entry(self.entry, &self.record, error);
         hooks::run_each("poststop", &self.plan.hooks.poststop, &state, &self.streams, &self.setting.log);
@@ -300,7 +300,7 @@ impl Keeper for Restoring<'_> {
     fn namespaces_made(&mut self, pid: Pid) -> Result<()> {
         self.first = Some(pid);
         self.note(pid)?;
-        let state = state_json(&self.record, self.plan, Status::Creating);
+        let state = state_of(&self.record, self.plan, Status::Creating);
         hooks::run("prestart", &self.plan.hooks.prestart, &state, &self.streams)?;
         hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state, &self.streams)
     }

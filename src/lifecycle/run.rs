@@ -10,7 +10,7 @@ use crate::container::Status;
 use crate::error::{EXIT_FAILURE, Error, Result};
 use crate::launch::foreground;
 use crate::launch::hooks;
-use crate::launch::parent::{Reached, state_json};
+use crate::launch::parent::{Reached, state_of};
 
 /// How to run.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -81,6 +81,6 @@ fn executed(setting: &Setting, begun: &mut Begun) -> Result<()> {
         Reached::End => gone.map_err(|_| begun.ended())?,
         Reached::Ready => return Err(begun.ended()),
     }
-    let state = state_json(&begun.record, &begun.plan, Status::Running);
+    let state = state_of(&begun.record, &begun.plan, Status::Running);
     hooks::run("poststart", &begun.plan.hooks.poststart, &state, &begun.streams)
 }

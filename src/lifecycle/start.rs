@@ -42,7 +42,6 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
     // One start is all there is.
     entry.remove_gate()?;
     let state = State::new(&record, Status::Running, config.annotations.clone(), String::new());
-    let state = serde_json::to_vec(&state).unwrap_or_default();
     let executed = follow(setting, &gate, &entry, &record, &config, &state)?;
     // A container of which a hook failed, or whose agent does not answer, is not to run: it is taken down whole.
     // runtime.md#lifecycle
@@ -70,7 +69,7 @@ fn follow(
     entry: &Entry,
     record: &Record,
     config: &Config,
-    state: &[u8],
+    state: &State,
 ) -> Result<Result<()>> {
     loop {
         match gate.receive()? {
@@ -95,7 +94,7 @@ fn follow(
 }
 
 /// Passes the seccomp listener on.
-fn tell_agent(record: &Record, config: &Config, state: &[u8], listener: BorrowedFd<'_>) -> Result<()> {
+fn tell_agent(record: &Record, config: &Config, state: &State, listener: BorrowedFd<'_>) -> Result<()> {
     let Some(notify) = plan::filter(config)?.and_then(|program| program.notify) else { return Ok(()) };
     descriptor::tell_agent(&notify, record.init.map_or(0, |init| init.pid), state, listener)
 }

@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("environment_is_only_the_hooks_own", &[], environment),
     scenario("environment_is_the_runtimes_where_a_hook_names_none", &[], inherited_environment),
     scenario("no_signal_is_ignored_or_blocked", &[], signals),
+    scenario("begin_in_the_bundle_on_the_host", &[Peer("runc", "1.1.5: poststop where delete is called")], begin),
     scenario("files_of_hooks_have_the_callers_umask", &[], umask),
     scenario("poststop_runs_at_delete", &[], poststop),
     scenario("poststop_runs_at_forced_delete", &[], poststop_forced),
@@ -150,6 +151,32 @@ fn environment(case: &mut Case) -> Outcome {
     case.config["hooks"] = json!({"createRuntime": [row]});
     case.run()?.success()?;
     assert_eq!(log(case)?[0]["seen"]["env"], json!({"PORT": "Kiel"}));
+    Ok(())
+}
+
+/// Wherever the verbs are called.
+fn begin(case: &mut Case) -> Outcome {
+    set_all(case);
+    let id = case.id.clone();
+    let mut lines = case.args(&["/probe", "sleep", "forever"]).create()?;
+    let elsewhere = |case: &mut Case, verb| {
+        let mut command = case.command(&[verb, &id]);
+        case.finish(command.current_dir("/usr"))?.success()
+    };
+    elsewhere(case, "start")?;
+    lines.until("ready")?;
+    case.kill_and_wait("KILL")?;
+    elsewhere(case, "delete")?;
+    let bundle = case.bundle.path().display().to_string();
+    let places: Vec<Value> = log(case)?.into_iter().map(|line| json!([line["hook"], line["seen"]["cwd"]])).collect();
+    assert_eq!(
+        places,
+        KINDS.map(|kind| match kind {
+            "createContainer" => json!([kind, format!("{bundle}/rootfs")]),
+            "startContainer" => json!([kind, "/"]),
+            kind => json!([kind, bundle]),
+        })
+    );
     Ok(())
 }
 

@@ -57,6 +57,8 @@ use std::path::PathBuf;
 
 pub use vocabulary::{actions, architectures, flags, operators, supported_flags};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 use crate::spec::seccomp::Seccomp;
 use crate::sys::seccomp::Instruction;
@@ -88,8 +90,7 @@ pub struct Notify {
 
 impl Notify {
     /// What the agent gets with the listener: the container process state, as JSON. config-linux.md#containerprocessstate
-    pub fn message(&self, pid: i32, state: &[u8]) -> Vec<u8> {
-        let state: serde_json::Value = serde_json::from_slice(state).unwrap_or_default();
+    pub fn message(&self, pid: i32, state: &impl Serialize) -> Vec<u8> {
         let message = serde_json::json!({
             "ociVersion": crate::spec::VERSION,
             "fds": ["seccompFd"],
