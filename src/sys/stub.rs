@@ -368,10 +368,10 @@ mod tests {
 
     #[test]
     fn a_label_is_written_before_the_program_is_executed() {
-        // Not a label, but a file of the task's own that takes text and keeps it over an exec.
-        let labelled = cat("/proc/self/oom_score_adj", Some(("thread-self/oom_score_adj", "777")));
-        assert_eq!(String::from_utf8_lossy(&labelled.stdout), "777\n");
-        assert!(!String::from_utf8_lossy(&cat("/proc/self/oom_score_adj", None).stdout).contains("777"));
+        // Not a label, but a file that the process keeps over an exec and may write, as labels, though it cannot be looked into.
+        let labelled = cat("/proc/self/timerslack_ns", Some(("self/timerslack_ns", "77777")));
+        assert_eq!(String::from_utf8_lossy(&labelled.stdout), "77777\n");
+        assert_ne!(String::from_utf8_lossy(&cat("/proc/self/timerslack_ns", None).stdout), "77777\n");
     }
 
     #[test]
@@ -379,7 +379,7 @@ mod tests {
         let report = |file, label| parse_report(&cat(file, label).stderr);
         let missing = report("/dev/null", Some(("thread-self/attr/none", "x")));
         assert_eq!(missing, Some((Stage::Label, Errno::ENOENT)));
-        let refused = report("/dev/null", Some(("thread-self/oom_score_adj", "x")));
+        let refused = report("/dev/null", Some(("self/timerslack_ns", "x")));
         assert_eq!(refused, Some((Stage::Label, Errno::EINVAL)));
         assert_eq!(report("/dev/null", None), None);
     }

@@ -1,14 +1,16 @@
 //! `ferry image prune` and `check` where something cannot be read, is damaged or in use: nothing goes that an image or a container
 //! needs.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::{Case, names_in};
-use super::image::{clear, image, import, run};
+use super::image::{base, clear, image, import, run};
 use super::need::Need::Ferry;
 use super::scenario::{Outcome, Scenario, scenario};
 
@@ -16,6 +18,8 @@ use super::scenario::{Outcome, Scenario, scenario};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("prune_stops_where_it_cannot_read", &[Ferry], prune_unreadable),
     scenario("a_layer_in_use_is_not_repaired", &[Ferry], repair_in_use),
+    scenario("nobody_else_may_write_to_a_new_store_or_above_it", &[Ferry], modes),
+    scenario("one_that_everybody_may_write_to_is_refused", &[Ferry], everybodys),
 ];
 
 /// Where the store has a document of the image `test`.
@@ -58,6 +62,36 @@ fn prune_unreadable(case: &mut Case) -> Outcome {
     // What nobody asks for any more is in nobody's way, damaged or not.
     let manifest = document(case, |found| found["digest"].as_str())?;
     fs::write(manifest, "rot")?;
+    clear(case)
+}
+
+fn modes(case: &mut Case) -> Outcome {
+    let (archive, above) = (PathBuf::from(case.path("base.tar")), PathBuf::from(case.path("above")));
+    fs::write(&archive, base(case)?)?;
+    for umask in ["000", "077"] {
+        let store = above.join(umask).join("store");
+        let verb = format!("umask {umask}; exec \"$@\"");
+        let ferry = case.command(&["--store", &store.display().to_string(), "image", "import", "--name", "test"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &verb, "sh"]).arg(ferry.get_program()).args(ferry.get_args()).arg(&archive);
+        case.finish(&mut command)?.success()?;
+        for made in [above.as_path(), &above.join(umask), &store] {
+            assert_eq!(fs::metadata(made)?.permissions().mode() & 0o7777, 0o700, "{}", made.display());
+        }
+        case.call(&["--store", &store.display().to_string(), "image", "prune", "--all"])?.success()?;
+    }
+    Ok(())
+}
+
+fn everybodys(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({}))?;
+    fs::set_permissions(case.path("store"), Permissions::from_mode(0o777))?;
+    for refused in [image(case, &["list"])?, image(case, &["prune"])?, run(case, "test", &[])?] {
+        let told = refused.failure()?.stderr;
+        assert!(told.contains("everybody may write there (mode 0777)"), "{told}");
+    }
+    fs::set_permissions(case.path("store"), Permissions::from_mode(0o775))?;
+    run(case, "test", &["/probe", "exit", "0"])?.success()?;
     clear(case)
 }
 

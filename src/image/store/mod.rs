@@ -15,9 +15,10 @@
 //! off. What nobody refers to any more goes by [`prune`] alone, which has the store to itself.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -93,9 +94,9 @@ impl Store {
     /// It cannot be made, or is of another version.
     pub fn open(root: &Path) -> Result<Self> {
         let hint = "name a directory that this user may write with --store before the verb";
-        std::fs::create_dir_all(root)
-            .or_cannot("make image store", root.display())
-            .map_err(|error| error.hint(hint))?;
+        // Its caller may have no umask, for files to get the modes that an image says.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.or_cannot("make image store", root.display()).map_err(|error| error.hint(hint))?;
         let store = Self::at(root)?;
         for name in DIRECTORIES {
             // Nobody else may reach what an image brings: a set-user-id program would be one on the host.
@@ -132,6 +133,13 @@ impl Store {
     fn at(root: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, root, flags, Mode::empty()).or_cannot("open image store", root.display())?;
+        let mode = rustix::fs::fstat(&dir).or_cannot("look at image store", root.display())?.st_mode & 0o7777;
+        // Whoever can rename what is in it chooses what containers run. A group is somebody's choice, often the user's own.
+        if mode & 0o002 != 0 {
+            let why = format!("everybody may write there (mode {mode:04o})");
+            return Err(Error::said("use image store", root.display().to_string(), why)
+                .hint("chmod o-w it, once you know that what is in it is yours"));
+        }
         Ok(Self { root: root.to_owned(), dir })
     }
 
