@@ -401,7 +401,11 @@ pub(super) fn is_gone(entry: &Entry) -> bool {
 
 pub(super) fn undo_cgroup(cgroup: Option<Cgroup>, error: Error) -> Error {
     let Some(cgroup) = cgroup else { return error };
-    let emptied = cgroup::life::kill(&cgroup).and_then(|()| cgroup::life::wait_empty(&cgroup, PATIENCE).map(drop));
+    // Those that the container has made below its own go with it; one that was there before stays as a whole.
+    let emptied = cgroup::life::kill(&cgroup).and_then(|()| match cgroup.made {
+        0 => cgroup::life::wait_empty(&cgroup, PATIENCE).map(drop),
+        _ => cgroup::life::remove(&cgroup, PATIENCE),
+    });
     error.and_then(emptied).and_then(cgroup.undo())
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Failed;
+use serde_json::json;
 
 use super::case::{Case, MARK};
 use super::checkpoint::{CRIU, checkpoint, images, pre_dump, restore};
@@ -33,6 +34,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("logs_go_to_the_work_directory", CRIU, work_path),
     scenario("debug_has_criu_tell_all_that_it_does", CRIU, debug),
     scenario("cgroups_are_restored_as_asked", &[Ferry, Root, Criu, CgroupV2(&[])], cgroups_mode),
+    scenario("cgroups_of_a_restore_that_fails_go", &[Ferry, Root, Criu, CgroupV2(&[])], cgroups_undone),
     scenario("images_are_freed_as_they_are_read", CRIU, dedup_by_restore),
     scenario("pages_of_the_parent_are_freed", CRIU, dedup_by_dump),
     scenario("the_network_is_left_alone", CRIU, empty_ns),
@@ -319,6 +321,24 @@ fn cgroups_mode(case: &mut Case) -> Outcome {
         assert_eq!(case.leftovers()?, Vec::<String>::new(), "{mode}");
     }
     Ok(())
+}
+
+/// With the cgroups below the container's own that CRIU has made again.
+fn cgroups_undone(case: &mut Case) -> Outcome {
+    let mut row = begin(case, &["count", "1000000", "0"])?;
+    let [cgroup] = &case.cgroups()[..] else { return Err("it should have one cgroup".into()) };
+    fs::create_dir_all(cgroup.join("inner/deep"))?;
+    fs::write(cgroup.join("inner/deep/cgroup.procs"), case.pid()?.to_string())?;
+    checkpoint(case, &[])?;
+    case.config["hooks"] = json!({"poststart": [{"path": "/bin/false"}]});
+    case.write_config()?;
+    let Err(said) = restore(case, &[]) else { return Err("its hook did not fail".into()) };
+    assert!(said.message().unwrap_or_default().contains("poststart"), "{said:?}");
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    case.config["hooks"] = json!({});
+    case.write_config()?;
+    let lines = restore(case, &[])?;
+    row.continued(lines)
 }
 
 /// Blocks on disk of the pages in a directory of images.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::case::Case;
 use super::hooks::{hook, log, names, set_all};
-use super::need::Need::{Ferry, Peer};
+use super::need::Need::{CgroupV2, Ferry, Peer, Root};
 use super::scenario::{Outcome, Scenario, scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -12,6 +12,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("start_container_takes_the_container_down", &[Ferry], start_container),
     scenario("poststart_takes_the_container_down", &[Ferry], poststart),
     scenario("poststart_of_run_takes_the_container_down", &[Peer("crun", "goes on")], poststart_of_run),
+    scenario("poststart_takes_cgroups_of_the_container_down", &[Ferry, Root, CgroupV2(&[])], cgroups_below),
     scenario("poststop_is_a_warning_and_the_others_run", &[Ferry], poststop),
     scenario("the_first_failure_keeps_later_hooks_of_its_kind_from_running", &[], later_ones),
     scenario("poststart_runs_once_the_program_has_begun", &[Peer("runc", "1.1.5: already at create")], after_program),
@@ -67,6 +68,20 @@ fn poststart_of_run(case: &mut Case) -> Outcome {
     case.args(&["/probe", "sleep", "forever"]).run()?.failure()?;
     assert_eq!(names(case)?, ["poststop"]);
     assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+/// The hook makes one below the container's, as a program in a cgroup namespace may.
+fn cgroups_below(case: &mut Case) -> Outcome {
+    let script = "own=$(find /sys/fs/cgroup -type d -name \"$0\"); mkdir -p $own/sub/deep && echo made >$1; exit 3";
+    let made = case.path("made");
+    case.config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", script, case.id, made]}]});
+    for _ in 0..2 {
+        let end = case.args(&["/probe", "sleep", "forever"]).run()?.failure()?;
+        assert!(end.stderr.contains("poststart"), "{}", end.stderr);
+        std::fs::remove_file(&made)?;
+        assert_eq!(case.leftovers()?, Vec::<String>::new());
+    }
     Ok(())
 }
 
