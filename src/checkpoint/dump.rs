@@ -147,7 +147,7 @@ pub fn dump_then(
     }
     let pids = processes(subject)?;
     if !choice.pre_dump {
-        obstacles::check(subject.id, &pids, &choice.choice)?;
+        obstacles::check(subject.id, subject.config, &pids, &choice.choice)?;
     }
     let streams = if choice.pre_dump { None } else { Some(streams(subject, choice, &pids)?) };
     let directories = Directories::make(&choice.choice)?;

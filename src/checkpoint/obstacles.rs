@@ -1,4 +1,5 @@
-//! What CRIU cannot dump, found before anything is stopped: by the descriptors that the container's processes hold.
+//! What CRIU cannot dump, found before anything is stopped: by the descriptors that the container's processes hold, and by its
+//! configuration.
 //!
 //! CRIU finds each of these too, but only once every process stands still, and tells them one at a time in a log. What it
 //! leaves to ferry is told with the process, the object and the way out.
@@ -10,6 +11,8 @@ use nix::unistd::Pid;
 
 use super::dump::Choice;
 use crate::error::{Error, Result};
+use crate::spec::Config;
+use crate::spec::seccomp::Seccomp;
 
 /// One thing in the way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,11 +35,18 @@ const KINDS: [(&str, &str); 8] = [
     ("anon_inode:seccomp notify", "end what supervises other processes by seccomp"),
 ];
 
-/// Looks at the descriptors of the processes.
+/// Looks at the configuration, and at the descriptors of the processes.
 ///
 /// # Errors
 /// Everything that is in the way.
-pub fn check(id: &str, pids: &[Pid], choice: &Choice) -> Result<()> {
+pub fn check(id: &str, config: &Config, pids: &[Pid], choice: &Choice) -> Result<()> {
+    let refuse =
+        |what: &str| Error::said("checkpoint container", format!("{id:?}"), format!("CRIU cannot save {what}"));
+    if config.linux.seccomp.as_ref().is_some_and(Seccomp::notifies) {
+        // The filter would come back without its listener, and each call that it asks about fail with ENOSYS.
+        return Err(refuse("the listener of a filter with SCMP_ACT_NOTIFY")
+            .hint("only a container whose linux.seccomp asks no agent can be saved"));
+    }
     let mut found: BTreeSet<Obstacle> = BTreeSet::new();
     for pid in pids {
         let links = links(*pid);
@@ -52,7 +62,7 @@ pub fn check(id: &str, pids: &[Pid], choice: &Choice) -> Result<()> {
         // Writing to a text does not fail.
         write!(what, "{comma}{object} of process {pid}").ok();
     }
-    Err(Error::said("checkpoint container", format!("{id:?}"), format!("CRIU cannot save {what}")).hint(first.way_out))
+    Err(refuse(&what).hint(first.way_out))
 }
 
 /// What each descriptor leads to. One that is closed meanwhile, or belongs to a process that ends, is not in the way.

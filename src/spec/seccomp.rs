@@ -34,6 +34,13 @@ pub struct Seccomp {
     pub syscalls: Vec<SyscallRule>,
 }
 
+impl Seccomp {
+    /// Whether a rule has an agent decide.
+    pub fn notifies(&self) -> bool {
+        self.syscalls.iter().any(|rule| rule.action == "SCMP_ACT_NOTIFY" && !rule.names.is_empty())
+    }
+}
+
 /// One rule: these calls, under these conditions, get this action.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

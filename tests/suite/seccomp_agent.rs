@@ -6,6 +6,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::checkpoint::{CRIU, images};
 use super::need::Need::{Ferry, Peer, Root};
 use super::output::Lines;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -34,6 +35,7 @@ pub const SCENARIOS: &[Scenario] = &[
     }),
     scenario("that_is_missing_keeps_run_from_running", &[], missing_at_run),
     scenario("that_is_missing_keeps_start_from_starting", &[Ferry], missing_at_start),
+    scenario("is_in_the_way_of_a_checkpoint", CRIU, not_saved),
     scenario("of_another_socket_type_is_refused", &[], datagrams),
     scenario("is_not_asked_for_by_a_profile_that_does_not_notify", &[], unused),
     scenario(
@@ -138,6 +140,25 @@ fn met_after_start(case: &mut Case) -> Outcome {
     assert_eq!(is_process_state(case, &met)?, u64::from(pid));
     let answer: Value = serde_json::from_str(&lines.until("error")?)?;
     assert_eq!(answer["error"], ERRNO);
+    Ok(())
+}
+
+/// It is said before anything is stopped, and of a migration before anybody is asked to take it.
+fn not_saved(case: &mut Case) -> Outcome {
+    asking(case);
+    let mut agent = Agent::start(case)?;
+    case.start_waiting()?;
+    is_process_state(case, &agent.met()?)?;
+    let (images, id) = (images(case), case.id.clone());
+    for args in [
+        &["checkpoint", "--leave-running", "--image-path", &images, &id][..],
+        &["migrate", "--dry-run", &id, "ssh://nowhere"],
+    ] {
+        let said = case.call(args)?.failure()?.stderr;
+        assert!(said.contains("CRIU cannot save the listener of a filter with SCMP_ACT_NOTIFY"), "{said}");
+    }
+    assert!(!std::fs::exists(&images)?, "it was begun");
+    assert_eq!(case.state()?["status"], "running");
     Ok(())
 }
 

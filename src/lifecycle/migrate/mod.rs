@@ -210,7 +210,7 @@ fn check(container: &Live, options: &Options) -> Result<()> {
         tcp_close: options.choices.tcp_close,
         ..dump::Choice::default()
     };
-    obstacles::check(id, &cgroup::life::procs(&cgroup)?, &choice)
+    obstacles::check(id, &config, &cgroup::life::procs(&cgroup)?, &choice)
 }
 
 /// Why memory cannot be sent while it runs, which takes a kernel that tells what is written to. An error where it must be.

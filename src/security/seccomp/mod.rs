@@ -130,7 +130,7 @@ fn compile_for(native: Abi, profile: &Seccomp) -> Result<Option<Program>> {
     }
     let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
     let policy = rules::read(native, profile, &mut warnings, &mut unknown)?;
-    let notifies = profile.syscalls.iter().any(|rule| rule.action == "SCMP_ACT_NOTIFY" && !rule.names.is_empty());
+    let notifies = profile.notifies();
     let notify = notify(profile, notifies, &mut warnings)?;
     let flags = filter_flags(profile, notifies)?;
     let instructions = emit::program(policy.default, &rules::sections(&policy))?;
