@@ -12,9 +12,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::{Pid, Uid, fchown};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat};
 
 use super::criu::FIRST_INHERITED;
+use super::images;
 use super::rpc::Options;
 use crate::error::{Context, Error, Result};
 use crate::rootfs::mountinfo::Row;
@@ -85,6 +86,32 @@ impl Streams {
         }
     }
 
+    /// Checks that the restorer's own streams can take the place of files of the host's, as the images in `directory` have them:
+    /// CRIU takes no file of another size or mode.
+    ///
+    /// # Errors
+    /// A stream of its own that is no file, or one that is not as the file was; images that cannot be read.
+    pub fn check(&self, directory: &Path) -> Result<()> {
+        let files = (0..3).zip(&self.names).filter_map(|(number, name)| Some((number, file(name)?)));
+        for (number, (key, path)) in files.filter(|(_, (_, path))| *path != NULL) {
+            let found = replacement(number, path)?;
+            let saved = images::read(&directory.join("files.img"), images::Kind::Files)?;
+            let is_regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+            let own = (found.st_size.cast_unsigned(), found.st_mode & 0o7777);
+            let was = saved.iter().find_map(|entry| saved_file(entry, key)).filter(|was| is_regular && *was != own);
+            if let Some((size, mode)) = was {
+                return Err(Error::plain(format!(
+                    "standard {} of the container was the file {path} of {size} bytes and mode {mode:o}, and ferry's own has                      {} and {:o}",
+                    which(number),
+                    own.0,
+                    own.1
+                ))
+                .hint(format!("append to one that is as it was then: `head -c {size} {path}` has it of one that grew")));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the restorer's own streams in their place, as far as they led out of the container. They are added to
     /// `inherited`, whose numbers begin at [`FIRST_INHERITED`]; files are given to `owner`, who opens them anew. CRIU closes
     /// what it is handed, and goes on to look at its own standard input: so they are copies.
@@ -153,17 +180,32 @@ fn copy_of_own(number: i32) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(own(number), FIRST_INHERITED).or_cannot("copy", "a standard stream")
 }
 
+/// Size and mode of the file that CRIU calls `key`, if this is its entry in `files.img`. criu/images/regfile.proto
+fn saved_file(entry: &[u8], key: &str) -> Option<(u64, u32)> {
+    let file = images::one(entry, 3)?.bytes();
+    let is_it = images::one(file, 6)?.bytes() == key.as_bytes();
+    let mode = images::one(file, 10)?.number() as u32 & 0o7777;
+    images::one(file, 8).filter(|_| is_it).map(|size| (size.number(), mode))
+}
+
+fn which(number: i32) -> &'static str {
+    ["input", "output", "error"].get(number as usize).copied().unwrap_or_default()
+}
+
+/// A stream of ferry's own that can take the place of the file at `path`.
+fn replacement(number: i32, path: &str) -> Result<Stat> {
+    let found = fstat(own(number)).or_cannot("look at", "a standard stream")?;
+    if is_reopened(FileType::from_raw_mode(found.st_mode), found.st_rdev) {
+        return Ok(found);
+    }
+    let which = which(number);
+    Err(Error::plain(format!("standard {which} of the container was the file {path}, and ferry's own is no file"))
+        .hint("redirect it to that file, or to another of the same size"))
+}
+
 /// Checks that a stream of ferry's own can take the place of the file at `path`, and gives it to whoever is to open it.
 fn own_file(number: i32, path: &str, owner: Option<u32>) -> Result<()> {
-    let stream = own(number);
-    let found = fstat(stream).or_cannot("look at", "a standard stream")?;
-    if !is_reopened(FileType::from_raw_mode(found.st_mode), found.st_rdev) {
-        let which = ["input", "output", "error"].get(number as usize).copied().unwrap_or_default();
-        return Err(Error::plain(format!(
-            "standard {which} of the container was the file {path}, and ferry's own is no file"
-        ))
-        .hint("redirect it to that file, or to another of the same size"));
-    }
+    let (stream, found) = (own(number), replacement(number, path)?);
     match owner.filter(|owner| *owner != found.st_uid) {
         Some(owner) => fchown(stream, Some(Uid::from_raw(owner)), None).or_cannot("give away", "a standard stream"),
         None => Ok(()),

@@ -11,7 +11,7 @@ use super::case::{Case, names_in};
 use super::checkpoint::{CRIU, rounds};
 use super::image::{clear, image, import};
 use super::need::Need::{self, Ferry, OrdinaryUser, SoftDirty};
-use super::output::{Lines, Output};
+use super::output::{self, Lines, Output};
 use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("files_alone_are_taken_where_it_is_asked_for", CRIU, files_only),
     scenario("memory_that_snapshots_share_stays", TRACKED, shared),
     scenario("a_rollback_that_fails_loses_no_snapshot", CRIU, failing),
+    scenario("a_rollback_looks_at_its_own_streams_first", CRIU, other_streams),
     scenario("memory_that_cannot_be_had_is_refused", &[Ferry, OrdinaryUser], rootless),
     scenario("a_clone_goes_its_own_way", CRIU, cloned),
     scenario("what_cannot_be_cloned_is_named", &[Ferry], not_cloned),
@@ -228,6 +229,27 @@ fn failing(case: &mut Case) -> Outcome {
     let refused = snapshot(case, &["create", "--memory", &id])?.failure()?;
     assert!(refused.stderr.contains("it is stopped"), "{}", refused.stderr);
     rolled_back(case, &mut row, "good", &[])?;
+    deleted(case)
+}
+
+/// Standard error was an empty file.
+fn other_streams(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "count", "1000000", "0"])?);
+    row.go_on(5)?;
+    taken(case, "one")?;
+    let id = case.id.clone();
+    let said = snapshot(case, &["rollback", &id, "one"])?.failure()?.stderr;
+    assert!(said.contains("standard error of the container was the file") && said.contains("is no file"), "{said}");
+    row.go_on(5)?;
+    let grown = case.directory.join("grown");
+    fs::write(&grown, "a line\n")?;
+    let errors = fs::File::options().append(true).open(&grown)?;
+    let mut child = case.command(&["snapshot", "rollback", &id, "one"]).stderr(errors).spawn()?;
+    assert!(!output::wait(&mut child, case.patience())?.success());
+    let said = fs::read_to_string(&grown)?;
+    assert!(said.contains("of 0 bytes and mode 644, and ferry's own has 7 and 644"), "{said}");
+    row.go_on(5)?;
+    rolled_back(case, &mut row, "one", &[])?;
     deleted(case)
 }
 

@@ -15,6 +15,7 @@ use crate::checkpoint::dump::{Choice, DumpChoice};
 use crate::checkpoint::progress::Silent;
 use crate::checkpoint::restore::RestoreChoice;
 use crate::checkpoint::rpc::Feature;
+use crate::checkpoint::streams::Streams;
 use crate::checkpoint::{criu, root, saved};
 use crate::error::{Context, Error, Result};
 use crate::host;
@@ -153,6 +154,7 @@ pub(super) fn restored(store: &Store, user: &User, memory: &Memory) -> Result<Re
     let images = store.memory_path(user, memory.number);
     let inventory = images.join("inventory.img");
     std::fs::metadata(&inventory).or_cannot("find", inventory.display())?;
+    Streams::load(&images)?.check(&images)?;
     let choice = Flags::of(memory).choice(images);
     Ok(RestoreChoice { choice, criu: Some(program), ..RestoreChoice::default() })
 }
