@@ -10,6 +10,7 @@
 //!     rpc, wire      its messages
 //!     ending         its end in the middle, which leaves the container running
 //!   freezer          the container stands still when it begins, and goes on afterwards
+//!   shared           what it writes in namespaces that are a pod's, and ferry takes back
 //!   lazy             its daemon that puts memory in its place when it comes later
 //!   cause            its log -> why it failed
 //! stage              the root of a restore, where CRIU takes it from
@@ -41,6 +42,7 @@ pub mod restore;
 pub mod root;
 pub mod rpc;
 pub mod saved;
+mod shared;
 pub mod stage;
 pub mod streams;
 pub(crate) mod wire;

@@ -6,11 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 
 use nix::unistd::Pid;
 
 use super::dump::Choice;
+use super::shared;
 use crate::error::{Error, Result};
+use crate::namespaces::{self, Kind};
 use crate::spec::Config;
 use crate::spec::seccomp::Seccomp;
 
@@ -46,6 +49,16 @@ pub fn check(id: &str, config: &Config, pids: &[Pid], choice: &Choice) -> Result
         // The filter would come back without its listener, and each call that it asks about fail with ENOSYS.
         return Err(refuse("the listener of a filter with SCMP_ACT_NOTIFY")
             .hint("only a container whose linux.seccomp asks no agent can be saved"));
+    }
+    let joins_ipc = namespaces::plan::plan(config)?.join.iter().any(|join| join.kind == Kind::Ipc);
+    if let (true, Some(pid)) = (joins_ipc, pids.first()) {
+        let objects = shared::system_v(Path::new(&format!("/proc/{pid}/ns/{}", Kind::Ipc.row().file)))?;
+        if !objects.is_empty() {
+            let what = format!("System V {} of an IPC namespace that it has joined", objects.join(", "));
+            return Err(
+                refuse(&what).hint("remove them (ipcs and ipcrm, inside), or give it an IPC namespace of its own")
+            );
+        }
     }
     let mut found: BTreeSet<Obstacle> = BTreeSet::new();
     for pid in pids {

@@ -17,20 +17,19 @@
 //!   | <--- success ----------------------- |
 //! ```
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::criu::{Criu, FIRST_INHERITED, Notice, Start, WAITING, check_feature, check_version, find};
 use super::dump::{self, Choice, Directories};
 use super::rpc::{Deed, Feature, Options, Pair, Request};
+use super::shared::{self, Shared};
 use super::stage::{self, Upper};
 use super::streams::Streams;
 use super::{audit, cause, external, held};
@@ -226,6 +225,7 @@ impl<'a> Restore<'a> {
         let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
         self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, cgroup, &host)?;
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
+        let shared = Shared::of(namespaces)?;
         self.criu.executed()?;
         let request = Request::Deed(Deed::Restore, Box::new(std::mem::take(&mut self.options)));
         let (plan, status, criu) = (self.plan, &mut self.status, self.criu.pid);
@@ -236,8 +236,16 @@ impl<'a> Restore<'a> {
                 looked = true;
                 return audit(plan, own, criu);
             }
+            if notice.script == NAMESPACES_MADE {
+                shared.put_back()?;
+            }
             heard(notice, plan, keeper, status)
-        })?;
+        });
+        // Also of one that failed before it told.
+        let answer = match (answer, shared.put_back()) {
+            (Err(error), back) => return Err(error.and_then(back)),
+            (Ok(answer), back) => back.map(|()| answer)?,
+        };
         if answer.success && !looked {
             return Err(Error::plain("CRIU did not tell when the processes were there, so that nobody looked at them"));
         }
@@ -271,6 +279,9 @@ fn open_inside(choice: &Choice, user: &User, stage: &Path, pid: Pid) -> Result<D
     Ok(directories)
 }
 
+/// CRIU's word when the namespaces have all that they had, and nobody runs in them.
+const NAMESPACES_MADE: &str = "setup-namespaces";
+
 /// CRIU's word when every process stands before its first step, with all that it has.
 const BEFORE_THEY_RUN: &str = "pre-resume";
 
@@ -297,7 +308,7 @@ fn kill(pid: Pid) -> Result<()> {
 
 fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Option<OwnedFd>) -> Result<()> {
     match (notice.script.as_str(), notice.pid, notice.descriptor) {
-        ("setup-namespaces", Some(pid), _) => {
+        (NAMESPACES_MADE, Some(pid), _) => {
             network(plan, pid)?;
             keeper.namespaces_made(pid)
         }
@@ -310,19 +321,14 @@ fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Opti
 
 /// A network namespace that CRIU made is as empty as any new one.
 fn network(plan: &Plan, pid: Pid) -> Result<()> {
-    let path = format!("/proc/{pid}/ns/{}", Kind::Network.row().file);
-    let open = |path: &str| File::open(path).or_cannot("open", path);
+    let namespace = shared::open(Path::new(&format!("/proc/{pid}/ns/{}", Kind::Network.row().file)))?;
     if !plan.net_devices.is_empty() {
-        crate::network::devices::move_in(&plan.net_devices, &open(&path)?)?;
+        crate::network::devices::move_in(&plan.net_devices, &namespace)?;
     }
     if !plan.loopback {
         return Ok(());
     }
-    let (theirs, own) = (open(&path)?, open("/proc/self/ns/net")?);
-    setns(theirs, CloneFlags::CLONE_NEWNET).or_cannot("enter", "the container's network namespace")?;
-    let up = crate::network::loopback_up();
-    setns(own, CloneFlags::CLONE_NEWNET).or_cannot("return to", "ferry's own network namespace")?;
-    up
+    shared::visit(Kind::Network, &namespace, crate::network::loopback_up)
 }
 
 fn options(config: &Config, choice: &RestoreChoice) -> Options {

@@ -11,6 +11,7 @@ mod cgroup;
 mod checkpoint;
 mod checkpoint_archive;
 mod checkpoint_archive_cut_off;
+mod checkpoint_config;
 mod checkpoint_cut_off;
 mod checkpoint_encrypted;
 mod checkpoint_flags;
@@ -166,6 +167,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint", checkpoint::SCENARIOS),
     ("checkpoint_archive", checkpoint_archive::SCENARIOS),
     ("checkpoint_archive_cut_off", checkpoint_archive_cut_off::SCENARIOS),
+    ("checkpoint_config", checkpoint_config::SCENARIOS),
     ("checkpoint_cut_off", checkpoint_cut_off::SCENARIOS),
     ("checkpoint_encrypted", checkpoint_encrypted::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),

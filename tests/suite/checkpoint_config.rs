@@ -1,0 +1,67 @@
+//! What config.json says holds for a restored container as for a launched one, also where CRIU saves nothing of it; and what is a
+//! pod's is left to the pod.
+
+use std::fs;
+use std::process::Command;
+
+use libtest_mimic::Failed;
+use serde_json::json;
+
+use super::case::Case;
+use super::checkpoint::{CRIU, checkpoint, images, restore};
+use super::row::Row;
+use super::scenario::{Outcome, Scenario, scenario};
+use crate::rootfs_fixtures::config;
+
+pub const SCENARIOS: &[Scenario] = &[scenario("a_pods_names_and_parameters_stay_as_they_are", CRIU, joined_pod)];
+
+/// Whoever runs the pod changes them between the two.
+fn joined_pod(case: &mut Case) -> Outcome {
+    let (holder, first) = (case.other_id(), case.id.clone());
+    case.id = holder.clone();
+    case.start_waiting()?;
+    let pid = case.pid()?;
+    case.id = first;
+    for kind in ["uts", "ipc"] {
+        config::without_namespace(&mut case.config, kind);
+        let path = format!("/proc/{pid}/ns/{kind}");
+        config::add(&mut case.config, "/linux/namespaces", json!({"type": kind, "path": path}));
+    }
+    case.config["hostname"] = "".into();
+    let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
+    row.go_on(5)?;
+    let in_pod = |script: &str| -> Result<String, Failed> {
+        let pid = pid.to_string();
+        let output = Command::new("nsenter").args(["-t", &pid, "-u", "-i", "sh", "-c", script]).output()?;
+        assert!(output.status.success(), "{script}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let (images, id) = (images(case), case.id.clone());
+    in_pod("ipcmk -M 1000 && ipcmk -Q")?;
+    let said = case.call(&["checkpoint", "--image-path", &images, &id])?.failure()?.stderr;
+    assert!(said.contains("System V shared memory, message queues"), "{said}");
+    assert!(!fs::exists(&images)?, "it was begun");
+    row.go_on(5)?;
+    in_pod("ipcrm --all")?;
+    checkpoint(case, &[])?;
+    let set = "cd /proc/sys; echo pier >kernel/hostname; echo port >kernel/domainname; echo 99999 >kernel/shmmax; \\
+               echo 77 >fs/mqueue/msg_max";
+    let read = "cd /proc/sys; cat kernel/hostname kernel/domainname kernel/shmmax fs/mqueue/msg_max";
+    in_pod(set)?;
+    let other = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    case.config["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+    case.write_config()?;
+    assert!(restore(case, &[]).is_err(), "its hook did not fail");
+    case.config["hooks"] = json!({});
+    case.write_config()?;
+    assert_eq!(in_pod(read)?, "pier\nport\n99999\n77\n");
+    let lines = restore(case, &[])?;
+    row.continued(lines)?;
+    assert_eq!(in_pod(read)?, "pier\nport\n99999\n77\n");
+    for kind in ["uts", "ipc"] {
+        let own = format!("/proc/{}/ns/{kind}", case.pid()?);
+        assert_eq!(fs::read_link(own)?, fs::read_link(format!("/proc/{pid}/ns/{kind}"))?);
+    }
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname")?, other, "the host's");
+    Ok(())
+}
