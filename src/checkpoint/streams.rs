@@ -101,7 +101,7 @@ impl Streams {
             let was = saved.iter().find_map(|entry| saved_file(entry, key)).filter(|was| is_regular && *was != own);
             if let Some((size, mode)) = was {
                 return Err(Error::plain(format!(
-                    "standard {} of the container was the file {path} of {size} bytes and mode {mode:o}, and ferry's own has                      {} and {:o}",
+                    "standard {} of the container was the file {path} of {size} bytes and mode {mode:o}, and ferry's own has {} and {:o}",
                     which(number),
                     own.0,
                     own.1
