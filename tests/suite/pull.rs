@@ -19,6 +19,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_index_gives_the_image_for_this_machine", &[Need::Ferry], an_index_gives_the_image_for_this_machine),
     scenario("a_password_opens_a_repository", &[Need::Ferry], a_password_opens_a_repository),
     scenario("a_wrong_password_is_refused", &[Need::Ferry], a_wrong_password_is_refused),
+    scenario("only_the_registry_itself_is_shown_a_secret", &[Need::Ferry], only_the_registry_itself_is_shown_a_secret),
+    scenario("a_way_that_leads_nowhere_is_left", &[Need::Ferry], a_way_that_leads_nowhere_is_left),
     scenario("a_broken_connection_is_taken_up", &[Need::Ferry], a_broken_connection_is_taken_up),
     scenario("a_server_without_ranges_is_read_again", &[Need::Ferry], a_server_without_ranges_is_read_again),
     scenario(
@@ -210,6 +212,44 @@ fn a_wrong_password_is_refused(case: &mut Case) -> Outcome {
     let answer = image_with(case, &["pull", &name], Some(&auth))?.failure()?;
     assert!(answer.stderr.contains("wrong password") && !answer.stderr.contains("dTp3cm9uZw"), "{}", answer.stderr);
     Ok(())
+}
+
+fn only_the_registry_itself_is_shown_a_secret(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    let (other, ..) = self::registry(b"hello")?;
+    registry.change(|content| content.password = Some("dTpw".to_owned()));
+    let auth = case.path("auth.json");
+    fs::write(&auth, json!({"auths": {registry.host(): {"auth": "dTpw"}}}).to_string())?;
+    let name = format!("{}/app:1", registry.host());
+    // Another server keeps the blobs, and would like to know the password.
+    registry.change(|content| content.moved = Some(format!("http://{}/moved/", other.host())));
+    other.change(|content| content.password = Some("dTpw".to_owned()));
+    let answer = image_with(case, &["pull", &name], Some(&auth))?.failure()?;
+    let words = format!("from {}: the server answers 401", other.host());
+    assert!(answer.stderr.contains(&words) && !answer.stderr.contains("log in"), "{}", answer.stderr);
+    assert!(other.requests().iter().all(|request| request.contains(" /moved/")), "{:?}", other.requests());
+    other.change(|content| content.password = None);
+    image_with(case, &["pull", &name], Some(&auth))?.success()?;
+    assert_eq!((other.requests().len() > 1, other.secrets()), (true, Vec::new()));
+    // At another address of its own it wants to see the token again.
+    for place in ["/moved/".to_owned(), format!("http://{}/moved/", registry.host())] {
+        image(case, &["remove", &name])?.success()?;
+        image(case, &["prune"])?.success()?;
+        registry.change(|content| content.moved = Some(place));
+        image_with(case, &["pull", &name], Some(&auth))?.success()?;
+    }
+    Ok(())
+}
+
+fn a_way_that_leads_nowhere_is_left(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    let name = format!("{}/app:1", registry.host());
+    registry.change(|content| content.moved = Some("/v2/app/blobs/".to_owned()));
+    refused(case, &name, &["leads to another address 10 times"])?;
+    let blobs = registry.requests().iter().filter(|request| request.contains("/blobs/")).count();
+    assert_eq!(blobs, 11, "{:?}", registry.requests());
+    registry.change(|content| content.moved = Some("file:///".to_owned()));
+    refused(case, &name, &["leads to what is no address"])
 }
 
 fn a_broken_connection_is_taken_up(case: &mut Case) -> Outcome {

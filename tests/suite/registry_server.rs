@@ -22,6 +22,8 @@ pub struct Content {
     pub cuts: Vec<usize>,
     /// Whether `Range` is understood.
     pub ranges: bool,
+    /// Blobs are elsewhere: what their digest is appended to. Under `/moved/` every registry gives out its own.
+    pub moved: Option<String>,
     /// Every answer to a request for a manifest or blob, in place of it.
     pub status: Option<u16>,
 }
@@ -52,12 +54,14 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 /// A registry that answers until the test's process ends.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registry {
     address: SocketAddr,
     content: Arc<Mutex<Content>>,
     /// `METHOD PATH RANGE` of each request.
     requests: Arc<Mutex<Vec<String>>>,
+    /// The `Authorization` of each that had one.
+    secrets: Arc<Mutex<Vec<String>>>,
 }
 
 impl Registry {
@@ -65,13 +69,14 @@ impl Registry {
     pub fn start(content: Content) -> Result<Self, Failed> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        let (content, requests) = (Arc::new(Mutex::new(content)), Arc::default());
-        let registry = Self { address, content: Arc::clone(&content), requests: Arc::clone(&requests) };
+        let content = Arc::new(Mutex::new(content));
+        let registry = Self { address, content, requests: Arc::default(), secrets: Arc::default() };
+        let server = registry.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (content, requests) = (Arc::clone(&content), Arc::clone(&requests));
+                let server = server.clone();
                 // A client that goes away in the middle is what some tests are about.
-                std::thread::spawn(move || serve(&stream, address, &content, &requests).unwrap_or_default());
+                std::thread::spawn(move || serve(&stream, &server).unwrap_or_default());
             }
         });
         Ok(registry)
@@ -87,6 +92,11 @@ impl Registry {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What it was shown until now: `Basic …`, `Bearer …`.
+    pub fn secrets(&self) -> Vec<String> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Changes what it has.
     pub fn change(&self, how: impl FnOnce(&mut Content)) {
         how(&mut self.content.lock().unwrap_or_else(PoisonError::into_inner));
@@ -96,12 +106,7 @@ impl Registry {
 /// An answer: status, more header lines, body.
 type Answer = (u16, String, Vec<u8>);
 
-fn serve(
-    stream: &TcpStream,
-    address: SocketAddr,
-    content: &Mutex<Content>,
-    requests: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
+fn serve(stream: &TcpStream, server: &Registry) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut lines = Vec::new();
@@ -123,9 +128,11 @@ fn serve(
         let range = header("range")
             .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
             .unwrap_or(0);
-        requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("GET {path} {range}"));
-        let mut content = content.lock().unwrap_or_else(PoisonError::into_inner);
-        let (status, more, body) = answer(&content, address, &path, header("authorization").as_deref(), range);
+        server.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("GET {path} {range}"));
+        let secret = header("authorization");
+        server.secrets.lock().unwrap_or_else(PoisonError::into_inner).extend(secret.clone());
+        let mut content = server.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, more, body) = answer(&content, server.address, &path, secret.as_deref(), range);
         let cut = (path.contains("/blobs/") && !content.cuts.is_empty()).then(|| content.cuts.remove(0));
         drop(content);
         let mut out = stream;
@@ -162,6 +169,9 @@ fn answer(content: &Content, address: SocketAddr, path: &str, authorization: Opt
             .manifests
             .get(name)
             .map_or_else(none, |(kind, bytes)| (200, format!("Content-Type: {kind}\r\n"), bytes.clone()));
+    }
+    if let Some(place) = content.moved.as_ref().filter(|_| path.contains("/blobs/")) {
+        return (307, format!("Location: {place}{name}\r\n"), b"<a>moved</a>".to_vec());
     }
     match content.blobs.get(name) {
         Some(bytes) if content.ranges && range > 0 => {

@@ -2,7 +2,8 @@
 //!
 //! A request goes out with what was learned before. Where the server answers 401 it says how it wants to be asked
 //! (`challenge`); that is done once, and the answer to the second request counts. The address of a token server is the
-//! registry's word: a password goes there only if the way is as safe as the one to the registry.
+//! registry's word: a password goes there only if the way is as safe as the one to the registry. Where the registry's answer
+//! leads elsewhere (`redirect`), neither password nor token goes along, and nobody there is asked how to use them.
 
 use std::io::Read;
 use std::sync::Mutex;
@@ -10,14 +11,15 @@ use std::time::Duration;
 
 use base64::Engine;
 use serde::Deserialize;
-use ureq::Agent;
-use ureq::http::{Response, StatusCode, header};
+use ureq::http::{Response, StatusCode, Uri, header};
+use ureq::typestate::WithoutBody;
 use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, RequestBuilder, ResponseExt};
 
 use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::endpoint::{Endpoint, Security};
-use super::{certificates, resolver};
+use super::{certificates, redirect, resolver};
 use crate::error::{Error, Result};
 
 /// The most that is read of a token server's answer or of an error, in bytes.
@@ -59,8 +61,8 @@ impl Client {
     pub fn new(endpoint: Endpoint, credentials: Option<Credentials>) -> Result<Self> {
         let config = Agent::config_builder()
             .tls_config(certificates::tls(&endpoint)?)
-            // A redirect must not lead from a safe way to an unsafe one.
             .https_only(endpoint.security != Security::Plain)
+            .max_redirects(0)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(SILENCE))
@@ -74,32 +76,50 @@ impl Client {
     /// `GET` of a path below the image's, from byte `from` on. The answer's status is 200, or 206 where `from` was honoured.
     pub fn get(&self, path: &str, accept: &[&str], from: u64) -> Result<Response<ureq::Body>, Failure> {
         let url = self.endpoint.url(path);
-        let first = self.send(&url, accept, from)?;
-        let answer = if first.status() == StatusCode::UNAUTHORIZED {
+        let own: Uri = url.parse().map_err(|_| Failure::Refused(Error::said("get", &url, "it is no address")))?;
+        let first = self.send(&own, accept, from)?;
+        let challenged = first.status() == StatusCode::UNAUTHORIZED && redirect::same_origin(first.get_uri(), &own);
+        let answer = if challenged {
             let value = self.meet(&first, &url)?;
             *self.known() = Some(value);
-            self.send(&url, accept, from)?
+            self.send(&own, accept, from)?
         } else {
             first
         };
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
-            _ => Err(refusal(answer, &url, self.credentials.is_some())),
+            _ => {
+                let (what, elsewhere) = (seen(answer.get_uri(), &own), !redirect::same_origin(answer.get_uri(), &own));
+                Err(refusal(answer, &what, (!elsewhere).then_some(self.credentials.is_some())))
+            }
         }
     }
 
-    fn send(&self, url: &str, accept: &[&str], from: u64) -> Result<Response<ureq::Body>, Failure> {
-        let mut request = self.agent.get(url);
-        for kind in accept {
-            request = request.header(header::ACCEPT, *kind);
+    /// Asks for `own`, and wherever that leads.
+    fn send(&self, own: &Uri, accept: &[&str], from: u64) -> Result<Response<ureq::Body>, Failure> {
+        let mut at = own.clone();
+        for _ in 0..=redirect::MOST {
+            let mut request = self.agent.get(&at);
+            for kind in accept {
+                request = request.header(header::ACCEPT, *kind);
+            }
+            if from > 0 {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            if let Some(value) = self.known().as_deref().filter(|_| redirect::same_origin(&at, own)) {
+                request = request.header(header::AUTHORIZATION, value);
+            }
+            let answer = request.call().map_err(|error| broken(&seen(&at, own), &error))?;
+            if !redirect::leads(answer.status()) {
+                return Ok(answer);
+            }
+            let next = redirect::target(&at, answer.headers().get(header::LOCATION));
+            at = next.map_err(|why| Failure::Refused(Error::said("get", seen(&at, own), why)))?;
+            // A connection whose answer was read to its end serves the next request.
+            read_bounded(answer).map(drop).unwrap_or_default();
         }
-        if from > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
-        }
-        if let Some(value) = self.known().as_deref() {
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        request.call().map_err(|error| broken(url, &error))
+        let why = format!("it leads to another address {} times in a row", redirect::MOST);
+        Err(Failure::Refused(Error::said("get", own.to_string(), why)))
     }
 
     /// The failure of a connection on which `path` was being read.
@@ -141,18 +161,16 @@ impl Client {
                 let grant = [("grant_type", "refresh_token"), ("client_id", "ferry"), ("refresh_token", token)];
                 self.agent.post(realm).send_form(grant.into_iter().chain(parameters))
             }
-            Some(Credentials::Password { user, password }) => self
-                .agent
-                .get(realm)
+            Some(Credentials::Password { user, password }) => following(self.agent.get(realm))
                 .query_pairs(parameters)
                 .query("account", user)
                 .header(header::AUTHORIZATION, basic(user, password))
                 .call(),
-            None => self.agent.get(realm).query_pairs(parameters).call(),
+            None => following(self.agent.get(realm)).query_pairs(parameters).call(),
         };
         let answer = sent.map_err(|error| broken(realm, &error))?;
         if answer.status() != StatusCode::OK {
-            return Err(refusal(answer, realm, self.credentials.is_some()));
+            return Err(refusal(answer, realm, Some(self.credentials.is_some())));
         }
         let text = read_bounded(answer).map_err(|error| broken(realm, &ureq::Error::Io(error)))?;
         match serde_json::from_slice::<Token>(&text).ok().and_then(|token| token.token.or(token.access_token)) {
@@ -182,6 +200,11 @@ struct OneError {
     message: String,
 }
 
+/// To wherever it leads: the library takes the password to no second address.
+fn following(request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
+    request.config().max_redirects(redirect::MOST).build()
+}
+
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
@@ -190,6 +213,14 @@ fn read_bounded(answer: Response<ureq::Body>) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     answer.into_body().into_reader().take(LONGEST_ANSWER).read_to_end(&mut text)?;
     Ok(text)
+}
+
+/// What is asked for, and by whom where that is another than the registry: of its address the rest is its own secret.
+fn seen(at: &Uri, own: &Uri) -> String {
+    match at.authority().filter(|_| !redirect::same_origin(at, own)) {
+        Some(server) => format!("{own} from {}", server.as_str().rsplit('@').next().unwrap_or_default()),
+        None => own.to_string(),
+    }
 }
 
 fn broken(url: &str, error: &ureq::Error) -> Failure {
@@ -204,17 +235,18 @@ fn broken(url: &str, error: &ureq::Error) -> Failure {
 }
 
 /// What the server says of a request that it did not grant. A fault of the server's own may be over when it is asked again.
-fn refusal(answer: Response<ureq::Body>, url: &str, logged_in: bool) -> Failure {
+/// `logged_in`: whether it was told who asks; `None`: that is not its concern.
+fn refusal(answer: Response<ureq::Body>, url: &str, logged_in: Option<bool>) -> Failure {
     let status = answer.status();
     let said = read_bounded(answer).ok().and_then(|text| serde_json::from_slice::<Errors>(&text).ok());
     let first =
         said.and_then(|said| said.errors.into_iter().next()).map(|error| format!(": {} {}", error.code, error.message));
-    let error = Error::said("get", url, format!("the registry answers {status}{}", first.unwrap_or_default()));
+    let error = Error::said("get", url, format!("the server answers {status}{}", first.unwrap_or_default()));
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !logged_in => {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if logged_in == Some(false) => {
             Failure::Refused(error.hint("log in with podman login or docker login; the name may also be wrong"))
         }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if logged_in == Some(true) => {
             Failure::Refused(error.hint("the password is wrong or opens something else; the name may also be wrong"))
         }
         StatusCode::TOO_MANY_REQUESTS => {

@@ -4,6 +4,7 @@
 //! name -> endpoint: mirrors, then the registry itself      credentials: what docker or podman login left
 //!      -> client: GET manifests/TAG   <- 401, challenge -> token -> again
 //!      -> an image layout's documents and blobs, by digest: read like any other source
+//!         redirect: GET wherever the answer leads
 //!         stream: GET blobs/DIGEST, a connection each, taken up where it breaks
 //! ```
 //!
@@ -25,6 +26,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod endpoint;
+mod redirect;
 mod resolver;
 mod stream;
 
