@@ -36,6 +36,7 @@ use super::{audit, cause, external, held};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
+use crate::launch::init::join_keyring;
 use crate::launch::sources::Place;
 use crate::namespaces::{Join, Kind, Namespaces, User};
 use crate::path::Root;
@@ -160,6 +161,8 @@ impl<'a> Restore<'a> {
         let (there, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
         let caller = nix::unistd::getpid();
         let prepare = || {
+            // What CRIU forks has its keyring. Here `/proc` is the host's still, and the label of keys goes with an exec.
+            join_keyring(plan.keyring.as_deref(), plan.process.as_ref())?;
             stage::with_caller(caller, || stage::put(&plan.rootfs, on, upper))?;
             nix::unistd::write(&told, &[0]).map(drop).or_cannot("write to", "a pipe")
         };

@@ -207,7 +207,6 @@ impl<'a> Machine<'a> {
     fn planned(&self, request: &Request, source: Source) -> Result<()> {
         let id = Id::new(&request.id)?;
         let options = plan::Options {
-            no_new_keyring: true,
             cgroup_driver: self.setting.cgroup_manager,
             layers: source.image.as_ref().and_then(|image| image.layers(&self.setting.root.join(id.as_str()))),
             ..plan::Options::default()

@@ -117,7 +117,7 @@ fn bring_back_then(
     let host = host::probe();
     let plan_options = plan::Options {
         no_pivot: options.create.no_pivot,
-        no_new_keyring: true,
+        no_new_keyring: options.create.no_new_keyring,
         cgroup_driver: setting.cgroup_manager,
         copy_on_write: create::stage(setting, &id, &source),
         layers: source.image.as_ref().and_then(|image| image.layers(&setting.root.join(id.as_str()))),

@@ -31,6 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("leave_running_leaves_it_running", CRIU, leave_running),
     scenario("pre_dumps_make_a_chain", CRIU, pre_dumps),
     scenario("a_restored_container_is_like_any_other", CRIU, like_any_other),
+    scenario("a_restored_container_has_keys_of_its_own", CRIU, keys),
     scenario("a_restore_in_the_foreground_gives_the_exit_code", CRIU, foreground),
     scenario("mounts_and_masks_are_as_before", CRIU, mounts),
     scenario("a_joined_network_namespace_is_joined_again", CRIU, joined_network),
@@ -233,6 +234,19 @@ fn like_any_other(case: &mut Case) -> Outcome {
     assert_eq!(case.state()?["status"], "stopped");
     case.call(&["delete", &id])?.success()?;
     assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+/// The host shows a session keyring of this name for as long as somebody has it, and nobody ever had one of the new name.
+fn keys(case: &mut Case) -> Outcome {
+    let (mut row, other) = (Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?), case.other_id());
+    row.go_on(5)?;
+    checkpoint(case, &[])?;
+    case.id = other;
+    let lines = restore(case, &[])?;
+    row.continued(lines)?;
+    let (keys, name) = (fs::read_to_string("/proc/keys")?, format!(" _ses.{}: ", case.id));
+    assert!(keys.contains(&name), "{name}: {keys}");
     Ok(())
 }
 
