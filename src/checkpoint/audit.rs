@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid};
 
 use super::held::{self, Status};
 use super::images::{self, Kind};
@@ -104,6 +104,19 @@ fn rights(plan: &Plan, thread: &Status) -> std::result::Result<(), String> {
     }
     if !is_joined && is_fixed(SETGID) && thread.gids.iter().any(|gid| Some(*gid) != outside(identity.gid, gid_maps)) {
         return Err("is not of the group of process.user".to_owned());
+    }
+    // No program that is executed brings any of these along, so that the right alone counts.
+    let granted = |gid: u32| {
+        let mut of_user = identity.groups.iter().chain([&identity.gid]);
+        of_user.any(|group| outside(*group, gid_maps) == Some(gid))
+            || identity.keeps_groups && nix::unistd::getgroups().is_ok_and(|own| own.contains(&Gid::from_raw(gid)))
+    };
+    let may_set = (given | identity.capabilities.inheritable) & SETGID != 0;
+    if !is_joined
+        && !may_set
+        && let Some(group) = thread.groups.iter().find(|group| !granted(**group))
+    {
+        return Err(format!("has a supplementary group that process.user.additionalGids does not give: {group}"));
     }
     Ok(())
 }

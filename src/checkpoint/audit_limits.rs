@@ -1,11 +1,12 @@
-//! Of [`super::audit`]: resource limits, the OOM killer's score and the security label of a process.
+//! Of [`super::audit`]: resource limits, scheduling, the OOM killer's score and the security label of a process.
 
 use std::path::Path;
 
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::{Context, Result};
 use crate::launch::Plan;
+use crate::launch::plan::ProcessPlan;
 
 /// The rows of `/proc/PID/limits`. fs/proc/base.c, lnames
 const ROWS: [(Resource, &str); 16] = [
@@ -27,11 +28,17 @@ const ROWS: [(Resource, &str); 16] = [
     (Resource::RLIMIT_RTTIME, "Max realtime timeout"),
 ];
 
+/// Capabilities that raise these limits, and priorities beyond them.
+const SYS_NICE: u64 = 1 << 23;
+const SYS_RESOURCE: u64 = 1 << 24;
+
+type Verdict = std::result::Result<(), String>;
+
 /// Looks at one process; `Ok(Err(…))`: it has more than the plan gives.
 ///
 /// # Errors
 /// It cannot be looked at.
-pub fn check(plan: &Plan, process: &Path) -> Result<std::result::Result<(), String>> {
+pub fn check(plan: &Plan, process: &Path) -> Result<Verdict> {
     let Some(planned) = &plan.process else { return Ok(Ok(())) };
     let read = |path: &Path| std::fs::read_to_string(path).or_cannot("read", path.display());
     let table = read(&process.join("limits"))?;
@@ -40,6 +47,9 @@ pub fn check(plan: &Plan, process: &Path) -> Result<std::result::Result<(), Stri
         if hard(&table, row).is_none_or(|hard| hard > limit.hard) {
             return Ok(Err(format!("has a higher limit than process.rlimits gives: {row}")));
         }
+    }
+    if let Err(more) = scheduling(planned, process, &table)? {
+        return Ok(Err(more));
     }
     let score = |text: String| text.trim().parse::<i32>().unwrap_or(i32::MIN);
     let least = match planned.oom_score_adj {
@@ -60,6 +70,72 @@ pub fn check(plan: &Plan, process: &Path) -> Result<std::result::Result<(), Stri
         }
     }
     Ok(Ok(()))
+}
+
+/// How the kernel schedules a thread.
+#[derive(Debug, PartialEq, Eq)]
+struct Scheduled {
+    nice: i32,
+    /// Of real-time policies; 0 for others.
+    priority: u32,
+    policy: u32,
+}
+
+/// No thread may come before others by more than the configuration, or ferry that starts containers with what it has itself, gives.
+fn scheduling(planned: &ProcessPlan, process: &Path, limits: &str) -> Result<Verdict> {
+    const DEADLINE: u32 = 6;
+    let capabilities = &planned.identity.capabilities;
+    let given = capabilities.bounding | capabilities.permitted;
+    if given & SYS_NICE != 0 {
+        return Ok(Ok(()));
+    }
+    // Limits by which a process without the capability may raise itself.
+    let most = |resource: Resource| match planned.limits.iter().find(|limit| limit.resource == resource) {
+        Some(limit) => Ok(limit.hard),
+        None => getrlimit(resource).map(|(_, hard)| hard).or_cannot("read", "ferry's own limits"),
+    };
+    let (most_priority, most_nice) = (most(Resource::RLIMIT_RTPRIO)?, most(Resource::RLIMIT_NICE)?);
+    let is_higher = |row: &str, most: u64| hard(limits, row).is_none_or(|hard| hard > most);
+    if given & SYS_RESOURCE == 0
+        && (is_higher("Max realtime priority", most_priority) || is_higher("Max nice priority", most_nice))
+    {
+        return Ok(Err("may raise its priority by a limit that process.rlimits does not give".to_owned()));
+    }
+    let own = scheduled(Path::new("/proc/self"))?;
+    let (nice, priority, policy) = match &planned.scheduling.scheduler {
+        Some(attr) => (attr.nice, attr.priority, attr.policy),
+        // Whoever restores may well be nicer than whoever started it.
+        None => (own.nice.min(0), own.priority, own.policy),
+    };
+    let nice = i64::from(nice).min(20 - most_nice.min(40) as i64);
+    for thread in std::fs::read_dir(process.join("task")).or_cannot("read", process.display())?.flatten() {
+        let thread = scheduled(&thread.path())?;
+        let is_more = u64::from(thread.priority) > most_priority.max(priority.into())
+            || thread.policy == DEADLINE && policy != DEADLINE
+            || i64::from(thread.nice) < nice;
+        if is_more {
+            return Ok(Err("has a higher priority than process.scheduler gives".to_owned()));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn scheduled(directory: &Path) -> Result<Scheduled> {
+    let path = directory.join("stat");
+    let text = std::fs::read(&path).or_cannot("read", path.display())?;
+    row(&String::from_utf8_lossy(&text)).ok_or(nix::errno::Errno::EPROTO).or_cannot("read", path.display())
+}
+
+/// Fields 19, 40 and 41, of which the third is the first behind the name, which may hold anything. proc_pid_stat(5)
+fn row(text: &str) -> Option<Scheduled> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3);
+    Some(Scheduled {
+        nice: field(19)?.parse().ok()?,
+        priority: field(40)?.parse().ok()?,
+        policy: field(41)?.parse().ok()?,
+    })
 }
 
 /// The hard limit of a row, whose columns are of fixed widths.
@@ -83,5 +159,13 @@ mod tests {
             assert_eq!(hard(&own, row), Some(ceiling), "{row}");
         }
         assert_eq!(hard(&own, ""), None);
+    }
+
+    #[test]
+    fn a_thread_tells_its_scheduling_whatever_its_name() {
+        let numbers = |from: u32, to: u32| (from..=to).map(|number| number.to_string()).collect::<Vec<_>>().join(" ");
+        let line = format!("1 (a) S 1 (b) S {} -5 {} 50 1 0 0", numbers(4, 18), numbers(20, 39));
+        assert_eq!(row(&line), Some(Scheduled { nice: -5, priority: 50, policy: 1 }));
+        assert_eq!(row("1 (a) S 1 2"), None);
     }
 }

@@ -13,14 +13,17 @@ use crate::path::{Links, Root};
 use crate::rootfs::Rootfs;
 use crate::rootfs::mountinfo::{self, unescape};
 use crate::rootfs::plan::{Mount, What};
-use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+};
 
 /// Attributes that take something away, as the table of mounts has them.
-const RESTRICTIONS: [(u64, &str); 4] = [
+const RESTRICTIONS: [(u64, &str); 5] = [
     (MOUNT_ATTR_RDONLY, "ro"),
     (MOUNT_ATTR_NOSUID, "nosuid"),
     (MOUNT_ATTR_NODEV, "nodev"),
     (MOUNT_ATTR_NOEXEC, "noexec"),
+    (MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
 ];
 
 /// What the kernel shows of a mount. proc_pid_mountinfo(5)
@@ -29,6 +32,8 @@ struct Shown {
     point: PathBuf,
     options: Vec<String>,
     kind: String,
+    /// The filesystem's own, as it shows them.
+    data: String,
 }
 
 type Verdict = std::result::Result<(), String>;
@@ -65,7 +70,12 @@ fn parse(line: &[u8]) -> Option<Shown> {
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
     let options = text(fields.get(5)?).split(',').map(str::to_owned).collect();
-    Some(Shown { point: unescape(fields.get(4)?), options, kind: text(fields.get(dash + 1)?) })
+    Some(Shown {
+        point: unescape(fields.get(4)?),
+        options,
+        kind: text(fields.get(dash + 1)?),
+        data: text(fields.get(dash + 3)?),
+    })
 }
 
 /// The host's mounts below what is bound come along.
@@ -117,6 +127,12 @@ fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
         if rootfs.read_only_last.contains(&mount.destination) && !row.has("ro") {
             return Ok(Err(format!("has a mount without its option ro, on {name}")));
         }
+        if mount.idmap.is_some() && !row.has("idmapped") {
+            return Ok(Err(format!("has a mount without its id mapping, on {name}")));
+        }
+        if let (What::Filesystem { kind, .. }, Some(key)) = (&mount.what, wider_data(root, mount, &place, row)?) {
+            return Ok(Err(format!("has a {kind} with another option {key} than config.json has, on {name}")));
+        }
         let same = match &mount.what {
             What::Filesystem { kind, .. } => row.kind == *kind,
             What::Cgroup => row.kind.starts_with("cgroup"),
@@ -131,6 +147,51 @@ fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
         }
     }
     Ok(Ok(()))
+}
+
+/// The first option of a filesystem's own, of those that take something away, that it does not have as it is planned.
+fn wider_data<'a>(root: &Root, mount: &'a Mount, place: &Path, row: &Shown) -> Result<Option<&'a str>> {
+    if !matches!(row.kind.as_str(), "tmpfs" | "proc") {
+        return Ok(None);
+    }
+    let here = root.resolve(place, Links::Refuse).or_cannot("look at", mount.destination.display())?;
+    let size = rustix::fs::fstatvfs(&here).or_cannot("look at", mount.destination.display())?;
+    let has = |key: &str, value: &str| row.data.split(',').any(|word| word.split_once('=') == Some((key, value)));
+    let wider = |key: &str, value: &str| match (row.kind.as_str(), key) {
+        ("tmpfs", "size") => is_more(size.f_blocks.saturating_mul(size.f_frsize), value, size.f_frsize),
+        ("tmpfs", "nr_blocks") => is_more(size.f_blocks, value, 1),
+        ("tmpfs", "nr_inodes") => is_more(size.f_files, value, 1),
+        ("proc", "hidepid") => !names_of(value).any(|name| name == "off" || has(key, name)),
+        ("proc", "subset") => !has(key, value),
+        _ => false,
+    };
+    let given = mount.options.data.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
+    // Of one key the last holds.
+    let given: std::collections::BTreeMap<&str, &str> = given.collect();
+    Ok(given.into_iter().find(|(key, value)| wider(key, value)).map(|(key, _)| key))
+}
+
+/// Whether a tmpfs has more than `limit`, of which none has 0. A share of the memory is another on every machine.
+fn is_more(has: u64, limit: &str, unit: u64) -> bool {
+    let digits = limit.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let Ok(number) = digits.parse::<u64>() else { return false };
+    let shift = match &limit[digits.len()..] {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        "t" | "T" => 40,
+        _ => return false,
+    };
+    let bytes = number.saturating_mul(1 << shift);
+    let limit = bytes.checked_next_multiple_of(unit).unwrap_or(bytes);
+    limit > 0 && (has == 0 || has > limit)
+}
+
+/// How a procfs hides processes: by number, and by the name that it shows since Linux 5.8.
+fn names_of(hidepid: &str) -> impl Iterator<Item = &'static str> {
+    const NAMES: [[&str; 2]; 4] = [["0", "off"], ["1", "noaccess"], ["2", "invisible"], ["4", "ptraceable"]];
+    NAMES.into_iter().filter(move |names| names.contains(&hidepid)).flatten()
 }
 
 /// What is masked reads as nothing, and what cannot be written is on a mount that says so.
@@ -190,8 +251,34 @@ mod tests {
             parse(b"36 35 98:0 /mnt1 /mnt\\0402 rw,nosuid,noatime master:1 shared:2 - ext4 /dev/root rw").unwrap();
         assert_eq!((row.point.as_path(), row.kind.as_str()), (Path::new("/mnt 2"), "ext4"));
         assert!(row.has("nosuid") && !row.has("ro"));
+        assert_eq!(row.data, "rw");
         assert_eq!(parse(b"1 0 0:1 / / ro - tmpfs - rw").unwrap().kind, "tmpfs");
+        assert_eq!(parse(b"1 0 0:1 / / ro - tmpfs -"), None);
         assert_eq!(parse(b"1 0 0:1 / /"), None);
         assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn a_tmpfs_has_more_or_not() {
+        for (has, limit, more) in [
+            (65_536, "64k", false),
+            (65_537, "64k", true),
+            (0, "64k", true),
+            (0, "0", false),
+            (4096, "1", false),
+            (8192, "1", true),
+            (1 << 40, "50%", false),
+            (1 << 40, "2t", false),
+            (1 << 21, "1M", true),
+        ] {
+            assert_eq!(is_more(has, limit, 4096), more, "{has} of {limit}");
+        }
+    }
+
+    #[test]
+    fn hidden_processes_by_number_and_by_name() {
+        assert!(names_of("2").eq(["2", "invisible"]) && names_of("invisible").eq(["2", "invisible"]));
+        assert!(names_of("0").any(|name| name == "off"));
+        assert_eq!(names_of("x").count(), 0);
     }
 }

@@ -18,6 +18,8 @@ pub struct Status {
     pub uids: Vec<u32>,
     /// Its group ids, all four.
     pub gids: Vec<u32>,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
     /// Its five capability sets, together.
     pub capabilities: u64,
     /// Whether no exec may gain privileges.
@@ -58,6 +60,7 @@ fn parse(text: &str) -> Status {
             "SigBlk" => status.blocked = mask(),
             "Uid" => status.uids = ids(),
             "Gid" => status.gids = ids(),
+            "Groups" => status.groups = ids(),
             "CapInh" | "CapPrm" | "CapEff" | "CapBnd" | "CapAmb" => status.capabilities |= mask(),
             "NoNewPrivs" => status.no_new_privileges = value == "1",
             "Seccomp" => status.filtered = value == "2",
@@ -97,10 +100,10 @@ mod tests {
 
     #[test]
     fn what_a_thread_may_do() {
-        let text =
-            "Uid:\t1\t2\t3\t4\nCapInh:\t0000000000000001\nCapAmb:\t0000000000000100\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        let text = "Uid:\t1\t2\t3\t4\nGroups:\t5 6 \nCapInh:\t0000000000000001\nCapAmb:\t0000000000000100\nNoNewPrivs:\t1\nSeccomp:\t2\n";
         let status = parse(text);
         assert_eq!((status.uids.as_slice(), status.capabilities), (&[1, 2, 3, 4][..], 0x101));
+        assert_eq!(status.groups, [5, 6]);
         assert!(status.no_new_privileges && status.filtered);
         assert_eq!(parse("CapBnd:\tgarbage\n").capabilities, u64::MAX, "what cannot be read is feared");
     }

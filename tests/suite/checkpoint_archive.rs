@@ -315,7 +315,7 @@ fn wider(case: &mut Case) -> Outcome {
     let mut all = case.config.clone();
     let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["keyctl"], "action": "SCMP_ACT_ERRNO"}]});
-    let changes: [(&str, Change, &str); 8] = [
+    let changes: [(&str, Change, &str); 12] = [
         (
             "capabilities",
             |config| {
@@ -348,7 +348,29 @@ fn wider(case: &mut Case) -> Outcome {
         ("masked paths", |config| config["linux"]["maskedPaths"] = json!([]), "which linux.maskedPaths hides"),
         ("read-only paths", |config| config["linux"]["readonlyPaths"] = json!([]), "which linux.readonlyPaths forbids"),
         ("the user", |_| (), "is not the user of process.user"),
+        (
+            "groups",
+            |config| config["process"]["user"]["additionalGids"] = json!([6, 42]),
+            "has a supplementary group that process.user.additionalGids does not give: 42",
+        ),
+        (
+            "priority",
+            |config| config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": -5}),
+            "has a higher priority than process.scheduler gives",
+        ),
+        (
+            "a larger filesystem",
+            |config| config["mounts"][3]["options"] = json!(["nosuid", "noexec", "nodev", "mode=1777", "size=70m"]),
+            "has a tmpfs with another option size than config.json has, on /dev/shm",
+        ),
+        (
+            "other processes",
+            |config| config["mounts"][0]["options"] = json!([]),
+            "has a proc with another option hidepid than config.json has, on /proc",
+        ),
     ];
+    all["process"]["user"]["additionalGids"] = json!([6]);
+    all["mounts"][0]["options"] = json!(["hidepid=2"]);
     all["linux"]["seccomp"] = seccomp;
     all["linux"]["maskedPaths"] = json!(["/proc/keys", "/sys/firmware"]);
     all["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
