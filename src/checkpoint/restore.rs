@@ -40,6 +40,8 @@ use crate::launch::init::join_keyring;
 use crate::launch::sources::Place;
 use crate::namespaces::{Join, Kind, Namespaces, User};
 use crate::path::Root;
+use crate::process::scheduling;
+use crate::process::sysctl::{self, Sysctl};
 use crate::rootfs::{Base, mountinfo};
 use crate::spec::Config;
 
@@ -164,6 +166,8 @@ impl<'a> Restore<'a> {
             // What CRIU forks has its keyring. Here `/proc` is the host's still, and the label of keys goes with an exec.
             join_keyring(plan.keyring.as_deref(), plan.process.as_ref())?;
             stage::with_caller(caller, || stage::put(&plan.rootfs, on, upper))?;
+            // CRIU saves none of it: what it restores has it from CRIU.
+            plan.process.as_ref().map_or(Ok(()), |process| scheduling::apply_inherited(&process.scheduling))?;
             nix::unistd::write(&told, &[0]).map(drop).or_cannot("write to", "a pipe")
         };
         let start = Start {
@@ -322,7 +326,7 @@ fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Opti
     }
 }
 
-/// A network namespace that CRIU made is as empty as any new one.
+/// A network namespace that CRIU made is as empty as any new one, and has the kernel's own parameters.
 fn network(plan: &Plan, pid: Pid) -> Result<()> {
     let namespace = shared::open(Path::new(&format!("/proc/{pid}/ns/{}", Kind::Network.row().file)))?;
     if !plan.net_devices.is_empty() {
@@ -331,7 +335,12 @@ fn network(plan: &Plan, pid: Pid) -> Result<()> {
     if !plan.loopback {
         return Ok(());
     }
-    shared::visit(Kind::Network, &namespace, crate::network::loopback_up)
+    let of_network = |sysctl: &&Sysctl| sysctl.file.starts_with("net/");
+    let sysctls: Vec<Sysctl> = plan.sysctl.iter().filter(of_network).cloned().collect();
+    shared::visit(Kind::Network, &namespace, || {
+        crate::network::loopback_up()?;
+        sysctl::apply(&sysctls)
+    })
 }
 
 fn options(config: &Config, choice: &RestoreChoice) -> Options {

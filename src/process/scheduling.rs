@@ -238,6 +238,14 @@ pub fn apply(scheduling: &Scheduling) -> Result<()> {
     if let Some(attr) = &scheduling.scheduler {
         sched_setattr(attr).or_cannot("set", "scheduler").map_err(|error| error.hint(NEEDS))?;
     }
+    apply_inherited(scheduling)
+}
+
+/// Applies what is not the scheduler's: all of it is inherited by children, and kept by execve(2).
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_inherited(scheduling: &Scheduling) -> Result<()> {
     if let Some(value) = scheduling.io_priority {
         ioprio_set(value).or_cannot("set", "I/O priority")?;
     }

@@ -13,7 +13,14 @@ use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
-pub const SCENARIOS: &[Scenario] = &[scenario("a_pods_names_and_parameters_stay_as_they_are", CRIU, joined_pod)];
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "a_pods_names_and_parameters_stay_as_they_are",
+        &[Ferry, Root, Criu, Tool("nsenter"), Tool("ipcmk")],
+        joined_pod,
+    ),
+    scenario("what_criu_does_not_save_is_set_anew", &[Ferry, Root, Criu, Tool("ionice")], kept),
+];
 
 /// Whoever runs the pod changes them between the two.
 fn joined_pod(case: &mut Case) -> Outcome {
@@ -63,5 +70,43 @@ fn joined_pod(case: &mut Case) -> Outcome {
         assert_eq!(fs::read_link(own)?, fs::read_link(format!("/proc/{pid}/ns/{kind}"))?);
     }
     assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname")?, other, "the host's");
+    Ok(())
+}
+
+/// What the first process has been given that CRIU saves nothing of.
+fn settings(case: &mut Case) -> Result<Vec<String>, Failed> {
+    let pid = case.pid()?.to_string();
+    let priority = Command::new("ionice").args(["-p", &pid]).output()?;
+    let memory = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
+    let policies = memory.lines().filter(|line| line.contains("prefer:0")).count();
+    let mut sysctl = |name: &str| -> Result<String, Failed> {
+        Ok(case.exec(&[], &["/probe", "read", &format!("/proc/sys/{name}")])?.success()?.json()?["ok"].to_string())
+    };
+    Ok(vec![
+        sysctl("net/ipv4/ip_forward")?,
+        sysctl("net/ipv4/ip_unprivileged_port_start")?,
+        sysctl("kernel/shmmax")?,
+        String::from_utf8(priority.stdout)?,
+        fs::read_to_string(format!("/proc/{pid}/personality"))?,
+        format!("a memory policy: {}", memory.is_empty() || policies > 0),
+    ])
+}
+
+fn kept(case: &mut Case) -> Outcome {
+    case.config["linux"]["sysctl"] = json!({
+        "net.ipv4.ip_forward": "1", "net.ipv4.ip_unprivileged_port_start": "80", "kernel.shmmax": "123456",
+    });
+    case.config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    case.config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_PREFERRED", "nodes": "0"});
+    case.config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+    let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
+    row.go_on(5)?;
+    let before = settings(case)?;
+    let given = ["1\\n", "80\\n", "123456\\n", "best-effort: prio 6", "8\n", "true"];
+    assert!(before.iter().zip(given).all(|(had, given)| had.contains(given)), "{before:?}");
+    checkpoint(case, &[])?;
+    let lines = restore(case, &[])?;
+    row.continued(lines)?;
+    assert_eq!(settings(case)?, before);
     Ok(())
 }
