@@ -53,8 +53,8 @@ fn masks_file(root: &Root, path: &Path) -> bool {
     found.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory)
 }
 
-/// Mounts from outside, for a restore: name and source. `cgroup` is the container's cgroup on the host, which it sees where
-/// it has no cgroup namespace; `host` what is mounted on the host.
+/// Mounts from outside, for a restore: name and source. `cgroup` is the cgroup on the host that it sees where it has no cgroup
+/// namespace; `host` what is mounted on the host.
 ///
 /// # Errors
 /// A name that is no text.

@@ -34,6 +34,7 @@ use super::stage::{self, Upper};
 use super::streams::Streams;
 use super::{audit, cause, external, held};
 use crate::cgroup::Cgroup;
+use crate::cgroup::location::find_tree;
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
 use crate::launch::init::join_keyring;
@@ -230,7 +231,10 @@ impl<'a> Restore<'a> {
         let (rootfs, namespaces) = (&self.plan.rootfs, &self.plan.namespaces);
         let root = stage::seen(self.criu.pid, &self.root)?;
         let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
-        self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, cgroup, &host)?;
+        // As a launch has it: all of them, but in a user namespace.
+        let own = cgroup.filter(|_| namespaces.user != User::Inherit).map(Path::to_owned);
+        let seen = own.map_or_else(|| Ok(find_tree()?.map(|tree| tree.mount)), |own| Ok(Some(own)))?;
+        self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, seen.as_deref(), &host)?;
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
         let shared = Shared::of(namespaces)?;
         self.criu.executed()?;

@@ -8,7 +8,8 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::Case;
-use super::checkpoint::{CRIU, checkpoint, images, restore};
+use super::checkpoint::{checkpoint, images, restore};
+use super::need::Need::{CgroupV2, Criu, Ferry, Root, Tool};
 use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -20,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
         joined_pod,
     ),
     scenario("what_criu_does_not_save_is_set_anew", &[Ferry, Root, Criu, Tool("ionice")], kept),
+    scenario("the_hosts_cgroups_are_seen_as_before", &[Ferry, Root, Criu, CgroupV2(&[])], cgroups_of_the_host),
 ];
 
 /// Whoever runs the pod changes them between the two.
@@ -108,5 +110,27 @@ fn kept(case: &mut Case) -> Outcome {
     let lines = restore(case, &[])?;
     row.continued(lines)?;
     assert_eq!(settings(case)?, before);
+    Ok(())
+}
+
+/// As it is seen without a cgroup namespace: with all that is the host's, and with what was open in it.
+fn cgroups_of_the_host(case: &mut Case) -> Outcome {
+    config::without_namespace(&mut case.config, "cgroup");
+    let mount =
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]});
+    config::add(&mut case.config, "/mounts", mount);
+    case.config["linux"]["cgroupsPath"] = format!("/{}", case.id).into();
+    case.config["process"]["cwd"] = format!("/sys/fs/cgroup/{}", case.id).into();
+    let mut row = Row::of(case.args(&["/probe", "count", "1000000", "0"]).start()?);
+    row.go_on(5)?;
+    let own = |case: &mut Case| -> Result<String, Failed> {
+        let path = format!("/sys/fs/cgroup/{}/cgroup.procs", case.id);
+        Ok(case.exec(&[], &["/probe", "read", &path])?.success()?.json()?.to_string())
+    };
+    assert!(own(case)?.contains("\"ok\":\"1\\n"), "{}", own(case)?);
+    checkpoint(case, &[])?;
+    let lines = restore(case, &[])?;
+    row.continued(lines)?;
+    assert!(own(case)?.contains("\"ok\":\"1\\n"), "{}", own(case)?);
     Ok(())
 }
