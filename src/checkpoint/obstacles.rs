@@ -14,6 +14,7 @@ use super::dump::Choice;
 use super::shared;
 use crate::error::{Error, Result};
 use crate::namespaces::{self, Kind};
+use crate::procfs;
 use crate::spec::Config;
 use crate::spec::seccomp::Seccomp;
 
@@ -78,6 +79,20 @@ pub fn check(id: &str, config: &Config, pids: &[Pid], choice: &Choice) -> Result
     Err(refuse(&what).hint(first.way_out))
 }
 
+/// Which of the processes are no descendants of the first: `exec` brings such ones. They are in nobody's way, but CRIU saves what
+/// is below the first alone.
+pub fn not_below(first: Pid, pids: &[Pid]) -> Vec<Pid> {
+    // One that has ended meanwhile is nobody's child.
+    let parent = |pid: &Pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        parent.filter(|parent| *parent > 0).map(Pid::from_raw)
+    };
+    let is_below = |pid: &&Pid| std::iter::successors(Some(**pid), parent).any(|above| above == first);
+    let lives = |pid: &&Pid| procfs::stat(**pid).is_ok_and(|stat| !stat.is_dead());
+    pids.iter().filter(|pid| !is_below(pid)).filter(lives).copied().collect()
+}
+
 /// What each descriptor leads to. One that is closed meanwhile, or belongs to a process that ends, is not in the way.
 fn links(pid: Pid) -> Vec<String> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -127,6 +142,17 @@ mod tests {
         assert_eq!(kind(7, "anon_inode:[io_uring]").unwrap().object, "io_uring");
         assert_eq!(kind(7, "anon_inode:[eventpoll]"), None);
         assert_eq!(kind(7, "/tmp/anon_inode:[io_uring]"), None);
+    }
+
+    #[test]
+    fn who_is_below_whom() {
+        let (own, parent) = (nix::unistd::getpid(), nix::unistd::getppid());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pids = [own, parent, Pid::from_raw(child.id().cast_signed())];
+        assert_eq!(not_below(own, &pids), [parent]);
+        assert_eq!(not_below(pids[2], &pids), [own, parent]);
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert_eq!(not_below(own, &pids), [parent], "one that has ended is not lost");
     }
 
     #[test]

@@ -162,7 +162,8 @@ pub const VERB: Verb = Verb {
             "DESCRIPTION",
             "Saves everything a running or paused container is, by way of CRIU: its processes with their memory, files, \
              sockets, terminals, timers and so on. Unless it is told to go on, the container is gone afterwards, and \
-             `ferry restore` brings it back from the images and the same bundle. The root filesystem is not part of the \
+             `ferry restore` brings it back from the images and the same bundle. Processes that `ferry exec` brought in are not \
+             saved; a warning names them. The root filesystem is not part of the \
              images: what the container wrote there must be there again. A container of `ferry run --image` or `--rootfs` has a \
              root of its own, and what it changed there is saved too, beside the images as rootfs-diff.tar; so are its \
              configuration, and what is below: the image's layers by digest, or the directory.\n\nImages are CRIU's own, so that runc restores \

@@ -8,11 +8,11 @@ use nix::unistd::Pid;
 
 use super::live::{self, Live};
 use super::{Setting, delete};
-use crate::cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::checkpoint::dump::{self, Afterwards, DumpChoice, Subject};
 use crate::checkpoint::freezer::Freezer;
 use crate::checkpoint::progress::{self, Progress};
-use crate::checkpoint::root;
+use crate::checkpoint::{obstacles, root};
 use crate::container::Status;
 use crate::container::worker::Worker;
 use crate::error::{Context, Error, Result};
@@ -97,7 +97,7 @@ pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoi
     }
     container.entry.note_worker(&Worker::own(None)?)?;
     let all = || kept.as_ref().map_or(Ok(()), |kept| kept()).and_then(|()| complete());
-    let dumped = dump_container(container, init.pid(), choice, progress, &all);
+    let dumped = dump_container(setting, container, init.pid(), choice, progress, &all);
     let done = match &dumped {
         Ok(()) => after(container),
         Err(error) => Err(error.clone()),
@@ -122,7 +122,21 @@ fn forget_root(images: &Path) -> Result<()> {
     }
 }
 
+/// Says which processes are not saved, of a container that ends.
+pub(super) fn warn_of_lost(setting: &Setting, first: Pid, cgroup: &Cgroup) -> Result<()> {
+    let lost = obstacles::not_below(first, &cgroup::life::procs(cgroup)?);
+    if !lost.is_empty() {
+        let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        setting.log.warning(format!(
+            "CRIU saves the first process and those below it: {} of `exec` will be lost",
+            lost.join(", ")
+        ));
+    }
+    Ok(())
+}
+
 fn dump_container(
+    setting: &Setting,
     container: &Live,
     pid: Pid,
     choice: &DumpChoice,
@@ -131,6 +145,9 @@ fn dump_container(
 ) -> Result<()> {
     let config = container.entry.config()?;
     let cgroup = container.record.cgroup.as_ref().map(|path| cgroup::fs::open(path)).transpose()?;
+    if let Some(cgroup) = cgroup.as_ref().filter(|_| !choice.leave_running && !choice.pre_dump) {
+        warn_of_lost(setting, pid, cgroup)?;
+    }
     let subject = Subject {
         id: container.entry.id.as_str(),
         config: &config,

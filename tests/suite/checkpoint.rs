@@ -42,6 +42,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("runc_restores_what_was_saved", &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")], to_runc),
     scenario("what_runc_saved_is_restored", &[Ferry, Root, Criu, Tool("runc"), Tool("iptables-restore")], from_runc),
     scenario("what_cannot_be_saved_is_named_and_goes_on", CRIU, refused),
+    scenario("what_exec_brought_is_named_as_lost", CRIU, of_exec),
     scenario("only_a_running_container_can_be_saved", &[Ferry, Root], not_running),
     scenario("a_restore_without_images_leaves_nothing", CRIU, without_images),
     scenario("broken_images_leave_nothing", CRIU, broken_images),
@@ -429,6 +430,24 @@ fn refused(case: &mut Case) -> Outcome {
     assert_eq!(case.state()?["status"], "running");
     assert_eq!(ask()?, "2: ahoy\n");
     Ok(())
+}
+
+/// And the children of the program are not.
+fn of_exec(case: &mut Case) -> Outcome {
+    let mut row = Row::of(case.args(&["/probe", "ring"]).start()?);
+    row.go_on(5)?;
+    let (id, images, pid_file) = (case.id.clone(), images(case), case.path("pid"));
+    let exec = ["exec", "--detach", "--pid-file", &pid_file, &id, "/probe", "sleep", "forever"];
+    let mut brought = case.begin(&exec)?;
+    brought.until("ready")?;
+    let pid = fs::read_to_string(&pid_file)?;
+    let all = ["checkpoint", "--image-path", &images, &id];
+    let said = case.call(&[&all[..1], &["--leave-running"], &all[1..]].concat())?.success()?.stderr;
+    assert!(!said.contains("exec"), "{said}");
+    let said = case.call(&all)?.success()?.stderr;
+    assert!(said.contains(&format!("below it: {pid} of `exec` will be lost")), "{said}");
+    let lines = restore(case, &[])?;
+    row.continued(lines)
 }
 
 fn not_running(case: &mut Case) -> Outcome {

@@ -21,7 +21,7 @@ use crate::image::pack::Elsewhere;
 use crate::lifecycle::live::Live;
 use crate::lifecycle::own_root::Changes;
 use crate::lifecycle::pause::PATIENCE;
-use crate::lifecycle::{Setting, delete, live, outlive, own_root};
+use crate::lifecycle::{Setting, checkpoint, delete, live, outlive, own_root};
 use crate::migrate::container::{Container, Dumped, Held, Still};
 use crate::migrate::message::{Choices, Stream};
 use crate::spec::Config;
@@ -126,6 +126,7 @@ impl Container for Running<'_> {
 
     fn dump(&mut self, images: &Path, parent: Option<&Path>, held: &mut Held<'_>) -> Result<Afterwards> {
         let locked = self.lock()?;
+        checkpoint::warn_of_lost(self.setting, locked.pid, &locked.cgroup)?;
         let parent = Self::tracked(&locked, parent)?;
         let changes = locked.live.record.store.is_some().then(|| Changes::of(&locked.live)).transpose()?;
         let (mut since, mut is_given) = (Instant::now(), false);
