@@ -100,11 +100,10 @@ impl Streams {
             let own = (found.st_size.cast_unsigned(), found.st_mode & 0o7777);
             let was = saved.iter().find_map(|entry| saved_file(entry, key)).filter(|was| is_regular && *was != own);
             if let Some((size, mode)) = was {
+                let (which, (length, other)) = (which(number), own);
                 return Err(Error::plain(format!(
-                    "standard {} of the container was the file {path} of {size} bytes and mode {mode:o}, and ferry's own has {} and {:o}",
-                    which(number),
-                    own.0,
-                    own.1
+                    "standard {which} of the container was the file {path} of {size} bytes and mode {mode:o}, and ferry's own has \
+                     {length} and {other:o}"
                 ))
                 .hint(format!("append to one that is as it was then: `head -c {size} {path}` has it of one that grew")));
             }

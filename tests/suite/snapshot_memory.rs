@@ -2,7 +2,9 @@
 //! snapshots share stays for as long as one of them needs it.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
@@ -238,14 +240,20 @@ fn other_streams(case: &mut Case) -> Outcome {
     row.go_on(5)?;
     taken(case, "one")?;
     let id = case.id.clone();
-    let said = snapshot(case, &["rollback", &id, "one"])?.failure()?.stderr;
-    assert!(said.contains("standard error of the container was the file") && said.contains("is no file"), "{said}");
+    let ends = |case: &Case, errors: Stdio| -> Outcome {
+        let mut child = case.command(&["snapshot", "rollback", &id, "one"]).stderr(errors).spawn()?;
+        assert!(!output::wait(&mut child, case.patience())?.success());
+        Ok(())
+    };
+    let (mut read, write) = std::io::pipe()?;
+    ends(case, write.into())?;
+    let mut said = String::new();
+    read.read_to_string(&mut said)?;
+    assert!(said.contains("standard error of the container was the file") && said.contains("own is no file"), "{said}");
     row.go_on(5)?;
     let grown = case.directory.join("grown");
     fs::write(&grown, "a line\n")?;
-    let errors = fs::File::options().append(true).open(&grown)?;
-    let mut child = case.command(&["snapshot", "rollback", &id, "one"]).stderr(errors).spawn()?;
-    assert!(!output::wait(&mut child, case.patience())?.success());
+    ends(case, fs::File::options().append(true).open(&grown)?.into())?;
     let said = fs::read_to_string(&grown)?;
     assert!(said.contains("of 0 bytes and mode 644, and ferry's own has 7 and 644"), "{said}");
     row.go_on(5)?;
