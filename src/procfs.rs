@@ -4,7 +4,8 @@
 //! its stat file) it is, for as long as the machine is up. proc(5)
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -51,6 +52,25 @@ fn parse(text: &[u8]) -> Option<Stat> {
     let flags: u32 = fields.next()?.parse().ok()?;
     let start_time = fields.nth(12)?.parse().ok()?;
     Some(Stat { start_time, state, exits: flags & PF_EXITING != 0 })
+}
+
+/// A file of `/proc`. Names of processes, files and mounts stand there as whoever gave them chose, and need not be text.
+///
+/// # Errors
+/// What open(2) and read(2) answer.
+pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What was asked about a process; `None`: it has ended. Any other answer says nothing about that.
+///
+/// # Errors
+/// The answer, if it is another.
+pub fn unless_ended<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// Who traces a process. proc_pid_status(5)

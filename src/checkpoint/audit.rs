@@ -54,11 +54,12 @@ pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
     let mut seen = Vec::new();
     let mut any = false;
     for process in held::processes(criu) {
+        let process = process?;
         any = true;
         let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let of_process = |what: String| wider(plan, &format!("process {pid} {what}"));
         for thread in held::threads(&process) {
-            rights(plan, &thread).map_err(of_process)?;
+            rights(plan, &thread?).map_err(of_process)?;
         }
         cgroups(&process, criu).and_then(|whole| whole.map_err(of_process))?;
         separate(plan, &process).and_then(|whole| whole.map_err(of_process))?;

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::error::{Context, Result};
+use crate::procfs;
+
 /// A process, or one of its threads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
@@ -28,24 +31,38 @@ pub struct Status {
     pub filtered: bool,
 }
 
-/// Every process that `tracer` holds: its directory in `/proc`.
-pub fn processes(tracer: Pid) -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbered =
-        entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
-    let paths = numbered.map(|entry| entry.path());
-    paths.filter(move |path| status(path).is_some_and(|status| status.tracer == tracer.as_raw()))
+/// Every process that `tracer` holds: its directory in `/proc`. One that cannot be looked at is an error and not left out,
+/// since it may be the one that matters.
+pub fn processes(tracer: Pid) -> impl Iterator<Item = Result<PathBuf>> {
+    let held = move |path: PathBuf| {
+        let status = status(&path)?;
+        Ok(status.filter(|status| status.tracer == tracer.as_raw()).map(|_| path))
+    };
+    numbered(Path::new("/proc")).filter_map(move |path| path.and_then(held).transpose())
 }
 
-/// The threads of a process, the first one among them.
-pub fn threads(process: &Path) -> impl Iterator<Item = Status> {
-    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-    threads.filter_map(|thread| status(&thread.path()))
+/// The threads of a process, the first one among them. Errors are as with processes.
+pub fn threads(process: &Path) -> impl Iterator<Item = Result<Status>> + use<> {
+    numbered(&process.join("task")).filter_map(|thread| thread.and_then(|thread| status(&thread)).transpose())
+}
+
+/// The directories of processes or threads in a directory: none, once whatever it is of has ended.
+fn numbered(directory: &Path) -> impl Iterator<Item = Result<PathBuf>> + use<> {
+    let is_number =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    let read = || std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let (paths, failed): (Vec<PathBuf>, _) = match procfs::unless_ended(read()).or_cannot("read", directory.display()) {
+        Ok(paths) => (paths.unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(Err(error))),
+    };
+    paths.into_iter().filter(is_number).map(Ok).chain(failed)
 }
 
 /// `None`: it has ended.
-fn status(directory: &Path) -> Option<Status> {
-    std::fs::read_to_string(directory.join("status")).ok().map(|text| parse(&text))
+fn status(directory: &Path) -> Result<Option<Status>> {
+    let path = directory.join("status");
+    let text = procfs::unless_ended(procfs::text(&path)).or_cannot("read", path.display())?;
+    Ok(text.map(|text| parse(&text)))
 }
 
 fn parse(text: &str) -> Status {

@@ -301,13 +301,13 @@ const BEFORE_THEY_RUN: &str = "pre-resume";
 fn audit(plan: &Plan, root: &Path, criu: Pid) -> Result<()> {
     let found = stage::seen(criu, root).and_then(|root| audit::check(plan, &root, criu));
     let Err(error) = found else { return Ok(()) };
-    let killed = held::processes(criu).try_for_each(|process| {
-        match process.file_name().map(|name| name.to_string_lossy().parse()) {
-            Some(Ok(pid)) => kill(Pid::from_raw(pid)),
-            _ => Ok(()),
-        }
-    });
-    Err(error.and_then(killed).and_then(kill(criu)))
+    let end = |process: PathBuf| match process.file_name().map(|name| name.to_string_lossy().parse()) {
+        Some(Ok(pid)) => kill(Pid::from_raw(pid)),
+        _ => Ok(()),
+    };
+    // All that can be, whatever stands in the way of one.
+    let error = held::processes(criu).fold(error, |error, process| error.and_then(process.and_then(end)));
+    Err(error.and_then(kill(criu)))
 }
 
 fn kill(pid: Pid) -> Result<()> {

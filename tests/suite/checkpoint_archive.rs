@@ -25,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_archive_that_is_not_whole_is_refused", CRIU, broken),
     scenario("an_archive_of_another_machine_is_refused", CRIU, another_machine),
     scenario("an_archive_gets_no_more_than_the_bundle_gives", CRIU, wider),
+    scenario("a_name_that_is_no_text_hides_no_process", CRIU, nameless),
     scenario("archives_of_all_sorts_of_containers_come_back", CRIU, all_sorts),
 ];
 
@@ -55,9 +56,11 @@ pub(super) fn refused_with(case: &mut Case, archive: &str, flags: &[&str]) -> Re
     let mut command = case.command(&all);
     let mut child = command.env("TMPDIR", &scratch).stdout(Stdio::piped()).stderr(errors).spawn()?;
     let (mut stdout, status) = (String::new(), output::wait(&mut child, case.patience())?);
-    child.stdout.take().ok_or("no standard output")?.read_to_string(&mut stdout)?;
     let stderr = fs::read_to_string(case.directory.join("errors"))?;
-    assert!(!status.success() && stdout.is_empty(), "{status}, {stdout}, {stderr}");
+    // First: a container that runs all the same prints without end.
+    assert!(!status.success(), "{status}, {stderr}");
+    child.stdout.take().ok_or("no standard output")?.read_to_string(&mut stdout)?;
+    assert!(stdout.is_empty(), "{stdout}, {stderr}");
     assert_eq!(case.leftovers()?, Vec::<String>::new(), "{stderr}");
     // A log may be there to be read.
     for name in names_in(Path::new(&scratch)) {
@@ -396,6 +399,20 @@ fn wider(case: &mut Case) -> Outcome {
         case.call(&["delete", "--force", &id])?.success()?;
     }
     Ok(())
+}
+
+/// The one that has more is a child, which nothing but its name tells from the others.
+fn nameless(case: &mut Case) -> Outcome {
+    case.config["process"]["noNewPrivileges"] = json!(false);
+    let mut row = Row::of(case.args(&["/probe", "beside-nameless"]).start()?);
+    row.go_on(10)?;
+    let archive = exported(case, &[])?;
+    case.config["process"]["noNewPrivileges"] = json!(true);
+    let said = refused(case, &archive)?;
+    assert!(said.contains("lacks process.noNewPrivileges"), "{said}");
+    case.config["process"]["noNewPrivileges"] = json!(false);
+    let lines = imported(case, &archive, &[])?;
+    row.continued(lines)
 }
 
 /// What is looked at before it runs is found to be as the bundle has it.

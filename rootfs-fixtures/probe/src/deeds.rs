@@ -50,6 +50,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "end-elsewhere" => living::end_elsewhere()?,
         "threads" => living::threads(parse(args, 0)?)?,
         "ring" => living::ring()?,
+        "beside-nameless" => living::beside_nameless()?,
         "dialogue" => living::dialogue()?,
         "serve" => living::serve()?,
         "lock" => living::lock(word(args, 0)?)?,
