@@ -11,7 +11,7 @@ use super::images::{self, Kind};
 use crate::error::{Error, Result};
 
 /// The name of CRIU's statistics.
-const FILE: &str = "stats-dump";
+pub const FILE: &str = "stats-dump";
 
 /// What a dump came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]

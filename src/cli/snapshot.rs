@@ -109,13 +109,14 @@ const ROLLBACK: Verb = Verb {
             "DESCRIPTION",
             "Ends the container's program, takes away what it wrote that is in no snapshot, and begins the program anew, detached, \
              with the files of the snapshot; of a snapshot with memory its processes go on from there, with their TCP connections \
-             closed. Standard streams that led out of the container lead to ferry's own. The snapshot stays, as do the others.",
+             closed. Standard streams that led out of the container lead to ferry's own; one that was a file must be a file of the same \
+             size and mode, for those processes. The snapshot stays, as do the others.",
         ),
         (
             "EXIT STATUS",
-            "0 once the program runs; 1 otherwise. When there is no such snapshot, or CRIU is missing, the container is as it was; \
-             when it cannot be brought back, or ferry is killed in the middle, it is a container that has ended, with all of its \
-             snapshots, and can be rolled back again.",
+            "0 once the program runs; 1 otherwise. When there is no such snapshot, or CRIU is missing, or a stream is \
+             another, the container is as it was; when it cannot be brought back, or ferry is killed in the middle, it is a \
+             container that has ended, with all of its snapshots, and can be rolled back again.",
         ),
         ("EXAMPLES", "    ferry snapshot rollback web before-upgrade"),
     ],

@@ -126,13 +126,8 @@ pub fn export(setting: &Setting, id: &str, choice: &DumpChoice, export: &Export<
                 path.display()
             )))
         }
-        (done, scratch) => {
-            let removed = scratch.map_or(Ok(()), Scratch::remove);
-            match done {
-                Ok(()) => removed,
-                Err(error) => Err(error.and_then(removed)),
-            }
-        }
+        (Err(error), Some(scratch)) => Err(scratch.fail(error)),
+        (done, scratch) => done.and(scratch.map_or(Ok(()), Scratch::remove)),
     }
 }
 

@@ -95,6 +95,30 @@ impl Scratch {
         let named = self.rename(PURPOSES[0]);
         named.and_then(|()| remove(CWD, &self.path).or_cannot("remove", self.path.display()))
     }
+
+    /// Removes it, of something that failed. Where the error sends its reader to a log in it, that stays until the next
+    /// [`sweep`], and nothing else: in images is everything that was in memory.
+    pub fn fail(mut self, error: Error) -> Error {
+        if self.kept || !error.to_string().contains(&*self.path.to_string_lossy()) {
+            return error.and_then(self.remove());
+        }
+        self.kept = true;
+        let others = || -> Result<()> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let shown = || self.path.display();
+            let directory = openat(CWD, &self.path, flags, Mode::empty()).or_cannot("open directory", shown())?;
+            for entry in Dir::read_from(&directory).or_cannot("read directory", shown())? {
+                let entry = entry.or_cannot("read directory", shown())?;
+                let name = entry.file_name();
+                if !matches!(name.to_bytes(), b"." | b"..") && !name.to_bytes().ends_with(b".log") {
+                    tree::remove(directory.as_fd(), name).or_cannot("remove what is in", shown())?;
+                }
+            }
+            Ok(())
+        };
+        let removed = others();
+        error.and_then(removed)
+    }
 }
 
 /// Of one that is forgotten on the way of an error; that error is told.

@@ -29,6 +29,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_rollback_looks_at_its_own_streams_first", CRIU, other_streams),
     scenario("memory_that_cannot_be_had_is_refused", &[Ferry, OrdinaryUser], rootless),
     scenario("a_clone_goes_its_own_way", CRIU, cloned),
+    scenario("the_log_that_an_error_names_is_there", CRIU, logs),
     scenario("what_cannot_be_cloned_is_named", &[Ferry], not_cloned),
 ];
 
@@ -317,6 +318,29 @@ fn cloned(case: &mut Case) -> Outcome {
     case.call(&["delete", "--force", &third])?.success()?;
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     clear(case)
+}
+
+/// Alone: what was in memory is not left behind.
+fn logs(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "renamed", "/name"])?);
+    row.go_on(5)?;
+    let (id, new, archive) = (case.id.clone(), case.other_id(), case.path("archive"));
+    let (store, scratch) = (case.path("store"), case.host_directory("scratch")?);
+    for args in [
+        &["snapshot", "create", "--memory", &id, "one"][..],
+        &["--store", &store, "snapshot", "clone", &id, &new],
+        &["checkpoint", "--export", &archive, &id],
+    ] {
+        let mut command = case.command(args);
+        let said = case.finish(command.env("TMPDIR", &scratch))?.failure()?.stderr;
+        let log = said.split("its log is ").nth(1).and_then(|rest| rest.split(',').next()).ok_or(said.clone())?;
+        assert!(fs::read_to_string(log)?.contains("Error ("), "{said}");
+        let [kept] = &names_in(&scratch)[..] else { return Err(format!("{said}: {:?}", names_in(&scratch)).into()) };
+        assert_eq!(names_in(&scratch.join(kept)), ["dump.log"]);
+        row.go_on(3)?;
+    }
+    assert_eq!(memories(case)?, Vec::<String>::new());
+    deleted(case)
 }
 
 fn not_cloned(case: &mut Case) -> Outcome {

@@ -42,8 +42,10 @@ pub fn clone(setting: &Setting, id: &str, new: &str, hostname: &str, flags: Flag
     let scratch = Scratch::make("checkpoint")?;
     let cloned =
         from(setting, id, &scratch.path, flags).and_then(|()| to(setting, new, hostname, &scratch.path, flags));
-    let removed = scratch.remove();
-    cloned.map_err(|error| error.and_then(removed.clone())).and(removed)
+    match cloned {
+        Ok(()) => scratch.remove(),
+        Err(error) => Err(scratch.fail(error)),
+    }
 }
 
 fn from(setting: &Setting, id: &str, images: &Path, flags: Flags) -> Result<()> {

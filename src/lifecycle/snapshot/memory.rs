@@ -26,6 +26,7 @@ use crate::image::store::uses::{Use, User};
 use crate::lifecycle::Setting;
 use crate::lifecycle::checkpoint::{Deeds, dump_locked};
 use crate::lifecycle::live::Live;
+use crate::lifecycle::scratch::{self, Scratch};
 use crate::namespaces::Kind;
 
 /// What of a dump can be chosen, and is needed again when going back.
@@ -88,9 +89,12 @@ pub(super) fn create(
     let tracks = criu::check_feature(&criu::find()?, Feature::MemoryTracking).is_ok();
     let session = Session::begin(store)?;
     let user = &used.user;
+    scratch::sweep();
+    // What is kept of a snapshot is gone when it fails, and the log is to be read then.
+    let logs = Scratch::make("checkpoint")?;
     let (number, parent) = store.make_memory(user, container.entry.tracked().filter(|_| tracks))?;
     let choice = DumpChoice {
-        choice: flags.choice(store.memory_path(user, number)),
+        choice: Choice { work: Some(logs.path.clone()), ..flags.choice(store.memory_path(user, number)) },
         // From one directory to the one beside it.
         parent: parent.map(|before| PathBuf::from(format!("../{before}"))),
         leave_running: true,
@@ -103,6 +107,9 @@ pub(super) fn create(
             container.entry.note_tracked(number)?;
         }
         let saved = saved::read(&choice)?;
+        // CRIU tells by them which processes the next one has in common with this.
+        let statistics = logs.path.join(saved::FILE);
+        std::fs::copy(&statistics, choice.choice.images.join(saved::FILE)).or_cannot("copy", statistics.display())?;
         let memory = Memory {
             number,
             bytes: saved.bytes,
@@ -113,7 +120,10 @@ pub(super) fn create(
         let created = crate::log::rfc3339(std::time::SystemTime::now());
         session.keep_upper(user, upper, name, used.snapshot.clone(), created, Some(memory))
     });
-    kept.map_err(|error| error.and_then(store.remove_memory(user, number)))
+    match kept {
+        Ok(snapshot) => logs.remove().map(|()| snapshot),
+        Err(error) => Err(logs.fail(error.and_then(store.remove_memory(user, number)))),
+    }
 }
 
 fn dump(
