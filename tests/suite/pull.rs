@@ -1,6 +1,7 @@
 //! Images from a registry: by tag and digest, with a password, over connections that break, from mirrors, and what is refused.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -28,6 +29,7 @@ pub const SCENARIOS: &[Scenario] = &[
         &[Need::Ferry],
         a_connection_that_always_breaks_is_an_error,
     ),
+    scenario("no_proxy_stands_before_this_machine", &[Need::Ferry], no_proxy_stands_before_this_machine),
     scenario("a_mirror_is_asked_first", &[Need::Ferry], a_mirror_is_asked_first),
     scenario("other_content_is_refused", &[Need::Ferry], other_content_is_refused),
     scenario("more_and_fewer_bytes_are_refused", &[Need::Ferry], more_and_fewer_bytes_are_refused),
@@ -97,15 +99,21 @@ pub(super) fn image(case: &mut Case, args: &[&str]) -> Result<Output, Failed> {
 
 /// The same with an authentication file.
 pub(super) fn image_with(case: &mut Case, args: &[&str], auth: Option<&str>) -> Result<Output, Failed> {
+    let mut command = image_command(case, args)?;
+    if let Some(auth) = auth {
+        command.env("REGISTRY_AUTH_FILE", auth);
+    }
+    case.finish(&mut command)
+}
+
+/// The command line, not yet run.
+pub(super) fn image_command(case: &mut Case, args: &[&str]) -> Result<Command, Failed> {
     let store = case.path("store");
     let mut command = case.command(&["--store", &store, "image"]);
     let home = case.host_directory("home")?;
     command.args(args).env("HOME", home).env_remove("XDG_RUNTIME_DIR").env_remove("REGISTRY_AUTH_FILE");
     command.env("CONTAINERS_REGISTRIES_CONF", case.path("registries.conf"));
-    if let Some(auth) = auth {
-        command.env("REGISTRY_AUTH_FILE", auth);
-    }
-    case.finish(&mut command)
+    Ok(command)
 }
 
 fn names(case: &mut Case) -> Result<String, Failed> {
@@ -277,6 +285,28 @@ fn a_connection_that_always_breaks_is_an_error(case: &mut Case) -> Outcome {
     let (registry, ..) = registry(b"hello")?;
     registry.change(|content| content.cuts = [vec![usize::MAX], vec![0; 20]].concat());
     refused(case, &format!("{}/app:1", registry.host()), &["sha256:"])
+}
+
+fn no_proxy_stands_before_this_machine(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    // Whatever comes by this proxy ends there.
+    let proxy = Registry::start(Content { status: Some(502), ..Content::default() })?;
+    let here = format!("{}/app:1", registry.host());
+    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        let mut through = |args: &[&str]| {
+            let mut command = image_command(case, args)?;
+            command.env(variable, format!("http://{}", proxy.host()));
+            case.finish(&mut command)
+        };
+        through(&["pull", &here])?.success()?;
+        assert_eq!(proxy.requests(), Vec::<String>::new(), "{variable}");
+        through(&["remove", &here])?.success()?;
+        through(&["prune"])?.success()?;
+    }
+    let mut elsewhere = image_command(case, &["pull", "registry.invalid/app:1"])?;
+    case.finish(elsewhere.env("HTTPS_PROXY", format!("http://{}", proxy.host())))?.failure()?;
+    assert!(proxy.requests().iter().any(|request| request.contains("registry.invalid:443")), "{:?}", proxy.requests());
+    Ok(())
 }
 
 fn a_mirror_is_asked_first(case: &mut Case) -> Outcome {

@@ -19,7 +19,7 @@ use ureq::{Agent, RequestBuilder, ResponseExt};
 use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::endpoint::{Endpoint, Security};
-use super::{certificates, redirect, resolver};
+use super::{certificates, proxy, redirect, resolver};
 use crate::error::{Error, Result};
 
 /// The most that is read of a token server's answer or of an error, in bytes.
@@ -99,7 +99,7 @@ impl Client {
     fn send(&self, own: &Uri, accept: &[&str], from: u64) -> Result<Response<ureq::Body>, Failure> {
         let mut at = own.clone();
         for _ in 0..=redirect::MOST {
-            let mut request = self.agent.get(&at);
+            let mut request = proxy::unless_near(self.agent.get(&at));
             for kind in accept {
                 request = request.header(header::ACCEPT, *kind);
             }
@@ -159,7 +159,7 @@ impl Client {
         let sent = match &self.credentials {
             Some(Credentials::IdentityToken(token)) => {
                 let grant = [("grant_type", "refresh_token"), ("client_id", "ferry"), ("refresh_token", token)];
-                self.agent.post(realm).send_form(grant.into_iter().chain(parameters))
+                proxy::unless_near(self.agent.post(realm)).send_form(grant.into_iter().chain(parameters))
             }
             Some(Credentials::Password { user, password }) => following(self.agent.get(realm))
                 .query_pairs(parameters)
@@ -202,7 +202,7 @@ struct OneError {
 
 /// To wherever it leads: the library takes the password to no second address.
 fn following(request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
-    request.config().max_redirects(redirect::MOST).build()
+    proxy::unless_near(request).config().max_redirects(redirect::MOST).build()
 }
 
 fn basic(user: &str, password: &str) -> String {

@@ -153,7 +153,7 @@ fn securities(location: &str, insecure: bool) -> Result<Vec<Endpoint>> {
 }
 
 /// This machine, by a name or address that cannot lead elsewhere.
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split_once(':').map_or(host, |(name, _)| name),
