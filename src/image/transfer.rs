@@ -61,7 +61,7 @@ pub(super) fn read_one(
     let (kept, blob_name) = session.file()?;
     let source = match files {
         Files::Tree(directory) => Origin::Tree(directory),
-        _ => Origin::Stream(opened(files, job)?),
+        _ => Origin::Stream(opened(files, job, options.max_size)?),
     };
     let (filler, mut pieces) = pieces::stream(Some(Hasher::new(algorithm(job))));
     let directory = layer.diff.try_clone().or_cannot("open", "the layer")?;
@@ -116,9 +116,17 @@ enum Origin<'a> {
     Tree(&'a OwnedFd),
 }
 
+/// The most that packing adds to a layer is far below this: an eighth, and this many bytes.
+const PACKING: u64 = 1 << 20;
+
 /// Opens the layer, which must have the size that its descriptor tells.
-fn opened<'a>(files: &'a Files, job: &Job) -> Result<Box<dyn Read + Send + 'a>> {
+fn opened<'a>(files: &'a Files, job: &Job, max_size: u64) -> Result<Box<dyn Read + Send + 'a>> {
     let (stream, size) = files.layer(job.source)?;
+    // A packed stream may go on without end and unpack to nothing, so what comes out of it does not bound what is kept of it.
+    if size > max_size.saturating_add(max_size / 8).saturating_add(PACKING) {
+        let why = format!("it has {size} bytes and could not unpack to {max_size}, the limit; --max-size raises it");
+        return Err(Error::said("read layer", layer_name(job), why));
+    }
     if let Some(wanted) = job.source.descriptor.as_ref().filter(|descriptor| descriptor.size != size) {
         let why = format!("it has {size} bytes and not {}", wanted.size);
         return Err(Error::said("verify", wanted.digest.to_string(), why));

@@ -2,9 +2,12 @@
 //! and nothing outside of the store changes.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use libtest_mimic::Failed;
 use serde_json::json;
 
@@ -166,6 +169,13 @@ fn bomb(case: &mut Case) -> Outcome {
     fixtures::layout(path.as_ref(), "header:1", &[layer], &json!({}))?;
     let end = image(case, &["import", &path])?.failure()?;
     assert!(end.stderr.contains("a header has more than 16777216 bytes"), "{}", end.stderr);
+    // An archive that is unpacked before anybody knows its layers: more than 500 of them could have, and what is beside them.
+    let path = case.path("archive.tar.gz");
+    let mut packed = GzEncoder::new(fs::File::create(&path)?, Compression::fast());
+    std::io::copy(&mut std::io::repeat(0).take(192 << 20), &mut packed)?;
+    packed.finish()?;
+    let end = image(case, &["import", "--max-size", "64k", "--format", "oci", &path])?.failure()?;
+    assert!(end.stderr.contains("--max-size raises it"), "{}", end.stderr);
     clear(case)
 }
 

@@ -33,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_mirror_is_asked_first", &[Need::Ferry], a_mirror_is_asked_first),
     scenario("other_content_is_refused", &[Need::Ferry], other_content_is_refused),
     scenario("more_and_fewer_bytes_are_refused", &[Need::Ferry], more_and_fewer_bytes_are_refused),
+    scenario("a_layer_beyond_the_limit_is_not_asked_for", &[Need::Ferry], a_layer_beyond_the_limit_is_not_asked_for),
     scenario("what_is_not_there_is_named", &[Need::Ferry], what_is_not_there_is_named),
     scenario("a_fault_of_the_registry_is_told", &[Need::Ferry], a_fault_of_the_registry_is_told),
     scenario("the_way_is_chosen", &[Need::Ferry], the_way_is_chosen),
@@ -347,6 +348,21 @@ fn more_and_fewer_bytes_are_refused(case: &mut Case) -> Outcome {
         registry.change(|content| content.blobs.get_mut(&digest).into_iter().for_each(change));
         refused(case, &format!("{}/app:1", registry.host()), &[&digest])?;
     }
+    Ok(())
+}
+
+/// However little it would unpack to: what is read of it is kept.
+fn a_layer_beyond_the_limit_is_not_asked_for(case: &mut Case) -> Outcome {
+    let (registry, digest, _) = registry(b"hello")?;
+    registry.change(|content| {
+        let size = content.blobs[&digest].len();
+        let (kind, bytes) = content.manifests["1"].clone();
+        let text = String::from_utf8_lossy(&bytes).replace(&format!("\"size\":{size}"), "\"size\":1125899906842624");
+        content.manifests.insert("1".to_owned(), (kind, text.into_bytes()));
+    });
+    refused(case, &format!("{}/app:1", registry.host()), &["1125899906842624 bytes", "--max-size raises it"])?;
+    let asked = registry.requests();
+    assert!(!asked.iter().any(|request| request.contains(&digest)), "{asked:?}");
     Ok(())
 }
 

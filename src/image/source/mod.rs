@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::compression;
+use super::compression::{self, Bounded};
 use super::digest::{Digest, Verified};
-use super::manifest::{Compression, Descriptor, LARGEST, Platform};
+use super::manifest::{Compression, Descriptor, LARGEST, MOST_LAYERS, Platform};
 use super::metered::{Metered, Room};
 use super::reference::Reference;
 use super::registry::Registry;
@@ -94,16 +94,19 @@ pub struct Source {
     wanted: Option<String>,
 }
 
-/// The largest unpacked archive of an image that came packed or by a pipe. Bytes.
+/// The largest unpacked archive of an image that came packed or by a pipe, whatever its layers may have. Bytes.
 const MOST_SPOOLED: u64 = 256 << 30;
+/// What an archive may have beside its layers: documents, and the headers of [`archive::Archive`]'s entries. Bytes.
+const BESIDE_LAYERS: u64 = 128 << 20;
 
-/// Opens a source; `-` is standard input, and `PATH:NAME` one of several images. `form` is found out unless given.
+/// Opens a source; `-` is standard input, and `PATH:NAME` one of several images. `form` is found out unless given. Of what has to
+/// be unpacked or copied first no more is taken than an image can use whose layers have `max_size` each.
 ///
 /// # Errors
 /// It is not there, cannot be read, or is none of the forms.
-pub fn open(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
+pub fn open(path: &Path, form: Option<Form>, max_size: u64, session: &Session) -> Result<Source> {
     let (path, wanted) = chosen(path);
-    let source = whole(path, form, session)?;
+    let source = whole(path, form, max_size, session)?;
     match (&wanted, source.form) {
         (Some(name), Form::Rootfs) => {
             Err(Error::said("find image", name.clone(), format!("{} is a root filesystem", path.display())))
@@ -124,19 +127,26 @@ fn chosen(path: &Path) -> (&Path, Option<String>) {
     found.map_or((path, None), |(before, name)| (before, Some(name.to_string_lossy().into_owned())))
 }
 
-fn whole(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
+/// Copies a stream to a file of the store's. An image may have [`MOST_LAYERS`], and which of the bytes are a layer's is not known
+/// before all are there: a bound below that of all layers together would refuse what can be kept.
+fn spooled(stream: impl Read, max_size: u64, named: &str, session: &Session) -> Result<File> {
+    let most = max_size.saturating_mul(MOST_LAYERS as u64).saturating_add(BESIDE_LAYERS).min(MOST_SPOOLED);
+    let (mut file, _) = session.file()?;
+    std::io::copy(&mut Bounded::new(stream, most), &mut file).or_cannot("unpack", named)?;
+    file.seek(SeekFrom::Start(0)).or_cannot("read", named)?;
+    Ok(file)
+}
+
+fn whole(path: &Path, form: Option<Form>, max_size: u64, session: &Session) -> Result<Source> {
     let named = path.display().to_string();
     let stem = stem(path);
     if path == Path::new("-") {
-        let (mut file, _) = session.file()?;
-        std::io::copy(&mut std::io::stdin().lock().take(MOST_SPOOLED), &mut file)
-            .or_cannot("read", "standard input")?;
-        file.seek(SeekFrom::Start(0)).or_cannot("read", "standard input")?;
-        return archive(file, "standard input", stem, form, session);
+        let file = spooled(std::io::stdin().lock(), max_size, "standard input", session)?;
+        return archive(file, "standard input", stem, form, max_size, session);
     }
     let file = File::open(path).or_cannot("open", &named)?;
     if !file.metadata().or_cannot("look at", &named)?.is_dir() {
-        return archive(file, &named, stem, form, session);
+        return archive(file, &named, stem, form, max_size, session);
     }
     let root = Root::open(path)?;
     let has = |name: &str| root.resolve(Path::new(name), Links::Follow).is_ok();
@@ -155,7 +165,14 @@ fn whole(path: &Path, form: Option<Form>, session: &Session) -> Result<Source> {
     Ok(Source { files, form, stem, wanted: None })
 }
 
-fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, session: &Session) -> Result<Source> {
+fn archive(
+    mut file: File,
+    named: &str,
+    stem: String,
+    form: Option<Form>,
+    max_size: u64,
+    session: &Session,
+) -> Result<Source> {
     let size = file.metadata().or_cannot("look at", named)?.len();
     let mut start = [0; 6];
     let filled = file.read(&mut start).or_cannot("read", named)?;
@@ -174,11 +191,9 @@ fn archive(mut file: File, named: &str, stem: String, form: Option<Form>, sessio
         return Ok(Source { files: Files::Single(file, size), form, stem, wanted: None });
     }
     if packed {
-        let (mut spool, _) = session.file()?;
         let unpacked = compression::unpack(&file).or_cannot("read", named)?;
-        std::io::copy(&mut unpacked.take(MOST_SPOOLED), &mut spool).or_cannot("unpack", named)?;
+        let spool = spooled(unpacked, max_size, named, session)?;
         file = spool;
-        rewind(&mut file)?;
     }
     let archive = Archive::index(file, named)?;
     Ok(Source { files: Files::Archive(archive), form, stem, wanted: None })

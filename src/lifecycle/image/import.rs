@@ -44,7 +44,7 @@ pub fn import(setting: &Setting, options: &Options, progress: &dyn Progress) -> 
     let store = super::open(setting)?;
     let session = Session::begin(&store)?;
     let import_options = super::options(options.max_size, options.platform.clone(), options.erofs.clone());
-    let source = source::open(&options.source, options.form, &session)?;
+    let source = source::open(&options.source, options.form, import_options.max_size, &session)?;
     bring(setting, &session, &source, given.as_ref(), &import_options, progress)
 }
 
