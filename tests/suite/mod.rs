@@ -79,6 +79,7 @@ mod process;
 mod pseudo_terminal;
 mod pull;
 mod pull_docker;
+mod pull_tls;
 mod reaper;
 mod registry_server;
 mod rootfs;
@@ -152,6 +153,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("attacks", attacks::neighbours::SCENARIOS),
     ("pull", pull::SCENARIOS),
     ("pull_docker", pull_docker::SCENARIOS),
+    ("pull_tls", pull_tls::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
     ("hooks", hooks::SCENARIOS),
     ("hook_failures", hook_failures::SCENARIOS),

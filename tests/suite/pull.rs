@@ -56,7 +56,7 @@ fn layer(text: &[u8]) -> Vec<u8> {
 }
 
 /// Puts an image under `tag`; the digest of its layer.
-fn publish(content: &mut Content, tag: &str, architecture: &str, text: &[u8]) -> (String, Value) {
+pub(super) fn publish(content: &mut Content, tag: &str, architecture: &str, text: &[u8]) -> (String, Value) {
     let bytes = layer(text);
     let layer = content.blob(&bytes);
     let config = json!({
@@ -85,7 +85,7 @@ fn registry(text: &[u8]) -> Result<(Registry, String, Value), Failed> {
     Ok((Registry::start(content)?, layer, descriptor))
 }
 
-fn machine() -> &'static str {
+pub(super) fn machine() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

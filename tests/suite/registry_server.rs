@@ -2,11 +2,12 @@
 //! that a test asks for.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::Failed;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use sha2::{Digest, Sha256};
 
 /// What the registry has, and how it behaves.
@@ -18,6 +19,8 @@ pub struct Content {
     pub blobs: BTreeMap<String, Vec<u8>>,
     /// `user:password` in base64, where a token is wanted.
     pub password: Option<String>,
+    /// How TLS is spoken, where it is.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Connections that end after so many bytes of a blob, one after the other.
     pub cuts: Vec<usize>,
     /// Whether `Range` is understood.
@@ -76,10 +79,17 @@ impl Registry {
             for stream in listener.incoming().flatten() {
                 let server = server.clone();
                 // A client that goes away in the middle is what some tests are about.
-                std::thread::spawn(move || serve(&stream, &server).unwrap_or_default());
+                std::thread::spawn(move || server.welcome(stream).unwrap_or_default());
             }
         });
         Ok(registry)
+    }
+
+    fn welcome(&self, stream: TcpStream) -> std::io::Result<()> {
+        let tls = self.content.lock().unwrap_or_else(PoisonError::into_inner).tls.clone();
+        let Some(tls) = tls else { return serve(stream, self) };
+        let connection = ServerConnection::new(tls).map_err(std::io::Error::other)?;
+        serve(StreamOwned::new(connection, stream), self)
     }
 
     /// `127.0.0.1:PORT`.
@@ -106,7 +116,7 @@ impl Registry {
 /// An answer: status, more header lines, body.
 type Answer = (u16, String, Vec<u8>);
 
-fn serve(stream: &TcpStream, server: &Registry) -> std::io::Result<()> {
+fn serve(stream: impl Read + Write, server: &Registry) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut lines = Vec::new();
@@ -135,12 +145,12 @@ fn serve(stream: &TcpStream, server: &Registry) -> std::io::Result<()> {
         let (status, more, body) = answer(&content, server.address, &path, secret.as_deref(), range);
         let cut = (path.contains("/blobs/") && !content.cuts.is_empty()).then(|| content.cuts.remove(0));
         drop(content);
-        let mut out = stream;
+        let out = reader.get_mut();
         write!(out, "HTTP/1.1 {status} Status\r\n{more}Content-Length: {}\r\n\r\n", body.len())?;
         match cut {
             Some(cut) => {
                 out.write_all(&body[..cut.min(body.len())])?;
-                return stream.shutdown(std::net::Shutdown::Both);
+                return Ok(());
             }
             None => out.write_all(&body)?,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::endpoint::{Endpoint, Security};
+use super::pinned::{self, Pinned};
 use crate::error::{Error, Result};
 
 /// The system's bundle, by distribution: Debian, Fedora, openSUSE, Alpine.
@@ -19,22 +20,32 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// How TLS is spoken with this server.
-pub fn tls(endpoint: &Endpoint) -> Result<TlsConfig> {
+/// How TLS is spoken with this server, and with those that show a certificate the operator put there.
+pub fn tls(endpoint: &Endpoint) -> Result<(TlsConfig, Pinned)> {
     let mut roots = system()?;
-    let mut client = None;
+    let mut own = Own::default();
     for folder in folders(&endpoint.host) {
-        let own = read_folder(&folder)?;
-        roots.extend(own.authorities);
-        client = client.or(own.client);
+        let more = read_folder(&folder)?;
+        own.authorities.extend(more.authorities);
+        own.client = own.client.or(more.client);
     }
+    let Own { authorities, client } = own;
+    roots.extend_from_slice(&authorities);
+    let pinned = if authorities.is_empty() || endpoint.security != Security::Verified {
+        Pinned(None)
+    } else {
+        let config = pinned::config(&roots, &authorities, client.as_ref());
+        let failed = |why: rustls::Error| Error::said("use the certificates for", &endpoint.host, why.to_string());
+        Pinned(Some(Arc::new(config.map_err(failed)?)))
+    };
     // Without a bundle the list built into the library is better than none.
     let roots = if roots.is_empty() { RootCerts::WebPki } else { RootCerts::Specific(Arc::new(roots)) };
-    Ok(TlsConfig::builder()
+    let config = TlsConfig::builder()
         .root_certs(roots)
         .client_cert(client)
         .disable_verification(endpoint.security == Security::Unverified)
-        .build())
+        .build();
+    Ok((config, pinned))
 }
 
 fn system() -> Result<Vec<Certificate<'static>>> {

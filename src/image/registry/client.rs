@@ -10,10 +10,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine;
+use rustls::CertificateError;
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, Uri, header};
 use ureq::typestate::WithoutBody;
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, RequestBuilder, ResponseExt};
 
 use super::challenge::Challenge;
@@ -59,8 +60,9 @@ pub struct Client {
 impl Client {
     /// A client for `endpoint`. Nothing is sent yet.
     pub fn new(endpoint: Endpoint, credentials: Option<Credentials>) -> Result<Self> {
+        let (tls, pinned) = certificates::tls(&endpoint)?;
         let config = Agent::config_builder()
-            .tls_config(certificates::tls(&endpoint)?)
+            .tls_config(tls)
             .https_only(endpoint.security != Security::Plain)
             .max_redirects(0)
             .http_status_as_error(false)
@@ -69,7 +71,9 @@ impl Client {
             .timeout_per_read(Some(SILENCE))
             .user_agent(concat!("ferry/", env!("CARGO_PKG_VERSION")))
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver::Getent);
+        let connection = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        let agent =
+            Agent::with_parts(config, connection.chain(pinned).chain(RustlsConnector::default()), resolver::Getent);
         Ok(Self { endpoint, agent, credentials, authorization: Mutex::new(None) })
     }
 
@@ -225,9 +229,17 @@ fn seen(at: &Uri, own: &Uri) -> String {
 
 fn broken(url: &str, error: &ureq::Error) -> Failure {
     let error_text = Error::said("get", url, error.to_string());
-    Failure::Broken(match error {
-        ureq::Error::HostNotFound => error_text.hint("the system knows no address for this name: see getent ahosts"),
-        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
+    // What ends a handshake comes as a failure to read or write.
+    let tls = match error {
+        ureq::Error::Rustls(why) => Some(why),
+        ureq::Error::Io(why) => why.get_ref().and_then(|why| why.downcast_ref()),
+        _ => None,
+    };
+    Failure::Broken(match (error, tls) {
+        (ureq::Error::HostNotFound, _) => {
+            error_text.hint("the system knows no address for this name: see getent ahosts")
+        }
+        (_, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))) => {
             error_text.hint("put the registry's authority into /etc/containers/certs.d/HOST/ca.crt, or say --insecure")
         }
         _ => error_text,

@@ -26,6 +26,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod endpoint;
+mod pinned;
 mod proxy;
 mod redirect;
 mod resolver;
