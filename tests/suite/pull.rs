@@ -36,6 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_layer_beyond_the_limit_is_not_asked_for", &[Need::Ferry], a_layer_beyond_the_limit_is_not_asked_for),
     scenario("what_is_not_there_is_named", &[Need::Ferry], what_is_not_there_is_named),
     scenario("a_fault_of_the_registry_is_told", &[Need::Ferry], a_fault_of_the_registry_is_told),
+    scenario("a_fault_that_passes_is_waited_for", &[Need::Ferry], a_fault_that_passes_is_waited_for),
     scenario("the_way_is_chosen", &[Need::Ferry], the_way_is_chosen),
     scenario(
         "layers_become_erofs_images",
@@ -379,6 +380,22 @@ fn a_fault_of_the_registry_is_told(case: &mut Case) -> Outcome {
     refused(case, &name, &["503", "as the test wants it"])?;
     registry.change(|content| content.status = Some(429));
     refused(case, &name, &["429", "wait"])
+}
+
+fn a_fault_that_passes_is_waited_for(case: &mut Case) -> Outcome {
+    let (registry, ..) = registry(b"hello")?;
+    let name = format!("{}/app:1", registry.host());
+    registry.change(|content| content.faults = [vec![429, 503, 502], vec![504, 429, 503]]);
+    image(case, &["pull", &name])?.success()?;
+    // Three times, and no more; what is no fault, never.
+    for (status, asked) in [(503, 4), (404, 1)] {
+        registry.change(|content| content.faults[0] = vec![status; 4]);
+        let before = registry.requests().len();
+        image(case, &["pull", &name])?.failure()?;
+        assert_eq!(registry.requests().len() - before, asked, "{status}");
+        registry.change(|content| content.faults[0].clear());
+    }
+    Ok(())
 }
 
 fn layers_become_erofs_images(case: &mut Case) -> Outcome {

@@ -29,6 +29,8 @@ pub struct Content {
     pub moved: Option<String>,
     /// Every answer to a request for a manifest or blob, in place of it.
     pub status: Option<u16>,
+    /// The same for so many requests alone, for manifests and for blobs.
+    pub faults: [Vec<u16>; 2],
 }
 
 impl Content {
@@ -142,6 +144,13 @@ fn serve(stream: impl Read + Write, server: &Registry) -> std::io::Result<()> {
         let secret = header("authorization");
         server.secrets.lock().unwrap_or_else(PoisonError::into_inner).extend(secret.clone());
         let mut content = server.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let faults = &mut content.faults[usize::from(path.contains("/blobs/"))];
+        if !faults.is_empty() {
+            let status = faults.remove(0);
+            drop(content);
+            write!(reader.get_mut(), "HTTP/1.1 {status} Status\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        }
         let (status, more, body) = answer(&content, server.address, &path, secret.as_deref(), range);
         let cut = (path.contains("/blobs/") && !content.cuts.is_empty()).then(|| content.cuts.remove(0));
         drop(content);
@@ -170,7 +179,8 @@ fn answer(content: &Content, address: SocketAddr, path: &str, authorization: Opt
         return (401, challenge, Vec::new());
     }
     if let Some(status) = content.status {
-        return (status, String::new(), br#"{"errors":[{"code":"BROKEN","message":"as the test wants it"}]}"#.to_vec());
+        let more = "Retry-After: 0\r\n".to_owned();
+        return (status, more, br#"{"errors":[{"code":"BROKEN","message":"as the test wants it"}]}"#.to_vec());
     }
     let name = path.rsplit('/').next().unwrap_or_default();
     let none = || (404, String::new(), br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"not here"}]}"#.to_vec());

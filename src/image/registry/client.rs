@@ -20,7 +20,7 @@ use ureq::{Agent, RequestBuilder, ResponseExt};
 use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::endpoint::{Endpoint, Security};
-use super::{certificates, proxy, redirect, resolver};
+use super::{certificates, proxy, redirect, resolver, retry};
 use crate::error::{Error, Result};
 
 /// The most that is read of a token server's answer or of an error, in bytes.
@@ -81,12 +81,13 @@ impl Client {
     pub fn get(&self, path: &str, accept: &[&str], from: u64) -> Result<Response<ureq::Body>, Failure> {
         let url = self.endpoint.url(path);
         let own: Uri = url.parse().map_err(|_| Failure::Refused(Error::said("get", &url, "it is no address")))?;
-        let first = self.send(&own, accept, from)?;
+        let send = || retry::patiently(|| self.send(&own, accept, from));
+        let first = send()?;
         let challenged = first.status() == StatusCode::UNAUTHORIZED && redirect::same_origin(first.get_uri(), &own);
         let answer = if challenged {
             let value = self.meet(&first, &url)?;
             *self.known() = Some(value);
-            self.send(&own, accept, from)?
+            send()?
         } else {
             first
         };
@@ -160,7 +161,7 @@ impl Client {
         }
         let scope = format!("repository:{}:pull", self.endpoint.repository);
         let parameters = [("service", service.unwrap_or_default()), ("scope", &scope)];
-        let sent = match &self.credentials {
+        let ask = || match &self.credentials {
             Some(Credentials::IdentityToken(token)) => {
                 let grant = [("grant_type", "refresh_token"), ("client_id", "ferry"), ("refresh_token", token)];
                 proxy::unless_near(self.agent.post(realm)).send_form(grant.into_iter().chain(parameters))
@@ -172,7 +173,7 @@ impl Client {
                 .call(),
             None => following(self.agent.get(realm)).query_pairs(parameters).call(),
         };
-        let answer = sent.map_err(|error| broken(realm, &error))?;
+        let answer = retry::patiently(|| ask().map_err(|error| broken(realm, &error)))?;
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer, realm, Some(self.credentials.is_some())));
         }
@@ -264,7 +265,7 @@ fn refusal(answer: Response<ureq::Body>, url: &str, logged_in: Option<bool>) -> 
         StatusCode::TOO_MANY_REQUESTS => {
             Failure::Refused(error.hint("it allows so many requests in a time: wait, or log in"))
         }
-        _ if status.is_server_error() => Failure::Broken(error),
+        _ if status.is_server_error() && !retry::passes(status) => Failure::Broken(error),
         _ => Failure::Refused(error),
     }
 }

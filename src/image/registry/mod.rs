@@ -30,6 +30,7 @@ mod pinned;
 mod proxy;
 mod redirect;
 mod resolver;
+mod retry;
 mod stream;
 
 use client::{Client, Failure};
