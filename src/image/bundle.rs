@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::manifest::ImageConfig;
 use super::merged::Merged;
 use crate::error::{Error, Result};
+use crate::spec::check_process;
 use crate::spec::config::{Config, Mount, Process, User};
 
 /// As much of passwd and group as is looked at. Bytes.
@@ -18,10 +19,18 @@ const MOST: u64 = 1 << 20;
 /// How annotations begin that runtimes act upon.
 const ASKING: [&str; 4] = ["dev.ferry.", "org.criu.", "org.systemd.property.", "run.oci."];
 
+/// Fields of a process that come from an image, and their names there.
+const FIELDS: [(&str, &str); 4] = [
+    ("process.args", "Entrypoint and Cmd, or the command in their place"),
+    ("process.env", "Env"),
+    ("process.cwd", "WorkingDir"),
+    ("process.user", "User"),
+];
+
 /// Puts into `config` what the image says. `args` replaces the image's command, but not its entry point.
 ///
 /// # Errors
-/// The image has no command and none is given; its user is not in its passwd.
+/// The image has no command and none is given; its user is not in its passwd; a field of it breaks a rule.
 pub fn apply(config: &mut Config, image: &ImageConfig, files: &Merged, args: &[String]) -> Result<()> {
     let execution = image.config.clone().unwrap_or_default();
     let process = config.process.get_or_insert_default();
@@ -36,8 +45,19 @@ pub fn apply(config: &mut Config, image: &ImageConfig, files: &Merged, args: &[S
         dir => crate::path::clean(Path::new(dir)),
     };
     process.user = User { umask: process.user.umask, ..user(&execution.user, files)? };
+    // Before flags add theirs, so that it is the image that is to blame.
+    check_process(process, "process").map_err(blame)?;
     annotate(config, image);
     Ok(())
+}
+
+/// Names the image's field in place of a file.
+fn blame(error: Error) -> Error {
+    let path = error.config_path().unwrap_or_default();
+    match FIELDS.iter().find(|(field, _)| path.starts_with(field)) {
+        Some((_, name)) => error.in_file(&format!("the image's {name}"), None),
+        None => error,
+    }
 }
 
 /// The image's variables replace those of the same name.

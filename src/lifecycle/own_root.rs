@@ -213,7 +213,7 @@ pub(super) fn source(
         Configured::Told(text, path) => (path, Some(text), true),
     };
     let document = text.map_or_else(|| Document::read(&path), |text| Ok(Document::new(&path, text)));
-    let mut config: Config = document?.parse()?;
+    let mut config = document?.config()?;
     let bundle = match (origin, &image) {
         (Origin::Directory(_), _) if is_anybodys && rootfs.is_none() => {
             return Err(Error::plain(

@@ -18,6 +18,7 @@ use crate::image::store::uses::{Use, User};
 use crate::image::store::{Guard, Store, layers, snapshots};
 use crate::namespaces::{id_map, inside};
 use crate::rootfs::{Layers, layers as stack};
+use crate::spec;
 use crate::spec::config::{Config, Root};
 
 /// An image that a container is made from. The store is held until the use is noted.
@@ -175,7 +176,7 @@ pub(super) fn tell_of_labels(setting: &Setting, image: &crate::image::Image) {
 /// What the image says, and over it the flags.
 ///
 /// # Errors
-/// The image says nothing of what to run, or names a user that it has not.
+/// The image says nothing of what to run, or names a user that it has not; something breaks a rule.
 pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Options, host: &Host) -> Result<Config> {
     let plain = Options { env: Vec::new(), cwd: None, user: None, ..options.clone() };
     let mut config = run_rootfs::config(&plain, host)?;
@@ -197,6 +198,8 @@ pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Optio
         process.user.gid = gid.unwrap_or(uid);
         process.user.additional_gids.clear();
     }
+    // No file of this configuration was read, and nothing later asks.
+    spec::check(&config)?;
     Ok(config)
 }
 

@@ -52,6 +52,7 @@ pub fn plan(process: &Process, keeps_groups: bool, warnings: &mut Vec<String>) -
 /// EPERM for ids that the user namespace does not map or the caller may not take; EINVAL for unmapped ones.
 pub fn become_identity(identity: &Identity, hidden: bool) -> Result<()> {
     const UNMAPPED: &str = "the id is not mapped in the container's user namespace";
+    is_somebody(identity)?;
     capabilities::bound(&identity.capabilities).or_cannot("drop from the bounding set", "capabilities")?;
     keep_on_setuid(true).or_cannot("keep", "capabilities")?;
     if !identity.keeps_groups {
@@ -64,6 +65,14 @@ pub fn become_identity(identity: &Identity, hidden: bool) -> Result<()> {
     capabilities::apply(&identity.capabilities, hidden).or_cannot("set", "capabilities")?;
     umask(Mode::from_bits_truncate(identity.umask));
     Ok(())
+}
+
+/// The kernel takes 4294967295 for "leave it as it is": the process would stay who prepared it, which is root.
+fn is_somebody(identity: &Identity) -> Result<()> {
+    match [identity.uid, identity.gid].iter().chain(&identity.groups).find(|id| **id == u32::MAX) {
+        Some(id) => Err(Error::said("become", id.to_string(), "it is nobody's id")),
+        None => Ok(()),
+    }
 }
 
 /// Gives up the caller's supplementary groups. Also before a user namespace is entered: it may deny that, and a container's process
@@ -87,5 +96,23 @@ fn set_groups(groups: &[u32]) -> Result<()> {
         answer => answer
             .or_cannot("set", "supplementary groups")
             .map_err(|error| error.hint("in a user namespace with the own id only, additionalGids cannot be given")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_becomes_whom_the_kernel_would_leave_as_it_is() {
+        let identity = plan(&Process::default(), false, &mut Vec::new());
+        assert_eq!(is_somebody(&Identity { uid: u32::MAX - 1, gid: 7, groups: vec![8], ..identity.clone() }), Ok(()));
+        for bad in [
+            Identity { uid: u32::MAX, ..identity.clone() },
+            Identity { gid: u32::MAX, ..identity.clone() },
+            Identity { groups: vec![0, u32::MAX], ..identity },
+        ] {
+            assert!(is_somebody(&bad).unwrap_err().to_string().contains("4294967295: it is nobody's id"), "{bad:?}");
+        }
     }
 }

@@ -75,7 +75,8 @@ pub fn check_process(process: &Process, at: &str) -> Result<()> {
     if process.user.umask.is_some_and(|umask| umask > 0o777) {
         return fault("user.umask", "must be at most 511 (octal 777)");
     }
-    if process.user.uid == u32::MAX || process.user.gid == u32::MAX {
+    let user = &process.user;
+    if [user.uid, user.gid].iter().chain(&user.additional_gids).any(|id| *id == u32::MAX) {
         return fault("user", "4294967295 is not a valid id");
     }
     for (index, limit) in process.rlimits.iter().enumerate() {

@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Context, Error, Result};
 
-pub use check::check_process;
+pub use check::{check, check_process};
 pub use config::Config;
 
 /// The version of the specification that ferry implements.

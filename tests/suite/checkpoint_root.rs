@@ -310,27 +310,29 @@ fn wider(case: &mut Case) -> Outcome {
     let whole = fs::read(&archive)?;
     let spec = entries(&archive)?.into_iter().find(|(name, _)| name == "spec.dump").ok_or("no spec.dump")?.1;
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 6] = [
         (
             |spec| spec["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]),
-            "process.capabilities.bounding",
+            "process.capabilities.bounding differs, and nothing was run",
         ),
-        (|spec| spec["linux"]["maskedPaths"] = json!([]), "linux.maskedPaths"),
+        (|spec| spec["linux"]["maskedPaths"] = json!([]), "linux.maskedPaths differs"),
         (
             |spec| {
                 let bind = json!({"destination": "/host", "type": "bind", "source": "/", "options": ["rbind"]});
                 spec["mounts"].as_array_mut().into_iter().for_each(|mounts| mounts.push(bind.clone()));
             },
-            "mounts",
+            "mounts differs",
         ),
-        (|spec| spec["hooks"] = json!({"poststart": [{"path": "/bin/true"}]}), "hooks"),
+        (|spec| spec["hooks"] = json!({"poststart": [{"path": "/bin/true"}]}), "hooks differs"),
+        (|spec| spec["process"]["user"]["uid"] = json!(u32::MAX), "process.user: 4294967295 is not a valid id"),
+        (|spec| spec["process"]["env"][0] = json!("A=\0"), "process.env[0]: holds a NUL byte"),
     ];
-    for (change, place) in changes {
+    for (change, told) in changes {
         let mut spec: Value = serde_json::from_slice(&spec)?;
         change(&mut spec);
         with_part(&archive, "spec.dump", &serde_json::to_vec(&spec)?)?;
         let said = not_restored(case, &["--import", &archive])?;
-        assert!(said.contains(&format!("{place} differs, and nothing was run")), "{place}: {said}");
+        assert!(said.contains(told), "{told}: {said}");
         fs::write(&archive, &whole)?;
     }
     let lines = imported(case, &archive, &[])?;

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::case::{Case, names_in, remove_tree};
 use super::dice::Dice;
 use super::hostile_archives::{self, Fate};
-use super::image::{base, clear, ferry, image};
+use super::image::{base, clear, ferry, image, run};
 use super::need::Need::{Ferry, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::stage;
@@ -24,6 +24,7 @@ use crate::image_fixtures::{self as fixtures, Layer};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("broken_sources_leave_nothing", &[Ferry], broken),
     scenario("hostile_layers_stay_inside", &[Ferry], hostile),
+    scenario("a_configuration_that_breaks_a_rule_is_refused", &[Ferry], lawless),
     scenario("bombs_end_at_the_limit", &[Ferry], bomb),
     scenario("generated_archives_leave_nothing", &[Ferry, Tool("unshare")], generated),
     scenario("a_full_disk_loses_nothing", &[Ferry, Tool("unshare"), Tool("mount")], full_disk),
@@ -148,6 +149,39 @@ fn hostile(case: &mut Case) -> Outcome {
         assert_eq!(fs::read_to_string(outside.join("canary"))?, "sings", "{name}");
         assert_eq!(names_in(&outside), ["canary"], "{name}");
     }
+    clear(case)
+}
+
+/// Whoever would become 4294967295 stays root, and what holds a NUL byte would be cut or empty.
+fn lawless(case: &mut Case) -> Outcome {
+    let group = Layer::new().file("etc/group", 0o644, b"crew:x:4294967295:ship\n")?.finish()?;
+    let faults = [
+        (json!({"User": "4294967295"}), "the image's User: process.user: 4294967295 is not a valid id"),
+        (json!({"User": "1:4294967295"}), "the image's User: process.user: "),
+        (json!({"User": "ship"}), "the image's User: process.user: "),
+        (json!({"Env": ["A=1", "B=\0"]}), "the image's Env: process.env["),
+        (json!({"WorkingDir": "/a\0b"}), "the image's WorkingDir: process.cwd: holds a NUL byte"),
+        (
+            json!({"Entrypoint": ["/probe", "say", "a\0b"]}),
+            "the image's Entrypoint and Cmd, or the command in their place: ",
+        ),
+    ];
+    for (index, (execution, said)) in faults.iter().enumerate() {
+        let (path, name) = (case.path(&format!("lawless-{index}")), format!("lawless:{index}"));
+        fixtures::layout(path.as_ref(), &name, &[base(case)?, group.clone()], execution)?;
+        image(case, &["import", &path])?.success()?;
+        let told = run(case, &name, &["/probe"])?.failure()?.stderr;
+        assert!(told.contains(said), "{said}: {told}");
+        let bundle = case.path("bundle");
+        let told = ferry(case, &["bundle", "create", "--image", &name, &bundle, "--", "/probe"])?.failure()?.stderr;
+        assert!(told.contains(said), "{said}: {told}");
+    }
+    let path = case.path("volume");
+    fixtures::layout(path.as_ref(), "volume:1", &[base(case)?], &json!({"Cmd": ["/probe"], "Volumes": {"/a\0b": {}}}))?;
+    image(case, &["import", &path])?.success()?;
+    let bundle = case.path("bundle");
+    let told = ferry(case, &["bundle", "create", "--image", "volume:1", &bundle])?.failure()?.stderr;
+    assert!(told.contains("the image's Volumes: mounts[") && told.contains("holds a NUL byte"), "{told}");
     clear(case)
 }
 

@@ -21,6 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::image::{bundle, flatten, store, tree};
 use crate::lifecycle::{run_image, run_rootfs};
+use crate::spec;
 use crate::spec::config::Root;
 use crate::spec::template;
 
@@ -61,6 +62,7 @@ pub fn create(setting: &Setting, options: &Options) -> Result<()> {
     for (index, volume) in volumes.iter().enumerate() {
         config.mounts.push(bundle::bind(PathBuf::from(format!("volumes/{index}")), volume));
     }
+    spec::check(&config).map_err(|error| error.in_file("the image's Volumes", None))?;
     let text = template::text(&config)?;
 
     let place = Place::beside(&options.directory)?;
