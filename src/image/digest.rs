@@ -88,6 +88,12 @@ impl Digest {
     }
 }
 
+/// Whether a name without a tag could be taken for a digest, or for what stands before the colon of one.
+pub fn resembles(name: &str) -> bool {
+    let is_value = |length| name.len() == length && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ALGORITHMS.iter().any(|(_, algorithm, length)| name == *algorithm || is_value(*length))
+}
+
 impl FromStr for Digest {
     type Err = Error;
 

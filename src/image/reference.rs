@@ -55,6 +55,9 @@ impl FromStr for Reference {
             }
             first = false;
         }
+        if super::digest::resembles(name) {
+            return Err(bad("it could be taken for a digest: put a host or a directory before it"));
+        }
         if tag.as_deref().is_some_and(|tag| !is_tag(tag)) {
             return Err(bad("a tag has letters, digits, _ . and -, at most 128, and begins with none of the last two"));
         }
@@ -122,6 +125,19 @@ mod tests {
         }
         let digest = Digest::of(b"").to_string();
         assert_eq!(format!("a@{digest}").parse::<Reference>().unwrap().tag, None);
+    }
+
+    #[test]
+    fn what_could_be_a_digest_is_no_name() {
+        let hex = Digest::of(b"").hex().to_owned();
+        for bad in
+            [&hex, &format!("{hex}:1"), &format!("sha256:{hex}"), "sha256", "sha512:1", &format!("sha256@sha256:{hex}")]
+        {
+            assert!(bad.parse::<Reference>().unwrap_err().to_string().contains("taken for a digest"), "{bad:?}");
+        }
+        for good in [&format!("localhost/{hex}"), &hex[1..], &format!("{hex}a"), "a/sha256:1", "sha256sum"] {
+            assert!(good.parse::<Reference>().is_ok(), "{good:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_configuration_tells_the_platform", &[Ferry], configured_platforms),
     scenario("what_is_no_image_is_passed_over", &[Ferry], foreign),
     scenario("a_name_has_no_digest_but_its_own", &[Ferry], digests_in_names),
+    scenario("no_name_shadows_a_digest", &[Ferry], names_like_digests),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -174,5 +175,37 @@ fn digests_in_names(case: &mut Case) -> Outcome {
     fixtures::docker(docker.as_ref(), &format!("app@{other}"), &[base(case)?], &json!({}))?;
     let refused = image(case, &["import", &docker])?.failure()?;
     assert!(refused.stderr.contains("the image has no name"), "{}", refused.stderr);
+    clear(case)
+}
+
+/// Whoever runs an image by its digest runs that one, whatever others are called.
+fn names_like_digests(case: &mut Case) -> Outcome {
+    let (path, docker) = (PathBuf::from(case.path("layout")), case.path("docker.tar"));
+    let (shown, layers) = (path.display().to_string(), [base(case)?]);
+    fixtures::layout(&path, "mine:1", &layers, &json!({"Cmd": ["/probe", "say", "mine"]}))?;
+    image(case, &["import", &shown])?.success()?;
+    let found = image(case, &["inspect", "mine:1"])?.success()?.json()?;
+    let digest = found["digest"].as_str().unwrap_or_default().to_owned();
+    let bare = digest.trim_start_matches("sha256:").to_owned();
+    let mut entry = fixtures::manifest(&path, &layers, &json!({"Cmd": ["/probe", "say", "theirs"]}))?;
+    for key in ["org.opencontainers.image.ref.name", "io.containerd.image.name"] {
+        for name in [&digest, &format!("{bare}:latest")] {
+            entry["annotations"] = json!({key: name});
+            fixtures::index(&path, std::slice::from_ref(&entry))?;
+            let refused = image(case, &["import", &shown])?.failure()?;
+            assert!(refused.stderr.contains("the image has no name"), "{}", refused.stderr);
+        }
+    }
+    for name in [&digest, &bare, "sha512:1"] {
+        fixtures::docker(docker.as_ref(), name, &layers, &json!({"Cmd": ["/probe", "say", "theirs"]}))?;
+        for told in [&["import", &docker][..], &["tag", "mine:1", name], &["import", &shown, "--name", name]] {
+            let refused = image(case, told)?.failure()?;
+            assert!(refused.stderr.contains("it could be taken for a digest"), "{}", refused.stderr);
+        }
+    }
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "mine:1\n");
+    for wanted in [&digest, &bare, &bare[..12]] {
+        assert_eq!(run(case, wanted, &[])?.success()?.stdout.trim(), "mine");
+    }
     clear(case)
 }

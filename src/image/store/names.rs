@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Store};
 use crate::error::{Error, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{self, Digest};
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 
@@ -67,7 +67,8 @@ impl Store {
         Ok(answer)
     }
 
-    /// The image that is called so: by name, or by the first digits of its manifest's digest, at least four.
+    /// The image that is called so: by name, or by the first digits of its manifest's digest, at least four. What stands behind
+    /// `sha256:` is no name, whatever a source may have called its image.
     ///
     /// # Errors
     /// There is none, or more than one.
@@ -82,7 +83,8 @@ impl Store {
 }
 
 fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
-    let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let (algorithm, digits) =
+        wanted.split_once(':').filter(|(name, _)| digest::resembles(name)).unwrap_or(("", wanted));
     let reference = wanted.parse::<Reference>();
     if let Ok(reference) = &reference {
         // What was pulled by digest is called so: its manifest may be one of many of the index that the digest is of.
@@ -106,13 +108,14 @@ fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
         let mut found: Vec<(&Digest, &Descriptor)> = names
             .values()
             .map(|named| (&named.manifest.digest, &named.manifest))
-            .filter(|(digest, _)| digest.hex().starts_with(digits))
+            .filter(|(digest, _)| digest.hex().starts_with(digits) && digest.directory().starts_with(algorithm))
             .collect();
         found.dedup_by(|one, other| one.0 == other.0);
         found.sort_by(|one, other| one.0.cmp(other.0));
         found.dedup_by(|one, other| one.0 == other.0);
         match found[..] {
             [(_, manifest)] => return Ok((None, manifest.clone())),
+            [] if reference.is_err() => return Err(Error::plain(format!("there is no image {wanted:?}"))),
             [] => (),
             _ => return Err(Error::plain(format!("more than one image's digest begins with {digits}"))),
         }
@@ -142,5 +145,29 @@ mod tests {
         assert!(find("c").unwrap_err().to_string().starts_with("there is no image \"c\""));
         assert!(find("../x").unwrap_err().to_string().starts_with("cannot understand image name"));
         assert!(find(&format!("a:1@{}", one.digest)).is_err());
+    }
+
+    #[test]
+    fn no_name_stands_before_a_digest() {
+        let (one, other) = (Descriptor::of(b"1", Kind::Manifest), Descriptor::of(b"2", Kind::Manifest));
+        let mut long = one.clone();
+        long.digest = format!("sha512:{}", one.digest.hex().repeat(2)).parse().unwrap();
+        let named = |manifest: &Descriptor| Named { manifest: manifest.clone(), tagged: String::new() };
+        // As a store may have them from before such names were refused.
+        let (whole, bare) = (one.digest.to_string(), format!("{}:latest", one.digest.hex()));
+        let mut names: Names = [(whole.as_str(), &other), (bare.as_str(), &other), ("a:1", &one), ("a:2", &long)]
+            .map(|(name, image)| (name.to_owned(), named(image)))
+            .into();
+        for wanted in [&whole, &whole[..11]] {
+            assert_eq!(find(&names, wanted).map(|(name, found)| (name, found.digest)), Ok((None, one.digest.clone())));
+        }
+        assert!(find(&names, one.digest.hex()).unwrap_err().to_string().starts_with("more than one"));
+        assert_eq!(find(&names, &long.digest.to_string()[..11]).map(|found| found.1.digest), Ok(long.digest));
+        names.remove("a:2");
+        assert_eq!(find(&names, one.digest.hex()).map(|found| found.1.digest), Ok(one.digest.clone()));
+        names.remove("a:1");
+        for wanted in [&whole, one.digest.hex()] {
+            assert_eq!(find(&names, wanted).unwrap_err().to_string(), format!("there is no image {wanted:?}"));
+        }
     }
 }
