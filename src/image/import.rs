@@ -140,10 +140,10 @@ pub fn import(
     };
     let (manifest, manifest_bytes) = match &image.manifest {
         Some(manifest) => manifest.clone(),
-        None => made_manifest(config_descriptor, descriptors)?,
+        None => made_manifest(config_descriptor.clone(), descriptors)?,
     };
-    blobs.push(session.bytes(&config_bytes)?);
-    blobs.push(session.bytes(&manifest_bytes)?);
+    blobs.push(session.bytes(&config_bytes, &config_descriptor.digest)?);
+    blobs.push(session.bytes(&manifest_bytes, &manifest.digest)?);
     session.commit(new_layers, blobs).map_err(store::full)?;
     if let Some(maker) = &options.erofs {
         maker.make(session, &chain)?;

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ferry::image::digest::{Algorithm, Hasher};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use super::case::Case;
+use super::case::{Case, names_in};
 use super::image::{base, clear, image, run};
 use super::need::Need::Ferry;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -21,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_no_image_is_passed_over", &[Ferry], foreign),
     scenario("a_name_has_no_digest_but_its_own", &[Ferry], digests_in_names),
     scenario("no_name_shadows_a_digest", &[Ferry], names_like_digests),
+    scenario("documents_and_layers_by_sha512", &[Ferry], by_sha512),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -208,4 +210,41 @@ fn names_like_digests(case: &mut Case) -> Outcome {
         assert_eq!(run(case, wanted, &[])?.success()?.stdout.trim(), "mine");
     }
     clear(case)
+}
+
+/// A blob under the other digest that is registered.
+fn blob_by_sha512(layout: &Path, media_type: &str, bytes: &[u8]) -> Result<Value, Failed> {
+    let mut hasher = Hasher::new(Algorithm::Sha512);
+    hasher.update(bytes);
+    let digest = hasher.finish();
+    fs::create_dir_all(layout.join("blobs/sha512"))?;
+    fs::write(layout.join("blobs/sha512").join(digest.hex()), bytes)?;
+    Ok(json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()}))
+}
+
+fn by_sha512(case: &mut Case) -> Outcome {
+    let (path, layers) = (PathBuf::from(case.path("layout")), [base(case)?]);
+    let config = fixtures::config(&layers, &json!({"Cmd": ["/probe", "say", "hello"]})).to_string();
+    let config = blob_by_sha512(&path, CONFIG, config.as_bytes())?;
+    let layer = blob_by_sha512(&path, LAYER, &fixtures::gzip(&layers[0])?)?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let mut entry = blob_by_sha512(&path, MANIFEST, manifest.as_bytes())?;
+    let digest = entry["digest"].as_str().unwrap_or_default().to_owned();
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "long:1"});
+    fixtures::index(&path, &[entry])?;
+    let (archive, blobs) = (case.path("archive.tar"), PathBuf::from(case.path("store/blobs/sha512")));
+    for source in [&path.display().to_string(), &archive] {
+        image(case, &["import", source])?.success()?;
+        for wanted in ["long:1", &digest, &digest[..20]] {
+            assert_eq!(run(case, wanted, &[])?.success()?.stdout.trim(), "hello", "{wanted}");
+        }
+        assert_eq!(names_in(&blobs).len(), 3);
+        image(case, &["check"])?.success()?;
+        image(case, &["prune"])?.success()?;
+        image(case, &["export", "long:1", "--output", &archive])?.success()?;
+        image(case, &["remove", &digest])?.success()?;
+        clear(case)?;
+        assert_eq!(names_in(&blobs), Vec::<String>::new());
+    }
+    Ok(())
 }

@@ -103,14 +103,14 @@ impl<'a> Session<'a> {
         NewBlob { name, digest, size }
     }
 
-    /// A blob of these bytes.
+    /// A blob of these bytes, under the digest that what refers to it has. The caller has verified it.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn bytes(&self, bytes: &[u8]) -> Result<NewBlob> {
+    pub fn bytes(&self, bytes: &[u8], digest: &Digest) -> Result<NewBlob> {
         let (mut file, name) = self.file()?;
         file.write_all(bytes).or_cannot("write", self.path(&name))?;
-        Ok(self.blob(name, Digest::of(bytes), bytes.len() as u64))
+        Ok(self.blob(name, digest.clone(), bytes.len() as u64))
     }
 
     /// A directory for a layer's EROFS image, with one to mount it on.
