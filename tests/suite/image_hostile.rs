@@ -221,7 +221,7 @@ fn untouched(case: &Case, outside: &Path, number: u64) -> Outcome {
     own.sort();
     assert_eq!(
         own,
-        ["blobs", "containers", "format", "images.json", "images.lock", "layers", "lock", "tmp"],
+        ["blobs", "containers", "format", "images.json", "images.lock", "images.spare", "layers", "lock", "tmp"],
         "number {number}"
     );
     assert_eq!(names_in(&PathBuf::from(case.path("store/tmp"))), Vec::<String>::new(), "number {number}");
@@ -302,12 +302,18 @@ whole
 test -z "$(ls "$STORE/tmp")"
 refused image import middle
 whole
-# Not a byte more: not even a name can be added, and none is lost.
+# Not a byte more: not even a name can be added, and none is lost; but one can go, and then what it named.
+image tag small:1 gone:1
 dd if=/dev/zero of="$STORE/filler" bs=64k 2>/dev/null || true
 dd if=/dev/zero of="$STORE/crumbs" bs=512 2>/dev/null || true
 refused image tag small:1 other:1
+image remove gone:1 >/dev/null
 whole
+refused image tag small:1 other:1
+image prune --all >/dev/null
+test -z "$(image list -q)$(ls "$STORE/layers")"
 rm "$STORE/filler" "$STORE/crumbs"
+image import small >/dev/null
 image tag small:1 other:1
 image remove other:1 >/dev/null
 whole

@@ -5,7 +5,7 @@
 //! lock                   shared by whoever adds or uses, exclusive for whoever removes
 //! blobs/sha256/HEX       documents and layers as they came, by digest
 //! layers/HEX/            a layer, unpacked, by chain id: layer.json and diff/, and erofs/ where that was asked for
-//! images.json            names -> manifests
+//! images.json            names -> manifests; images.spare is room for it on a full disk
 //! containers/KEY/        what is in use: use.json, and a container's upper/ and work/, or copy/rootfs/
 //! snapshots/KEY/NAME/    what containers had written at some time, and in memory: .memory/NUMBER/
 //! tmp/                   what is being made; no part of the store

@@ -1,17 +1,23 @@
 //! Names of images: one small file, read whole, changed under a lock and replaced whole.
+//!
+//! Beside it room is kept for one more of its size: on a full disk a name can go all the same, and what it named after it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use nix::errno::Errno;
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, fallocate, openat, renameat};
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Store};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::image::digest::{self, Digest};
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 
 const FILE: &str = "images.json";
+const SPARE: &str = "images.spare";
 const LOCK: &str = "images.lock";
 /// So many bytes hold a hundred thousand names.
 const MOST: u64 = 64 << 20;
@@ -60,11 +66,38 @@ impl Store {
         let mut images = before.clone();
         let answer = change(&mut images)?;
         if images != before {
+            let fewer = images.len() < before.len();
             let file = File { format: FORMAT, images };
             let bytes = serde_json::to_vec(&file).map_err(|why| Error::said("save", FILE, why.to_string()))?;
-            self.replace(FILE, &bytes)?;
+            match self.replace(FILE, &bytes) {
+                Err(error) if fewer && is_full(&error) => self.replace_by_spare(&bytes).map_err(|_| error)?,
+                saved => saved?,
+            }
+            // Without one, names go as long as there is room.
+            self.keep_spare(bytes.len() as u64).ok();
         }
         Ok(answer)
+    }
+
+    /// Replaces the names by a file that needs no more room. Nobody reads it before it has its name, nor writes to it after.
+    fn replace_by_spare(&self, bytes: &[u8]) -> Result<()> {
+        let mut file = self.spare(OFlags::empty())?;
+        let written =
+            file.write_all(bytes).and_then(|()| file.set_len(bytes.len() as u64)).and_then(|()| file.sync_all());
+        written.or_cannot("write", self.path(SPARE).display())?;
+        renameat(&self.dir, SPARE, &self.dir, FILE).or_cannot("save", self.path(FILE).display())?;
+        self.sync_directory(Path::new(""))
+    }
+
+    fn keep_spare(&self, size: u64) -> Result<()> {
+        let file = self.spare(OFlags::CREATE)?;
+        fallocate(&file, FallocateFlags::empty(), 0, size).or_cannot("reserve", self.path(SPARE).display())
+    }
+
+    fn spare(&self, how: OFlags) -> Result<std::fs::File> {
+        let flags = how | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, SPARE, flags, Mode::from_raw_mode(0o600));
+        Ok(file.or_cannot("open", self.path(SPARE).display())?.into())
     }
 
     /// The image that is called so: by name, or by the first digits of its manifest's digest, at least four. What stands behind
@@ -80,6 +113,10 @@ impl Store {
             ))
         })
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
 }
 
 fn find(names: &Names, wanted: &str) -> Result<(Option<String>, Descriptor)> {
