@@ -100,14 +100,19 @@ impl Error {
     }
 
     fn new(deed: Cow<'static, str>, object: String, cause: Cause) -> Self {
-        let later = Vec::new();
+        let (deed, object, later) = (printable(deed), printable(object).into_owned(), Vec::new());
+        let cause = match cause {
+            Cause::Said(why) => Cause::Said(printable(why).into_owned()),
+            Cause::Config(why) => Cause::Config(printable(why).into_owned()),
+            cause => cause,
+        };
         let exit_code = EXIT_FAILURE;
         Self(Box::new(Parts { deed, object, cause, later, hint: None, exit_code, of_child: false }))
     }
 
     /// Adds what a person can do about it. The first hint stays: it is the one nearest to the failure.
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
-        self.0.hint.get_or_insert(hint.into());
+        self.0.hint.get_or_insert_with(|| printable(hint));
         self
     }
 
@@ -249,6 +254,13 @@ impl fmt::Display for Error {
     }
 }
 
+/// A text that may be anybody's, such as an image's, without what a terminal would obey: only lines and columns may be left.
+pub fn printable<'a>(text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    let text = text.into();
+    let obeyed = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+    if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}").into() } else { text }
+}
+
 fn space(object: &str) -> &'static str {
     if object.is_empty() { "" } else { " " }
 }
@@ -322,6 +334,17 @@ mod tests {
     fn a_field_at_fault_is_named_with_its_line() {
         let error = Error::config("process.cwd", "must be absolute").in_file("config.json", Some(7));
         assert_eq!(error.to_string(), "config.json:7: process.cwd: must be absolute");
+    }
+
+    #[test]
+    fn no_text_of_others_reaches_the_terminal_as_a_command() {
+        let theirs = "\u{1b}[2J\u{9b}2J\r\u{7f}ä\tb\n";
+        let shown = "\u{fffd}[2J\u{fffd}2J\u{fffd}\u{fffd}ä\tb\n";
+        let said = Error::said("read", theirs, theirs).hint(theirs).and_then::<()>(Err(Error::plain(theirs)));
+        assert_eq!(said.to_string(), format!("cannot read {shown}: {shown}; and then: {shown} (hint: {shown})"));
+        let kernel = Error::kernel("open", theirs, Errno::EPERM).to_string();
+        assert_eq!(kernel, format!("cannot open {shown}: EPERM: Operation not permitted"));
+        assert_eq!(Error::config(theirs, theirs).to_string(), format!("{shown}: {shown}"));
     }
 
     #[test]

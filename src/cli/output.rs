@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, printable};
 
 /// Writes text to standard output. A reader that has seen enough (`ferry list | head -1`) is no failure.
 ///
@@ -53,7 +53,8 @@ pub fn is_json(format: Option<&str>, other: &str) -> Result<bool> {
     }
 }
 
-/// Rows under a heading, in columns at least 12 wide and three blanks apart; the last column is not padded.
+/// Rows under a heading, in columns at least 12 wide and three blanks apart; the last column is not padded. A cell may be anybody's
+/// text, and stays on its line.
 pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
     let mut widths = heading.map(str::len);
     for row in rows {
@@ -66,6 +67,7 @@ pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; CO
     for row in std::iter::once(&heading).chain(rows) {
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             let width = if column + 1 == COLUMNS { 0 } else { (width + 3).max(12) };
+            let cell = printable(cell).replace(['\n', '\t'], " ");
             text.push_str(&format!("{cell:<width$}"));
         }
         text.push('\n');
@@ -87,6 +89,12 @@ mod tests {
             table(["ID", "PID", "OWNER"], &rows),
             "ID             PID         OWNER\na              1           x\nabcdefghijkl   22          y\n"
         );
+    }
+
+    #[test]
+    fn a_cell_commands_no_terminal() {
+        let rows = [["a\u{1b}[2J".to_owned(), "b\nc\td\u{9b}".to_owned()]];
+        assert_eq!(table(["ID", "BY"], &rows), "ID          BY\na\u{fffd}[2J       b c d\u{fffd}\n");
     }
 
     #[test]

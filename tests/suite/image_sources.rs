@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_name_has_no_digest_but_its_own", &[Ferry], digests_in_names),
     scenario("no_name_shadows_a_digest", &[Ferry], names_like_digests),
     scenario("documents_and_layers_by_sha512", &[Ferry], by_sha512),
+    scenario("texts_of_an_image_command_no_terminal", &[Ferry], commands),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -247,4 +248,31 @@ fn by_sha512(case: &mut Case) -> Outcome {
         assert_eq!(names_in(&blobs), Vec::<String>::new());
     }
     Ok(())
+}
+
+fn commands(case: &mut Case) -> Outcome {
+    let (path, layers) = (PathBuf::from(case.path("layout")), [base(case)?]);
+    let mut config = fixtures::config(&layers, &json!({"Cmd": ["/probe"]}));
+    config["created"] = json!("2026-\u{1b}[2J");
+    config["history"] = json!([{"created": "\u{9b}2J", "created_by": "\u{1b}]0;owned\u{7}\r COPY"}]);
+    let config = fixtures::blob(&path, CONFIG, config.to_string().as_bytes())?;
+    let layer = fixtures::blob(&path, LAYER, &fixtures::gzip(&layers[0])?)?;
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let mut entry = fixtures::blob(&path, MANIFEST, manifest.as_bytes())?;
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "test:1"});
+    fixtures::index(&path, &[entry])?;
+    image(case, &["import", &path.display().to_string()])?.success()?;
+    let mut broken = layers[0].clone();
+    // The first header's checksum, which the error quotes.
+    broken[148..156].copy_from_slice(b"\x1b[2J\x1b[0m"[..8].as_ref());
+    let archive = case.path("broken.tar");
+    fs::write(&archive, broken)?;
+    let (list, history) = (image(case, &["list"])?.success()?, image(case, &["history", "test:1"])?.success()?);
+    let refused = image(case, &["import", "--format", "rootfs", "--name", "b:1", &archive])?.failure()?;
+    assert!(list.stdout.contains("2026-\u{fffd}[2J") && history.stdout.contains("COPY"), "{}", list.stdout);
+    assert!(refused.stderr.contains("\u{fffd}[2J"), "{}", refused.stderr);
+    for told in [list.stdout, history.stdout, refused.stderr] {
+        assert!(!told.contains(|letter: char| letter.is_control() && letter != '\n'), "{told:?}");
+    }
+    clear(case)
 }

@@ -38,7 +38,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
         return Ok(0);
     }
     let row = |(step, bytes): &(crate::image::manifest::History, Option<u64>)| {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default().replace(['\n', '\t'], " ");
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
         [text(&step.created), bytes.map_or_else(|| "-".to_owned(), size::text), text(&step.created_by)]
     };
     let rows: Vec<_> = steps.iter().map(row).collect();
