@@ -9,7 +9,7 @@ use super::create::Source;
 use super::run_rootfs::Options;
 use super::{Setting, create, image, run, run_copy, run_rootfs};
 use crate::container::store::Entry;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
 use crate::image::bundle;
 use crate::image::manifest::Descriptor;
@@ -42,6 +42,9 @@ struct Snapshots {
     /// Its layer and those that it lies upon, the uppermost first.
     layers: Vec<PathBuf>,
 }
+
+/// The directory of a container that stands for the layers of an image without any.
+const NOTHING: &str = "nothing";
 
 /// Capabilities that images are made for: what engines give by default.
 const CAPABILITIES: [&str; 11] = [
@@ -259,9 +262,11 @@ impl Used {
             true => self.store.erofs_mount(id),
             false => self.store.path(layers::directory(id)).join("diff"),
         };
+        // An overlay has a lower layer, and this image has none.
+        let none = self.image.chain.is_empty().then(|| own.join(NOTHING));
         let above = self.snapshot.iter().flat_map(|snapshot| snapshot.layers.iter().cloned());
         Some(Layers {
-            lowers: above.chain(self.image.chain.iter().rev().map(lower)).collect(),
+            lowers: above.chain(self.image.chain.iter().rev().map(lower)).chain(none).collect(),
             upper: Some(own.join("upper")),
             work: own.join("work"),
             stage: own,
@@ -278,7 +283,11 @@ impl Used {
         if entry.before().is_some() {
             return Ok(());
         }
-        self.store.make_upper(&user)?;
+        let own = self.store.make_upper(&user)?;
+        if self.image.chain.is_empty() {
+            let nothing = own.join(NOTHING);
+            std::fs::create_dir(&nothing).or_cannot("make directory", nothing.display())?;
+        }
         self.copy.as_ref().map_or(Ok(()), |copy| self.store.place_copy(copy, &user))
     }
 

@@ -26,6 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
     scenario("marks_of_a_layer_are_seen_when_it_is_completed", &[Ferry], marks),
     scenario("what_a_layer_replaces_is_no_damage", &[Ferry], replaced),
+    scenario("an_image_without_layers_runs", &[Ferry], no_layers),
 ];
 
 /// The files of an image of these layers, in a directory that is made anew.
@@ -271,5 +272,17 @@ fn replaced(case: &mut Case) -> Outcome {
     assert!(removed.count() > 0, "{found:?}");
     let damaged = image(case, &["check"])?;
     assert!(damaged.code == 1 && damaged.stdout.contains("0 bytes, and 5000 were unpacked"), "{}", damaged.stdout);
+    clear(case)
+}
+
+/// It has what is mounted, and what is written.
+fn no_layers(case: &mut Case) -> Outcome {
+    let (path, probe) = (case.path("none"), case.stage.probe.display().to_string());
+    fixtures::layout(path.as_ref(), "none:1", &[], &json!({"Cmd": ["/probe", "say", "hello"]}))?;
+    image(case, &["import", &path])?.success()?;
+    let mount = format!("type=bind,src={probe},dst=/probe,ro");
+    let end = ferry(case, &["run", "--image", "none:1", "--mount", &mount])?.success()?;
+    assert_eq!((end.stdout.trim(), end.stderr.as_str()), ("hello", ""));
+    image(case, &["check"])?.success()?;
     clear(case)
 }
