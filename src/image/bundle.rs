@@ -27,11 +27,17 @@ const FIELDS: [(&str, &str); 4] = [
     ("process.user", "User"),
 ];
 
-/// Puts into `config` what the image says. `args` replaces the image's command, but not its entry point.
+/// Puts into `config` what the image says. `args` replaces the image's command, but not its entry point; `who` its user.
 ///
 /// # Errors
 /// The image has no command and none is given; its user is not in its passwd; a field of it breaks a rule.
-pub fn apply(config: &mut Config, image: &ImageConfig, files: &Merged, args: &[String]) -> Result<()> {
+pub fn apply(
+    config: &mut Config,
+    image: &ImageConfig,
+    files: &Merged,
+    args: &[String],
+    who: Option<&str>,
+) -> Result<()> {
     let execution = image.config.clone().unwrap_or_default();
     let process = config.process.get_or_insert_default();
     let command = if args.is_empty() { &execution.cmd } else { args };
@@ -44,7 +50,7 @@ pub fn apply(config: &mut Config, image: &ImageConfig, files: &Merged, args: &[S
         "" => PathBuf::from("/"),
         dir => crate::path::clean(Path::new(dir)),
     };
-    process.user = User { umask: process.user.umask, ..user(&execution.user, files)? };
+    process.user = User { umask: process.user.umask, ..user(who.unwrap_or(&execution.user), files)? };
     // Before flags add theirs, so that it is the image that is to blame.
     check_process(process, "process").map_err(blame)?;
     annotate(config, image);
@@ -234,7 +240,7 @@ mod tests {
             let image = ImageConfig { config: Some(execution), ..ImageConfig::default() };
             let mut config = crate::spec::template::config(true);
             let before = config.annotations.len();
-            apply(&mut config, &image, files, &[]).unwrap();
+            apply(&mut config, &image, files, &[], None).unwrap();
             assert!(asking.iter().all(|key| !config.annotations.contains_key(key)), "{:?}", config.annotations);
             assert_eq!(config.annotations.len() - before, 3);
             assert!(asking.iter().all(|key| withheld(&image).any(|one| one == key)));
@@ -255,14 +261,14 @@ mod tests {
             };
             let image = ImageConfig { config: Some(execution), ..ImageConfig::default() };
             let mut config = crate::spec::template::config(true);
-            apply(&mut config, &image, files, &["x".to_owned()]).unwrap();
+            apply(&mut config, &image, files, &["x".to_owned()], None).unwrap();
             let process = config.process.as_ref().unwrap();
             assert_eq!(process.args, ["/init", "x"]);
             assert_eq!(process.env, ["TERM=xterm", "PATH=/opt", "A=1"]);
             assert_eq!(process.cwd, Path::new("/work"));
             assert_eq!(config.annotations["org.opencontainers.image.stopSignal"], "SIGINT");
             assert_eq!(config.annotations["a"], "b");
-            let nothing = apply(&mut config, &ImageConfig::default(), files, &[]).unwrap_err().to_string();
+            let nothing = apply(&mut config, &ImageConfig::default(), files, &[], None).unwrap_err().to_string();
             assert!(nothing.starts_with("the image says nothing of what to run"), "{nothing}");
         });
     }

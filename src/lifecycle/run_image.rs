@@ -184,7 +184,9 @@ pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Optio
     let plain = Options { env: Vec::new(), cwd: None, user: None, ..options.clone() };
     let mut config = run_rootfs::config(&plain, host)?;
     config.root = Some(Root { path: PathBuf::from("rootfs"), readonly: options.read_only });
-    bundle::apply(&mut config, &image.config, &store.merged(&image.chain)?, &options.args)?;
+    // As the image says it: without a group, the user's own in the image, and those it is a member of.
+    let who = options.user.map(|(uid, gid)| gid.map_or_else(|| uid.to_string(), |gid| format!("{uid}:{gid}")));
+    bundle::apply(&mut config, &image.config, &store.merged(&image.chain)?, &options.args, who.as_deref())?;
     let process = config.process.get_or_insert_default();
     let names = || CAPABILITIES.map(str::to_owned).to_vec();
     process.capabilities.bounding = names();
@@ -195,11 +197,6 @@ pub(super) fn config(store: &Store, image: &crate::image::Image, options: &Optio
     process.env.extend(options.env.iter().cloned());
     if let Some(cwd) = &options.cwd {
         process.cwd.clone_from(cwd);
-    }
-    if let Some((uid, gid)) = options.user {
-        process.user.uid = uid;
-        process.user.gid = gid.unwrap_or(uid);
-        process.user.additional_gids.clear();
     }
     // No file of this configuration was read, and nothing later asks.
     spec::check(&config)?;

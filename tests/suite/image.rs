@@ -226,6 +226,12 @@ fn execution(case: &mut Case) -> Outcome {
         assert_eq!((&report["env"]["PORT"], &report["env"]["PATH"]), (&json!("Kiel"), &json!("/")));
         assert_eq!(report["cwd"], "/home");
     }
+    // A user's groups are the image's to tell, as with the name; a number that it does not know is of group 0.
+    let users = [("1000", 1001, json!([50])), ("1000:7", 7, json!([])), ("4242", 0, json!([]))];
+    for (user, gid, groups) in users.into_iter().filter(|_| mapped) {
+        let report = ferry(case, &["run", "--image", "test", "--user", user])?.success()?.json()?;
+        assert_eq!((&report["gid"]["effective"], &report["groups"]), (&json!(gid), &groups), "{user}");
+    }
     let flags = ["run", "--image", "test", "--user", "0", "--env", "PORT=Bremen", "--cwd", "/tmp", "--"];
     let report = ferry(case, &flags)?.success()?.json()?;
     assert_eq!((&report["uid"]["effective"], &report["env"]["PORT"]), (&json!(0), &json!("Bremen")));
@@ -236,6 +242,7 @@ fn execution(case: &mut Case) -> Outcome {
     image(case, &["import", &path])?.success()?;
     let refused = run(case, "unknown", &[])?.failure()?;
     assert!(refused.stderr.contains("\"nobody-here\" is not in its /etc/passwd"), "{}", refused.stderr);
+    ferry(case, &["run", "--image", "unknown", "--user", "0"])?.success()?;
     clear(case)
 }
 
