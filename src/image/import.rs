@@ -151,14 +151,16 @@ pub fn import(
     Ok(Imported { manifest, count })
 }
 
-/// Gives an image a name.
+/// Gives images names, all of them or none.
 ///
 /// # Errors
 /// The names cannot be changed.
-pub fn name(session: &Session, name: &str, manifest: &Descriptor) -> Result<()> {
+pub fn name<'a>(session: &Session, named: impl Iterator<Item = (&'a String, &'a Descriptor)>) -> Result<()> {
     let tagged = crate::log::rfc3339(SystemTime::now());
     session.store().change_names(|names| {
-        names.insert(name.to_owned(), Named { manifest: manifest.clone(), tagged });
+        names.extend(
+            named.map(|(name, manifest)| (name.clone(), Named { manifest: manifest.clone(), tagged: tagged.clone() })),
+        );
         Ok(())
     })
 }

@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_name_has_no_digest_but_its_own", &[Ferry], digests_in_names),
     scenario("no_name_shadows_a_digest", &[Ferry], names_like_digests),
     scenario("documents_and_layers_by_sha512", &[Ferry], by_sha512),
+    scenario("of_two_images_one_broken_none_comes", &[Ferry], one_of_two),
     scenario("texts_of_an_image_command_no_terminal", &[Ferry], commands),
 ];
 
@@ -248,6 +249,29 @@ fn by_sha512(case: &mut Case) -> Outcome {
         assert_eq!(names_in(&blobs), Vec::<String>::new());
     }
     Ok(())
+}
+
+fn one_of_two(case: &mut Case) -> Outcome {
+    let path = PathBuf::from(case.path("layout"));
+    let named = |mut entry: Value, name: &str| {
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        entry
+    };
+    let good = fixtures::manifest(&path, &[base(case)?], &json!({"Cmd": ["/probe"]}))?;
+    let before = names_in(&path.join("blobs/sha256"));
+    let broken = fixtures::manifest(&path, &[Layer::new().file("x", 0o644, b"x")?.finish()?], &json!({}))?;
+    let layer = fixtures::gzip(&Layer::new().file("x", 0o644, b"x")?.finish()?)?;
+    let layer = names_in(&path.join("blobs/sha256")).into_iter().find(|name| {
+        !before.contains(name) && fs::read(path.join("blobs/sha256").join(name)).is_ok_and(|bytes| bytes == layer)
+    });
+    fs::write(path.join("blobs/sha256").join(layer.ok_or("no layer")?), "rot")?;
+    fixtures::index(&path, &[named(good, "good:1"), named(broken, "broken:1")])?;
+    let shown = path.display().to_string();
+    let told = image(case, &["import", &shown])?.failure()?;
+    assert_eq!((told.stdout.as_str(), image(case, &["list", "-q"])?.success()?.stdout.as_str()), ("", ""));
+    image(case, &["import", &format!("{shown}:good:1")])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "good:1\n");
+    clear(case)
 }
 
 fn commands(case: &mut Case) -> Outcome {

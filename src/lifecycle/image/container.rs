@@ -62,7 +62,7 @@ pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> 
         }
     }
     let made = commit::commit(&session, &parent, &uppers, created, &options)?;
-    import::name(&session, &reference.to_string(), &made.manifest)?;
+    import::name(&session, [(&reference.to_string(), &made.manifest)].into_iter())?;
     Ok(made.manifest.digest)
 }
 

@@ -66,6 +66,7 @@ pub fn bring(
         return Err(Error::plain(format!("--name {name} is for one image, and there are {} here", images.len()))
             .hint(format!("without --name they keep their names: {}", found.join(", "))));
     }
+    let mut brought = Vec::new();
     for image in &images {
         let names = match given {
             Some(name) => vec![name.to_string()],
@@ -75,9 +76,11 @@ pub fn bring(
             return Err(Error::plain("the image has no name").hint("give it one with --name"));
         }
         let imported = import::import(session, &source.files, image, import_options, progress)?;
-        for name in &names {
-            import::name(session, name, &imported.manifest)?;
-        }
+        brought.push((names, imported));
+    }
+    // Together and last: where one is broken, none has come.
+    import::name(session, brought.iter().flat_map(|(names, image)| names.iter().map(|name| (name, &image.manifest))))?;
+    for (names, imported) in brought {
         warn(setting, &imported.count);
         progress.event(Event::Done { manifest: imported.manifest.digest, names });
     }
