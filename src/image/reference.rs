@@ -4,6 +4,7 @@
 //! holds what somebody put there, and no registry is the default one.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use super::digest::Digest;
@@ -66,26 +67,32 @@ impl FromStr for Reference {
     }
 }
 
+/// Runs of letters and digits, and one separator between two of them: a dot, one or two underscores, or dashes.
 fn is_path(part: &str) -> bool {
-    let bytes = part.as_bytes();
-    let ends = [bytes.first(), bytes.last()].into_iter().flatten().all(|byte| is_alphanumeric(*byte));
-    let parted = !part.contains("..") && !part.contains("___");
-    !part.is_empty() && ends && parted && bytes.iter().all(|byte| is_alphanumeric(*byte) || b"._-".contains(byte))
+    let mut separators = part.split(is_alphanumeric);
+    part.starts_with(is_alphanumeric)
+        && part.ends_with(is_alphanumeric)
+        && separators.all(|one| matches!(one, "." | "_" | "__") || one.bytes().all(|byte| byte == b'-'))
 }
 
-fn is_alphanumeric(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+fn is_alphanumeric(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit()
 }
 
 fn is_host(part: &str) -> bool {
-    let (host, port) = part.rsplit_once(':').unwrap_or((part, "0"));
-    let ends = [host.bytes().next(), host.bytes().last()];
-    !host.is_empty()
-        && !host.contains("..")
-        && ends.into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
-        && !port.is_empty()
+    // The colons of an IPv6 address are in brackets.
+    let (host, port) = part.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).unwrap_or((part, "0"));
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    !port.is_empty()
         && port.bytes().all(|byte| byte.is_ascii_digit())
+        && address.map_or_else(|| host.split('.').all(is_label), |address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+fn is_label(label: &str) -> bool {
+    let ends = [label.bytes().next(), label.bytes().last()];
+    !label.is_empty()
+        && ends.into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -120,6 +127,9 @@ mod tests {
             ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
             ("localhost:5000/a/b:V1", "localhost:5000/a/b:V1"),
             ("Host.example/a_b.c-d__e", "Host.example/a_b.c-d__e:latest"),
+            ("[::1]:5000/a--b", "[::1]:5000/a--b:latest"),
+            ("[2001:db8::1]/a:1", "[2001:db8::1]/a:1"),
+            ("host-x.y:5000/a", "host-x.y:5000/a:latest"),
         ] {
             assert_eq!(given.parse::<Reference>().unwrap().to_string(), whole);
         }
@@ -144,6 +154,14 @@ mod tests {
     fn what_is_no_name_is_refused() {
         for bad in ["", "A", "a/", "/a", "a//b", "../a", "a/../b", "a:", "a:-x", "a b", "a:b:c", "a@x", "-a", "a\n"] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
+        }
+        for separators in [".-", "._", "_-", "-.", "___", "..", "_.", "-_"] {
+            assert!(format!("a{separators}b").parse::<Reference>().is_err(), "{separators}");
+        }
+        for host in
+            ["host-.x:5000", "-x.y", "x..y", "x:y", "X:", "[::1", "::1]", "[]", "[x]:1", "[::1]:", "[::1]x:1", "x_Y"]
+        {
+            assert!(format!("{host}/a").parse::<Reference>().is_err(), "{host}");
         }
     }
 }
