@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use ferry::image::digest::{Algorithm, Hasher};
 use libtest_mimic::Failed;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
 use super::image::{base, clear, image, run};
-use super::need::Need::Ferry;
+use super::need::Need::{Ferry, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::{self as fixtures, Layer};
 
@@ -24,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("no_name_shadows_a_digest", &[Ferry], names_like_digests),
     scenario("documents_and_layers_by_sha512", &[Ferry], by_sha512),
     scenario("of_two_images_one_broken_none_comes", &[Ferry], one_of_two),
+    scenario("a_pipe_is_read_as_standard_input_is", &[Ferry, Tool("cat")], pipes),
     scenario("texts_of_an_image_command_no_terminal", &[Ferry], commands),
 ];
 
@@ -272,6 +274,25 @@ fn one_of_two(case: &mut Case) -> Outcome {
     image(case, &["import", &format!("{shown}:good:1")])?.success()?;
     assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "good:1\n");
     clear(case)
+}
+
+/// By whatever name: a shell hands its `<(…)` on as one below /dev/fd.
+fn pipes(case: &mut Case) -> Outcome {
+    let (docker, gzip, store) = (case.path("docker.tar"), case.path("docker.tgz"), case.path("store"));
+    fixtures::docker(docker.as_ref(), "piped:1", &[base(case)?], &json!({"Cmd": ["/probe", "say", "hello"]}))?;
+    fs::write(&gzip, fixtures::gzip(&fs::read(&docker)?)?)?;
+    for source in [&docker, &gzip] {
+        let mut cat = Command::new("cat").arg(source).stdout(Stdio::piped()).spawn()?;
+        let mut command = case.command(&["--store", &store, "image", "import", "/dev/stdin"]);
+        let end = case.finish(command.stdin(cat.stdout.take().ok_or("no pipe")?));
+        // Nobody is left who could read what it has.
+        drop(command);
+        cat.wait()?;
+        end?.success()?;
+        assert_eq!(run(case, "piped:1", &[])?.success()?.stdout.trim(), "hello");
+        clear(case)?;
+    }
+    Ok(())
 }
 
 fn commands(case: &mut Case) -> Outcome {

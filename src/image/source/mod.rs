@@ -144,8 +144,13 @@ fn whole(path: &Path, form: Option<Form>, max_size: u64, session: &Session) -> R
         let file = spooled(std::io::stdin().lock(), max_size, "standard input", session)?;
         return archive(file, "standard input", stem, form, max_size, session);
     }
-    let file = File::open(path).or_cannot("open", &named)?;
+    let mut file = File::open(path).or_cannot("open", &named)?;
     if !file.metadata().or_cannot("look at", &named)?.is_dir() {
+        // A pipe, whatever it is called, is read as standard input is; its name is nobody's choice.
+        if file.stream_position().is_err() {
+            let file = spooled(file, max_size, &named, session)?;
+            return archive(file, &named, String::new(), form, max_size, session);
+        }
         return archive(file, &named, stem, form, max_size, session);
     }
     let root = Root::open(path)?;
