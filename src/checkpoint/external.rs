@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat, stat};
 
 use super::rpc::Pair;
+use super::stage;
 use crate::error::{Context, Error, Result};
 use crate::namespaces::{Join, Kind, Namespaces};
 use crate::path::{Links, Root, fd_path};
@@ -28,6 +29,7 @@ const MASK: &str = "/dev/null";
 /// # Errors
 /// The root cannot be read; a name that is no text.
 pub fn dumped_mounts(rootfs: &Rootfs, namespaces: &Namespaces, root: &Root, table: &[Row]) -> Result<Vec<Pair>> {
+    can_be_mapped(rootfs)?;
     let mut mounts = Vec::new();
     for place in outside_places(rootfs, namespaces) {
         let place = inside(root, place)?;
@@ -53,27 +55,41 @@ fn masks_file(root: &Root, path: &Path) -> bool {
     found.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory)
 }
 
-/// Mounts from outside, for a restore: name and source. `cgroup` is the cgroup on the host that it sees where it has no cgroup
-/// namespace; `host` what is mounted on the host.
+/// CRIU binds what is bound from inside once the processes are there, from where no mapping can be had.
+fn can_be_mapped(rootfs: &Rootfs) -> Result<()> {
+    let mut mapped = rootfs.mounts.iter().filter(|mount| mount.idmap.is_some());
+    match mapped.find(|mount| matches!(mount.what, What::Inside(_))) {
+        Some(mount) => {
+            Err(Error::said("keep the id mapping of", mount.destination.display().to_string(), "CRIU cannot")
+                .hint("its source is inside the root filesystem: bind one from outside, or leave the mapping out"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Mounts from outside, for a restore: name and source. `place` is where the root is staged, `cgroup` the cgroup on the host that
+/// it sees where it has no cgroup namespace; `host` what is mounted on the host.
 ///
 /// # Errors
 /// A name that is no text.
 pub fn restored_mounts(
     rootfs: &Rootfs,
     namespaces: &Namespaces,
-    root: &Root,
+    (root, place): (&Root, &Path),
     cgroup: Option<&Path>,
     host: &[Row],
 ) -> Result<Vec<Pair>> {
     let mut mounts = Vec::new();
-    for mount in &rootfs.mounts {
+    can_be_mapped(rootfs)?;
+    for (index, mount) in rootfs.mounts.iter().enumerate() {
         let name = inside(root, &mount.destination)?;
         match &mount.what {
             What::Bind(source) => {
-                mounts.push((text(&name)?, text(source)?));
+                let from = mount.idmap.as_ref().map_or(source.clone(), |_| stage::mapped_source(place, index));
+                mounts.push((text(&name)?, text(&from)?));
                 for row in host.iter().filter(|row| row.point != *source) {
                     if let Ok(below) = row.point.strip_prefix(source) {
-                        mounts.push((text(&name.join(below))?, text(&row.point)?));
+                        mounts.push((text(&name.join(below))?, text(&from.join(below))?));
                     }
                 }
             }

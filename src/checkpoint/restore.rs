@@ -17,7 +17,7 @@
 //!   | <--- success ----------------------- |
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -40,11 +40,14 @@ use crate::launch::Plan;
 use crate::launch::init::join_keyring;
 use crate::launch::sources::Place;
 use crate::namespaces::{Join, Kind, Namespaces, User};
-use crate::path::Root;
+use crate::path::{Links, Root};
 use crate::process::scheduling;
 use crate::process::sysctl::{self, Sysctl};
+use crate::rootfs::options::Attributes;
+use crate::rootfs::plan::{Mount, What};
 use crate::rootfs::{Base, mountinfo};
 use crate::spec::Config;
+use crate::sys::mount::{MOUNT_ATTR_NOSYMFOLLOW, MountAttr, mount_setattr};
 
 /// The name of a restore's log.
 const LOG: &str = "restore.log";
@@ -166,7 +169,7 @@ impl<'a> Restore<'a> {
         let prepare = || {
             // What CRIU forks has its keyring. Here `/proc` is the host's still, and the label of keys goes with an exec.
             join_keyring(plan.keyring.as_deref(), plan.process.as_ref())?;
-            stage::with_caller(caller, || stage::put(&plan.rootfs, on, upper))?;
+            stage::with_caller(caller, || stage::put(&plan.rootfs, &plan.namespaces.user, on, upper))?;
             // CRIU saves none of it: what it restores has it from CRIU.
             plan.process.as_ref().map_or(Ok(()), |process| scheduling::apply_inherited(&process.scheduling))?;
             nix::unistd::write(&told, &[0]).map(drop).or_cannot("write to", "a pipe")
@@ -234,7 +237,8 @@ impl<'a> Restore<'a> {
         // As a launch has it: all of them, but in a user namespace.
         let own = cgroup.filter(|_| namespaces.user != User::Inherit).map(Path::to_owned);
         let seen = own.map_or_else(|| Ok(find_tree()?.map(|tree| tree.mount)), |own| Ok(Some(own)))?;
-        self.options.mounts = external::restored_mounts(rootfs, namespaces, &root, seen.as_deref(), &host)?;
+        let place = (&root, self.root.as_path());
+        self.options.mounts = external::restored_mounts(rootfs, namespaces, place, seen.as_deref(), &host)?;
         self.options.cgroup_roots = cgroup_roots(self.criu.pid)?;
         let shared = Shared::of(namespaces)?;
         self.criu.executed()?;
@@ -324,7 +328,10 @@ fn heard(notice: Notice, plan: &Plan, keeper: &mut dyn Keeper, status: &mut Opti
             keeper.namespaces_made(pid)
         }
         ("orphan-pts-master", _, Some(master)) => keeper.terminal(master),
-        ("post-restore", Some(pid), _) => keeper.restored(pid),
+        ("post-restore", Some(pid), _) => {
+            no_links(plan, pid)?;
+            keeper.restored(pid)
+        }
         (WAITING, ..) => keeper.waiting(),
         _ => dump::ready(&notice.script, status),
     }
@@ -344,6 +351,39 @@ fn network(plan: &Plan, pid: Pid) -> Result<()> {
     shared::visit(Kind::Network, &namespace, || {
         crate::network::loopback_up()?;
         sysctl::apply(&sysctls)
+    })
+}
+
+/// `nosymfollow`, which CRIU does not know, on the mounts that can be seen.
+fn no_links(plan: &Plan, pid: Pid) -> Result<()> {
+    let mounts = &plan.rootfs.mounts;
+    let is_covered = |index: usize, mount: &Mount| {
+        let over = |later: &Mount| later.what != What::Remount && mount.destination.starts_with(&later.destination);
+        mounts[index + 1..].iter().any(over)
+    };
+    let asked = |attributes: Attributes| (attributes.set | attributes.clear) & MOUNT_ATTR_NOSYMFOLLOW != 0;
+    let asks = |mount: &Mount| asked(mount.options.attributes) || asked(mount.options.recursive);
+    let seen = mounts.iter().enumerate().filter(|(index, mount)| asks(mount) && !is_covered(*index, mount));
+    let seen: Vec<&Mount> = seen.map(|(_, mount)| mount).collect();
+    if seen.is_empty() {
+        return Ok(());
+    }
+    Place::of(pid, None)?.visit(|| {
+        let root = Root::open(Path::new("/"))?;
+        seen.iter().try_for_each(|mount| {
+            let set = || {
+                let place = root.resolve(&mount.destination, Links::Follow)?;
+                for (attributes, recursive) in [(mount.options.attributes, false), (mount.options.recursive, true)] {
+                    let [set, clear] = [attributes.set, attributes.clear].map(|bits| bits & MOUNT_ATTR_NOSYMFOLLOW);
+                    if set | clear != 0 {
+                        let attributes = MountAttr { set, clear, ..MountAttr::default() };
+                        mount_setattr(place.as_fd(), c"", recursive, &attributes)?;
+                    }
+                }
+                Ok::<(), Errno>(())
+            };
+            set().or_cannot("set attributes of", mount.destination.display())
+        })
     })
 }
 

@@ -1,7 +1,7 @@
 //! The root of a container that is about to be restored, put on its stage by the process that becomes CRIU, in a mount namespace of
 //! its own: a directory is bound there, and an overlay is mounted, its upper layer as it was.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::error::{Context, Error, Result};
+use crate::launch::sources;
+use crate::namespaces::User;
 use crate::path::{Links, Root};
 use crate::rootfs::plan::{Mount, What};
 use crate::rootfs::{Base, Rootfs, layers, mount, overlay, pivot};
@@ -38,15 +40,58 @@ impl Upper {
 
 /// Where the root comes to be, of what is on this stage.
 pub(super) fn place(rootfs: &Rootfs, stage: &Path) -> PathBuf {
+    if rootfs.mounts.iter().any(|mount| mount.idmap.is_some()) {
+        stage.join(overlay::ROOT)
+    } else {
+        built(rootfs, stage)
+    }
+}
+
+/// Where it is built.
+fn built(rootfs: &Rootfs, stage: &Path) -> PathBuf {
     match rootfs.base {
         Base::CopyOnWrite { .. } => stage.join(overlay::ROOT),
         Base::Directory(_) | Base::Layers(_) => stage.to_owned(),
     }
 }
 
-/// Puts the root on the stage, in a mount namespace of its own. What an overlay lacks to mount upon is made here, where it can be
-/// seen.
-pub(super) fn put(rootfs: &Rootfs, stage: &Path, upper: Option<&Upper>) -> Result<()> {
+/// Where CRIU finds the source of the id-mapped mount of this index: beside the root.
+pub(super) fn mapped_source(root: &Path, index: usize) -> PathBuf {
+    root.with_file_name(format!("source-{index}"))
+}
+
+/// Puts the root on the stage, in a mount namespace of its own, and the sources of id-mapped mounts beside it.
+pub(super) fn put(rootfs: &Rootfs, user: &User, stage: &Path, upper: Option<&Upper>) -> Result<()> {
+    build(rootfs, stage, upper)?;
+    let sources = sources::mapped(rootfs, user)?;
+    if sources.is_empty() { Ok(()) } else { put_beside(rootfs, stage, sources) }
+}
+
+/// CRIU binds by path and knows of no mapping: what is bound has it already. All of it stands in memory, which covers the stage, since
+/// CRIU wants the mount around the root to be covered by nothing.
+fn put_beside(rootfs: &Rootfs, stage: &Path, sources: Vec<(usize, OwnedFd)>) -> Result<()> {
+    let root = Root::open(&built(rootfs, stage))?;
+    let root = mount::clone_tree(root.dir(), Path::new(""), true).or_cannot("bind root filesystem", stage.display())?;
+    let memory = overlay::tmpfs().or_cannot("mount tmpfs for", stage.display())?;
+    let covered = Root::open(stage)?;
+    mount::place(memory.as_fd(), covered.dir()).or_cannot("mount tmpfs on", stage.display())?;
+    let memory = Root::from_dir(memory, stage);
+    let name = |path: PathBuf| path.file_name().map(PathBuf::from).unwrap_or_default();
+    let place = place(rootfs, stage);
+    let roots = [(name(place.clone()), root)].into_iter();
+    for (name, tree) in roots.chain(sources.into_iter().map(|(index, tree)| (name(mapped_source(&place, index)), tree)))
+    {
+        let target = match is_directory(&tree, &name)? {
+            true => memory.make_dirs(&name, 0o755, Links::Refuse)?,
+            false => memory.make_file(&name)?,
+        };
+        mount::place(tree.as_fd(), target.as_fd()).or_cannot("bind", memory.name(&name))?;
+    }
+    Ok(())
+}
+
+/// What an overlay lacks to mount upon is made here, where it can be seen.
+fn build(rootfs: &Rootfs, stage: &Path, upper: Option<&Upper>) -> Result<()> {
     let root = match &rootfs.base {
         Base::Directory(directory) => return pivot::bind_at(rootfs, directory, stage),
         Base::CopyOnWrite { lower, .. } => {

@@ -17,10 +17,10 @@ use super::Plan;
 use super::parent::Child;
 use super::protocol::Message;
 use crate::error::{Context, Result};
-use crate::namespaces::mapped;
+use crate::namespaces::{User, mapped};
 use crate::rootfs::idmapped::{self, Idmap, Map};
 use crate::rootfs::plan::{Mount, What};
-use crate::rootfs::{Base, mount, pivot};
+use crate::rootfs::{Base, Rootfs, mount, pivot};
 
 /// Opens what the plan says and sends it. `joined` is the mount namespace that the child is going to join; otherwise it is
 /// in its own already.
@@ -30,7 +30,7 @@ use crate::rootfs::{Base, mount, pivot};
 pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
     let rootfs = &plan.rootfs;
     let handed = || rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.handed);
-    let namespaces = user_namespaces(handed().map(|(_, mount)| mount), child.pid)?;
+    let namespaces = user_namespaces(handed().map(|(_, mount)| mount), &|| mapped::of_process(child.pid))?;
     let place = Place::of(child.pid, joined)?;
     let opened = place.visit(|| {
         let root = match &rootfs.base {
@@ -56,7 +56,7 @@ pub fn hand(plan: &Plan, child: &Child, joined: Option<OwnedFd>) -> Result<()> {
 /// # Errors
 /// The source and the kernel's answer.
 pub fn copies(mounts: &[Mount], propagation: u64, init: Pid, beside: Option<Pid>) -> Result<Vec<Option<OwnedFd>>> {
-    let namespaces = user_namespaces(mounts.iter(), init)?;
+    let namespaces = user_namespaces(mounts.iter(), &|| mapped::of_process(init))?;
     let copy = || mounts.iter().map(|mount| source(mount, propagation, &namespaces)).collect();
     match beside {
         Some(pid) => Place::of(pid, None)?.visit(copy),
@@ -64,20 +64,39 @@ pub fn copies(mounts: &[Mount], propagation: u64, init: Pid, beside: Option<Pid>
     }
 }
 
+/// Detached copies of the sources of id-mapped mounts, for a container whose own user namespace is not there yet: by the mount's index.
+///
+/// # Errors
+/// The source and the kernel's answer.
+pub fn mapped(rootfs: &Rootfs, user: &User) -> Result<Vec<(usize, OwnedFd)>> {
+    let of_container = || match user {
+        User::Make { uids, gids } => mapped::user_namespace(uids, gids),
+        User::Join(path) => handle(&path.to_string_lossy()),
+        User::Inherit => mapped::of_process(Pid::this()),
+    };
+    let mounts = || rootfs.mounts.iter().enumerate().filter(|(_, mount)| mount.idmap.is_some());
+    let namespaces = user_namespaces(mounts().map(|(_, mount)| mount), &of_container)?;
+    let sources = mounts().map(|(index, mount)| Ok(Some(index).zip(source(mount, rootfs.propagation, &namespaces)?)));
+    sources.filter_map(Result::transpose).collect()
+}
+
 /// The user namespaces that the mappings of mounts are taken from. Equal mappings share one.
-fn user_namespaces<'a>(mounts: impl Iterator<Item = &'a Mount>, container: Pid) -> Result<Vec<(&'a Map, OwnedFd)>> {
+fn user_namespaces<'a>(
+    mounts: impl Iterator<Item = &'a Mount>,
+    of_container: &dyn Fn() -> Result<OwnedFd>,
+) -> Result<Vec<(&'a Map, OwnedFd)>> {
     let mut namespaces: Vec<(&Map, OwnedFd)> = Vec::new();
     for Idmap { map, .. } in mounts.filter_map(|mount| mount.idmap.as_ref()) {
         if !namespaces.iter().any(|(known, _)| *known == map) {
-            namespaces.push((map, user_namespace(map, container)?));
+            namespaces.push((map, user_namespace(map, of_container)?));
         }
     }
     Ok(namespaces)
 }
 
-fn user_namespace(map: &Map, container: Pid) -> Result<OwnedFd> {
+fn user_namespace(map: &Map, of_container: &dyn Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
     match map {
-        Map::Container => mapped::of_process(container),
+        Map::Container => of_container(),
         Map::Own { uids, gids } => mapped::user_namespace(uids, gids),
     }
 }
@@ -91,7 +110,7 @@ pub fn map(plan: &Plan, child: &Child, index: u32, tree: BorrowedFd<'_>) -> Resu
     let Some((mount, Idmap { map, recursive })) = mount.and_then(|mount| Some((mount, mount.idmap.as_ref()?))) else {
         return Err(plan.told(Message::Map(index)));
     };
-    let namespace = user_namespace(map, child.pid)?;
+    let namespace = user_namespace(map, &|| mapped::of_process(child.pid))?;
     idmapped::apply(tree, namespace.as_fd(), *recursive, &format!("the source of {}", mount.destination.display()))
 }
 

@@ -123,7 +123,11 @@ pub fn copy_up(place: BorrowedFd<'_>, tmpfs: BorrowedFd<'_>, named: &str) -> Res
     })
 }
 
-fn tmpfs() -> Result<OwnedFd, Errno> {
+/// A filesystem in memory for a stage.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn tmpfs() -> Result<OwnedFd, Errno> {
     let options = Options { data: vec![("mode".into(), Some("0755".into()))], ..Options::default() };
     new_filesystem("tmpfs", "ferry", &options).map_err(|refusal| refusal.answer)
 }

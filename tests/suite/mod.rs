@@ -16,6 +16,7 @@ mod checkpoint_cut_off;
 mod checkpoint_encrypted;
 mod checkpoint_flags;
 mod checkpoint_freezer;
+mod checkpoint_mounts;
 mod checkpoint_progress;
 mod checkpoint_root;
 mod checkpoint_workloads;
@@ -174,6 +175,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("checkpoint_encrypted", checkpoint_encrypted::SCENARIOS),
     ("checkpoint_flags", checkpoint_flags::SCENARIOS),
     ("checkpoint_freezer", checkpoint_freezer::SCENARIOS),
+    ("checkpoint_mounts", checkpoint_mounts::SCENARIOS),
     ("checkpoint_progress", checkpoint_progress::SCENARIOS),
     ("checkpoint_root", checkpoint_root::SCENARIOS),
     ("migrate", migrate::SCENARIOS),
