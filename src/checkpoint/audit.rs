@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Pid};
 
 use super::held::{self, Status};
 use super::images::{self, Kind};
-use super::{audit_limits, audit_mounts};
+use super::{audit_files, audit_limits, audit_mounts};
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
 use crate::namespaces::{self, User};
@@ -64,6 +64,7 @@ pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
         cgroups(&process, criu).and_then(|whole| whole.map_err(of_process))?;
         separate(plan, &process).and_then(|whole| whole.map_err(of_process))?;
         audit_limits::check(plan, &process).and_then(|whole| whole.map_err(of_process))?;
+        audit_files::check(plan, &process).and_then(|whole| whole.map_err(of_process))?;
         let namespace = link(&process.join("ns/mnt"))?;
         if !seen.contains(&namespace) {
             audit_mounts::check(&plan.rootfs, root, &process).and_then(|whole| whole.map_err(of_process))?;

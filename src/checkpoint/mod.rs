@@ -25,6 +25,7 @@
 
 pub mod archive;
 mod audit;
+mod audit_files;
 mod audit_limits;
 mod audit_mounts;
 pub mod cause;

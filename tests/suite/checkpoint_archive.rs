@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -26,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_archive_of_another_machine_is_refused", CRIU, another_machine),
     scenario("an_archive_gets_no_more_than_the_bundle_gives", CRIU, wider),
     scenario("a_name_that_is_no_text_hides_no_process", CRIU, nameless),
+    scenario("an_archive_opens_no_file_that_its_user_may_not", CRIU, files),
     scenario("archives_of_all_sorts_of_containers_come_back", CRIU, all_sorts),
 ];
 
@@ -412,6 +414,29 @@ fn nameless(case: &mut Case) -> Outcome {
     assert!(said.contains("lacks process.noNewPrivileges"), "{said}");
     case.config["process"]["noNewPrivileges"] = json!(false);
     let lines = imported(case, &archive, &[])?;
+    row.continued(lines)
+}
+
+/// The file comes to be another's while it is open: CRIU opens it all the same.
+fn files(case: &mut Case) -> Outcome {
+    case.config["process"]["capabilities"] = json!({});
+    let mut row = Row::of(case.args(&["/probe", "lock", "/home/file"]).start()?);
+    row.go_on(5)?;
+    let file = case.bundle.inside("home/file");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o640))?;
+    chown(&file, Some(5), Some(42))?;
+    let archive = exported(case, &["--file-locks"])?;
+    let said = refused_with(case, &archive, &["--file-locks"])?;
+    assert!(said.contains("has /home/file open, which process.user may not open"), "{said}");
+    // Who may override that may have opened it.
+    case.config["process"]["capabilities"] =
+        json!({"bounding": ["CAP_DAC_OVERRIDE"], "permitted": ["CAP_DAC_OVERRIDE"]});
+    let lines = imported(case, &archive, &["--file-locks"])?;
+    row.continued(lines)?;
+    case.config["process"]["capabilities"] = json!({});
+    chown(&file, Some(0), Some(0))?;
+    let archive = exported(case, &["--file-locks"])?;
+    let lines = imported(case, &archive, &["--file-locks"])?;
     row.continued(lines)
 }
 
