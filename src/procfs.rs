@@ -73,11 +73,15 @@ pub fn unless_ended<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Who traces a process. proc_pid_status(5)
-pub fn tracer(pid: Pid) -> Option<Pid> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let number = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
-    (number > 0).then(|| Pid::from_raw(number))
+/// Who traces a process, if somebody does. proc_pid_status(5)
+///
+/// # Errors
+/// It cannot be seen.
+pub fn tracer(pid: Pid) -> io::Result<Option<Pid>> {
+    let status = text(format!("/proc/{pid}/status"))?;
+    let number = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    let number = number.and_then(|number| number.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((number > 0).then(|| Pid::from_raw(number)))
 }
 
 #[cfg(test)]
@@ -96,6 +100,17 @@ mod tests {
     fn this_process_is_alive() {
         let own = stat(Pid::this()).unwrap();
         assert!(!own.is_dead() && !own.exits && own.start_time > 0);
+    }
+
+    #[test]
+    fn what_is_no_text_is_read_all_the_same() {
+        let path = std::env::temp_dir().join(format!("ferry-procfs-{}", std::process::id()));
+        std::fs::write(&path, b"Name:\t\xff\nState:\tR").unwrap();
+        let read = text(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read.unwrap(), "Name:\t\u{fffd}\nState:\tR");
+        assert!(unless_ended(text(&path)).unwrap().is_none(), "it is gone");
+        assert!(unless_ended(text(path.with_file_name("."))).is_err(), "a directory is not");
     }
 
     #[test]

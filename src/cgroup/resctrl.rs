@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::procfs;
 use crate::spec::config::IntelRdt;
 
 /// What is done in the resctrl filesystem.
@@ -105,7 +106,7 @@ pub fn plan(configured: Option<&IntelRdt>, id: &str) -> Result<Option<Plan>> {
 /// # Errors
 /// No resctrl filesystem is mounted.
 pub fn locate(plan: &Plan) -> Result<Groups> {
-    let mounts = fs::read_to_string("/proc/self/mounts").or_cannot("read", "/proc/self/mounts")?;
+    let mounts = procfs::text("/proc/self/mounts").or_cannot("read", "/proc/self/mounts")?;
     let mount = mount_point(&mounts).ok_or_else(|| {
         Error::config("linux.intelRdt", "cannot be carried out: this host has no resctrl filesystem mounted")
             .hint("where the processor has it: mount -t resctrl resctrl /sys/fs/resctrl")

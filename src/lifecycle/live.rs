@@ -56,9 +56,9 @@ impl Live {
         self.record.init.filter(|_| self.has_process())
     }
 
-    /// Whether its first process lives on, and no CRIU has it in its hands that may yet end it.
+    /// Whether its first process lives on, and no CRIU has it in its hands that may yet end it, as far as can be seen.
     pub fn goes_on(&self) -> bool {
-        self.init().is_some_and(|init| matches!(init.is_ending(), Ok(false)) && procfs::tracer(init.pid()).is_none())
+        self.init().is_some_and(|init| matches!(init.is_ending(), Ok(false)) && is_let_alone(init))
     }
 
     /// Its cgroup, without which `deed` ("pause") cannot be done.
@@ -71,6 +71,10 @@ impl Live {
             None => Err(without_cgroup(deed, &self.record)),
         }
     }
+}
+
+fn is_let_alone(init: Init) -> bool {
+    matches!(procfs::tracer(init.pid()), Ok(None))
 }
 
 fn without_cgroup(deed: &'static str, record: &Record) -> Error {

@@ -21,7 +21,7 @@ pub fn criu(cgroup: &cgroup::Cgroup) -> Result<()> {
         if is_criu(&words(pid)) {
             wait_for(pid)?;
         }
-        match procfs::tracer(pid).map(|tracer| (tracer, words(tracer))) {
+        match procfs::tracer(pid).ok().flatten().map(|tracer| (tracer, words(tracer))) {
             Some((tracer, line)) if line.is_empty() || is_criu(&line) => wait_for(tracer)?,
             _ => (),
         }

@@ -118,7 +118,7 @@ pub fn isolate(rootfs: &Rootfs) -> Result<()> {
 fn hide_kernel_views(root: &Root) -> Result<()> {
     let own = fd_path(root.dir());
     let own = std::fs::read_link(OsStr::from_bytes(own.as_bytes())).or_cannot("name", root)?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").or_cannot("read", "/proc/self/mountinfo")?;
+    let table = std::fs::read("/proc/self/mountinfo").or_cannot("read", "/proc/self/mountinfo")?;
     for place in whole_views(&table).filter(|place| !place.starts_with(&own)) {
         match umount_or_cover(&place) {
             // One above it has taken it along, the procfs at /proc among them.
@@ -129,13 +129,14 @@ fn hide_kernel_views(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Where procfs and sysfs are mounted from their root. proc_pid_mountinfo(5)
-fn whole_views(table: &str) -> impl Iterator<Item = PathBuf> {
-    table.lines().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let fields: Vec<&str> = before.split(' ').collect();
-        let whole = fields.get(3) == Some(&"/") && matches!(after.split(' ').next(), Some("proc" | "sysfs"));
-        whole.then(|| fields.get(4).map(|place| mountinfo::unescape(place.as_bytes())))?
+/// Where procfs and sysfs are mounted from their root. Names there are bytes, and a place is to be hidden whatever it is called.
+/// proc_pid_mountinfo(5)
+fn whole_views(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(3);
+        let (top, place) = (fields.next()?, fields.next()?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (top == b"/" && matches!(kind, b"proc" | b"sysfs")).then(|| mountinfo::unescape(place))
     })
 }
 
@@ -196,13 +197,14 @@ mod tests {
 
     #[test]
     fn whole_views_of_the_kernel() {
-        let table = "\
+        let table = b"\
 20 1 0:19 / /proc rw shared:1 - proc proc rw
 21 20 0:19 /sys /proc/sys ro - proc proc rw
 22 1 0:20 / /a\\040b rw - sysfs sysfs rw
 23 1 8:1 / / rw - ext4 /dev/sda1 rw
+24 1 0:19 / /mnt/\xff rw shared:1 - proc proc rw
 ";
         let found: Vec<PathBuf> = whole_views(table).collect();
-        assert_eq!(found, [Path::new("/proc"), Path::new("/a b")]);
+        assert_eq!(found, [Path::new("/proc"), Path::new("/a b"), Path::new(OsStr::from_bytes(b"/mnt/\xff"))]);
     }
 }

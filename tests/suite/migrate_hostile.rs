@@ -7,15 +7,33 @@ use serde_json::{Value, json};
 
 use super::case::Case;
 use super::checkpoint::CRIU;
-use super::migrate::{copied_bundle, counter, destination, gone, settled, words};
+use super::migrate::{copied_bundle, counter, destination, gone, printed, settled, words};
+use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
 /// This file's scenarios.
-pub const SCENARIOS: &[Scenario] = &[scenario("what_comes_gets_no_more_than_the_bundle_there_gives", CRIU, wider)];
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("what_comes_gets_no_more_than_the_bundle_there_gives", CRIU, wider),
+    scenario("a_name_that_is_no_text_goes_along", CRIU, nameless),
+];
 
 /// What a container has more than the bundle at the destination gives it.
 type Change = fn(&mut Value);
+
+/// The kernel keeps 15 bytes of a program's name, and the last letter of this one has two of its own.
+fn nameless(case: &mut Case) -> Outcome {
+    case.bundle.link("fourteen-bytes\u{e9}", "probe")?;
+    let mut row = Row::of(case.args(&["/fourteen-bytes\u{e9}", "count", "1000000", "0"]).start()?);
+    row.go_on(5)?;
+    let name = fs::read(format!("/proc/{}/comm", case.pid()?))?;
+    assert!(name.starts_with(b"fourteen-bytes") && str::from_utf8(&name).is_err(), "{name:?}");
+    let (store, id, there, to) = (case.path("store"), case.id.clone(), case.other_id(), destination(case));
+    case.call(&words(&[], &store, (&id, &there), &to))?.success()?;
+    let lines = printed(case, &there)?;
+    row.continued(lines)?;
+    settled(case)
+}
 
 /// The source says that the container has the configuration that is there, and sends one that has more.
 fn wider(case: &mut Case) -> Outcome {

@@ -24,6 +24,7 @@ use crate::lifecycle::pause::PATIENCE;
 use crate::lifecycle::{Setting, checkpoint, delete, live, outlive, own_root};
 use crate::migrate::container::{Container, Dumped, Held, Still};
 use crate::migrate::message::{Choices, Stream};
+use crate::procfs;
 use crate::spec::Config;
 
 /// See the module.
@@ -159,9 +160,12 @@ impl Container for Running<'_> {
     fn maps_files(&mut self) -> Result<bool> {
         let live = live::open(self.setting, self.id)?;
         let pids = life::procs(&live.cgroup("migrate")?)?;
-        // One that has ended meanwhile has none.
-        let maps = |pid: Pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        Ok(pids.into_iter().any(|pid| maps(pid).lines().any(is_shared_writable)))
+        // One that has ended meanwhile has none; one that cannot be looked at may have.
+        let maps = |pid: Pid| match procfs::unless_ended(procfs::text(format!("/proc/{pid}/maps"))) {
+            Ok(maps) => maps.is_some_and(|maps| maps.lines().any(is_shared_writable)),
+            Err(_) => true,
+        };
+        Ok(pids.into_iter().any(maps))
     }
 
     fn go_on(&mut self) -> Result<bool> {
@@ -262,7 +266,7 @@ impl Still for Stopped<'_, '_> {
         }
         // An older freezer, or a tracer, keeps it from ending.
         let path = format!("/proc/{}/status", self.locked.pid);
-        std::fs::read_to_string(&path).or_cannot("read", &path).map(|status| status.lines().any(is_killed))
+        procfs::text(&path).or_cannot("read", &path).map(|status| status.lines().any(is_killed))
     }
 }
 
