@@ -1,5 +1,7 @@
 //! `create`: everything up to the program, which then waits for `start`; and the beginning that `run` shares with it.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -338,12 +340,20 @@ pub(super) fn preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whole or not at all: whoever waits for the file reads it as soon as it is there.
+/// Whole or not at all: whoever waits for the file reads it as soon as it is there. It is written beside under a name that anybody can
+/// know, so what lies there is removed and never written through.
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.new"));
-    let written = std::fs::write(&beside, pid.to_string()).and_then(|()| std::fs::rename(&beside, path));
-    written.or_cannot("write pid file", path.display())
+    let write = || {
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => (),
+        }
+        File::create_new(&beside)?.write_all(pid.to_string().as_bytes())?;
+        std::fs::rename(&beside, path)
+    };
+    write().or_cannot("write pid file", path.display())
 }
 
 /// Sockets that a service manager passes to this very process, as many of them as are there. sd_listen_fds(3)

@@ -43,6 +43,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("an_unknown_field_is_ignored", &[], unknown_field),
     scenario("a_failure_late_in_the_container_is_told", &[], late_failure),
     scenario("a_failure_leaves_the_pid_file_unwritten", &[], no_pid_file),
+    scenario("a_link_beside_the_pid_file_is_not_written_through", &[Ferry], planted_link),
     scenario("a_limit_that_cannot_be_enforced_is_refused", &[Root, Ferry], unenforceable),
     scenario("a_state_file_that_is_broken_does_not_stop_the_others", &[Ferry], broken_state),
     scenario("one_line_for_one_error", &[Ferry], one_line),
@@ -219,6 +220,17 @@ fn no_pid_file(case: &mut Case) -> Outcome {
     let (bundle, id, file) = (case.write_config()?, case.id.clone(), case.path("pid"));
     case.call(&["create", "--pid-file", &file, "--bundle", &bundle, &id])?.failure()?;
     assert!(!std::path::Path::new(&file).exists());
+    Ok(())
+}
+
+fn planted_link(case: &mut Case) -> Outcome {
+    let (bundle, id, file, victim) = (case.write_config()?, case.id.clone(), case.path("pid"), case.path("victim"));
+    fs::write(&victim, "untouched")?;
+    std::os::unix::fs::symlink(&victim, case.path(".pid.new"))?;
+    case.call(&["run", "--pid-file", &file, "--bundle", &bundle, &id])?.success()?;
+    assert_eq!(fs::read_to_string(victim)?, "untouched");
+    assert!(fs::symlink_metadata(&file)?.is_file());
+    fs::read_to_string(file)?.parse::<u32>()?;
     Ok(())
 }
 
