@@ -9,9 +9,11 @@ mod message;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use message::{ERROR, METHOD_RETURN, Message, SIGNAL, decode_fields, encode, malformed};
 
@@ -43,10 +45,7 @@ impl Bus {
     ///
     /// There is no bus at the address, or it does not take us for the user we are.
     pub fn connect(address: &str) -> Result<Self> {
-        let stream = open(address)?;
-        for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            set(&stream, Some(PATIENCE)).or_cannot("talk to the bus at", address)?;
-        }
+        let stream = open(address, PATIENCE)?;
         let mut bus = Self { stream, serial: 0, pending: VecDeque::new() };
         bus.authenticate(address)?;
         bus.call_bus("Hello", "", Body::default())?;
@@ -152,17 +151,26 @@ impl Bus {
     }
 }
 
-fn open(address: &str) -> Result<UnixStream> {
+/// Neither this nor what is done with the stream takes longer than `patience`.
+fn open(address: &str, patience: Duration) -> Result<UnixStream> {
     // Several addresses may stand in a row; each has keys after its transport.
     for one in address.split(';') {
         let keys = one.strip_prefix("unix:").unwrap_or_default().split(',');
         for (key, value) in keys.filter_map(|pair| pair.split_once('=')) {
-            let opened = match key {
-                "path" => UnixStream::connect(value),
-                "abstract" => SocketAddr::from_abstract_name(value).and_then(|name| UnixStream::connect_addr(&name)),
+            let name = match key {
+                "path" => UnixAddr::new(value),
+                "abstract" => UnixAddr::new_abstract(value.as_bytes()),
                 _ => continue,
             };
-            return opened.or_cannot("connect to the bus at", address);
+            let name = name.or_cannot("connect to the bus at", address)?;
+            let made = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+            let stream = UnixStream::from(made.or_cannot("connect to the bus at", address)?);
+            // Before it connects, which waits as a write does: for as long as the queue of a bus that hangs is full. unix(7)
+            for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+                set(&stream, Some(patience)).or_cannot("talk to the bus at", address)?;
+            }
+            connect(stream.as_raw_fd(), &name).or_cannot("connect to the bus at", address)?;
+            return Ok(stream);
         }
     }
     Err(Error::said("connect to the bus at", address, "only unix:path= and unix:abstract= are understood"))
@@ -175,8 +183,29 @@ mod tests {
     #[test]
     fn only_local_buses() {
         for address in ["tcp:host=localhost,port=1", "", "unix:tmpdir=/tmp"] {
-            let error = open(address).unwrap_err().to_string();
+            let error = open(address, PATIENCE).unwrap_err().to_string();
             assert!(error.contains("only unix:path="), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bus_that_takes_nobody_is_not_waited_for_without_end() {
+        use nix::errno::Errno;
+        use nix::sys::socket::{Backlog, bind, listen};
+        let name = format!("ferry-dbus-{}", std::process::id());
+        let address = UnixAddr::new_abstract(name.as_bytes()).unwrap();
+        let make = |flags| socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        let bus = make(SockFlag::empty());
+        bind(bus.as_raw_fd(), &address).unwrap();
+        listen(&bus, Backlog::new(0).unwrap()).unwrap();
+        let mut queue = Vec::new();
+        loop {
+            queue.push(make(SockFlag::SOCK_NONBLOCK));
+            if connect(queue.last().unwrap().as_raw_fd(), &address).is_err() {
+                break;
+            }
+        }
+        let error = open(&format!("unix:abstract={name}"), Duration::from_millis(10)).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EAGAIN), "{error}");
     }
 }

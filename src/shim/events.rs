@@ -4,12 +4,13 @@
 //! it in order, and only so many of them.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::poll::PollFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use prost::Message;
 
 use super::frames::{Connection, Frame, REQUEST};
@@ -74,7 +75,7 @@ impl Events {
     pub fn connect(&mut self) {
         let Some(address) = self.address.as_ref().filter(|_| !self.unconfirmed.is_empty()) else { return };
         // Refused: it is away, and the next event or the next round is another occasion.
-        let Ok(mut connection) = UnixStream::connect(address).and_then(Connection::new) else { return };
+        let Ok(mut connection) = connected(address).and_then(Connection::new) else { return };
         for (stream, payload) in &self.unconfirmed {
             let frame = Frame { stream: *stream, kind: REQUEST, payload: payload.clone() };
             if connection.send(&frame).is_err() {
@@ -118,6 +119,14 @@ impl Events {
     }
 }
 
+/// At once or not at all: a daemon that hangs while its queue is full must not hang the shim.
+fn connected(address: &Path) -> std::io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(address)?)?;
+    Ok(socket.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -152,6 +161,23 @@ mod tests {
         events.step();
         let mut daemon = Connection::new(listener.accept().unwrap().0).unwrap();
         assert_eq!(heard(&mut daemon), [(3, "/tasks/exit".into())]);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_takes_nobody_is_not_waited_for() {
+        use nix::sys::socket::{Backlog, listen};
+        let path = std::env::temp_dir().join(format!("ferry-shim-events-full-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let mut queue = Vec::new();
+        while let Ok(one) = connected(&path) {
+            queue.push(one);
+        }
+        assert!(!queue.is_empty());
+        let mut events = Events::new(Some(path.clone()), "n");
+        events.tell("start", "TaskStart", &TaskStart::default());
+        assert!(events.is_cut_off());
         std::fs::remove_file(path).unwrap();
     }
 }
