@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno as Answer;
 
@@ -242,21 +242,25 @@ impl Part {
         }
     }
 
-    /// Gives it its name, when all of it has reached the disk.
+    /// Gives it its name, when all of it has reached the disk; the name has too when this returns.
     ///
     /// # Errors
     /// What the kernel answers.
     pub fn name(&self, shown: &Path) -> Result<()> {
         self.file.sync_all().or_cannot("write", shown.display())?;
-        renameat(&self.directory, &self.part, &self.directory, &self.name).or_cannot("name", shown.display())
+        renameat(&self.directory, &self.part, &self.directory, &self.name).or_cannot("name", shown.display())?;
+        fsync(&self.directory).or_cannot("sync the directory of", shown.display())
     }
 
-    /// Takes it away.
+    /// Takes it away, unless it has its name.
     ///
     /// # Errors
     /// What the kernel answers.
     pub fn remove(&self, shown: &Path) -> Result<()> {
-        unlinkat(&self.directory, &self.part, AtFlags::empty()).or_cannot("remove", shown.display())
+        match unlinkat(&self.directory, &self.part, AtFlags::empty()) {
+            Err(Answer::NOENT) => Ok(()),
+            answer => answer.or_cannot("remove", shown.display()),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, renameat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, renameat, syncfs};
 
 use super::Setting;
 use crate::error::{Context, Error, Result};
@@ -154,6 +154,8 @@ impl Place {
     }
 
     fn finish(&self) -> Result<()> {
+        // Before it has its name, which the disk may have first otherwise.
+        syncfs(&self.above).or_cannot("sync", self.part_path().display())?;
         renameat(&self.above, &self.part, &self.above, &self.name).or_cannot("make bundle", self.directory.display())
     }
 
