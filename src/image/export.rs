@@ -94,9 +94,11 @@ fn append(
 }
 
 /// So many bytes or an error: an archive in which a file is cut short would be read as another one.
-struct Filled<'a, S> {
-    stream: &'a mut S,
-    left: u64,
+pub struct Filled<'a, S> {
+    /// The file.
+    pub stream: &'a mut S,
+    /// What is still to come. Bytes.
+    pub left: u64,
 }
 
 impl<S: Read> Read for Filled<'_, S> {

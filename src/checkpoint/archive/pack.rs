@@ -17,6 +17,7 @@ use crate::checkpoint::progress::{Event, Progress, Step};
 use crate::checkpoint::root;
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::export::Filled;
 
 /// zstd's own default, which compresses memory at the pace of a disk.
 const LEVEL: i32 = 3;
@@ -90,7 +91,7 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn append<W: Write>(builder: &mut tar::Builder<W>, name: &str, size: u64, data: impl Read) -> Result<()> {
+fn append<W: Write>(builder: &mut tar::Builder<W>, name: &str, size: u64, mut data: impl Read) -> Result<()> {
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o600);
@@ -99,7 +100,7 @@ fn append<W: Write>(builder: &mut tar::Builder<W>, name: &str, size: u64, data: 
     header.set_gid(0);
     // Sizes beyond eight octal-digit gigabytes go into the binary form that GNU tar began.
     header.set_size(size);
-    builder.append_data(&mut header, name, data).or_cannot("pack", name)
+    builder.append_data(&mut header, name, Filled { stream: &mut data, left: size }).or_cannot("pack", name)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -182,5 +183,18 @@ impl Read for Watched<'_> {
         let count = self.file.read(buffer)?;
         self.watch.progress.event(Event::More(count as u64));
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_cut_short_meanwhile_is_an_error() {
+        let mut builder = tar::Builder::new(Vec::new());
+        append(&mut builder, "whole", 2, &b"ab"[..]).unwrap();
+        let error = append(&mut builder, "short", 3, &b"ab"[..]).unwrap_err().to_string();
+        assert!(error.contains("pack short"), "{error}");
     }
 }
