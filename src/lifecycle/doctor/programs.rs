@@ -1,12 +1,13 @@
 //! What else is used where it is there: CRIU, systemd, and a place for the records.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, access};
 
 use super::Finding;
 use crate::cgroup::systemd;
+use crate::checkpoint::criu;
 
 /// What was found; `root` is where records are kept.
 pub(super) fn findings(root: &Path) -> Vec<Finding> {
@@ -36,7 +37,9 @@ fn systemd() -> Finding {
 }
 
 fn criu() -> Finding {
-    let output = Command::new("criu").arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let version =
+        |criu: PathBuf| Command::new(criu).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let output = criu::find().ok().and_then(|criu| version(criu).ok());
     let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     match version_in(&said) {
         Some(version) => Finding::ok("criu", version),
