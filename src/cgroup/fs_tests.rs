@@ -4,7 +4,7 @@ use super::*;
 use crate::cgroup::life;
 use crate::cgroup::location;
 use crate::cgroup::resources::plan_update;
-use crate::cgroup::trial::{PATIENCE, Trial};
+use crate::cgroup::trial::{PATIENCE, Trial, skip};
 
 fn limits(json: &str) -> Limits {
     plan_update(&serde_json::from_str(json).unwrap()).unwrap()
@@ -47,7 +47,7 @@ fn an_existing_cgroup_must_be_a_leaf() {
     let inner = trial.create("inner");
     let offered = std::fs::read_to_string(inner.path.join("cgroup.controllers")).unwrap();
     let Some(controller) = offered.split_whitespace().next() else {
-        return println!("skipped: leaf: this tree has no controllers below its root");
+        return skip("this tree has no controllers below its root");
     };
     std::fs::write(inner.path.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
     let error = create(&trial.below("inner"), &Limits::default()).unwrap_err().to_string();
@@ -62,7 +62,7 @@ fn an_existing_cgroup_must_be_a_leaf() {
 fn a_controller_of_v1_is_named_with_the_field_and_nothing_is_left() {
     let Some(trial) = Trial::new("hybrid") else { return };
     if !location::find_tree().unwrap().unwrap().hybrid {
-        return println!("skipped: hybrid: this host's controllers are all in v2");
+        return skip("this host's controllers are all in v2");
     }
     let error = create(&trial.below("a/b"), &limits(r#"{"memory": {"limit": 4096}}"#)).unwrap_err().to_string();
     assert!(error.contains("linux.resources.memory.limit: memory is bound to cgroup v1 on this host"), "{error}");
@@ -106,7 +106,7 @@ fn with_controllers(test: &str, controllers: &[&str]) -> Option<Trial> {
     match missing {
         None => Some(trial),
         Some(missing) => {
-            println!("skipped: {test}: {missing} is not enabled in the root of the v2 tree");
+            skip(&format!("{missing} is not enabled in the root of the v2 tree"));
             None
         }
     }
@@ -158,7 +158,7 @@ fn enables_controllers_on_the_way_and_applies_their_limits() {
 fn processors_disks_and_huge_pages_are_limited() {
     let Some(trial) = with_controllers("kinds", &["cpu", "cpuset", "io", "hugetlb"]) else { return };
     let Ok(disk) = std::fs::read_to_string("/sys/block/vda/dev") else {
-        return println!("skipped: kinds: this host has no disk vda");
+        return skip("this host has no disk vda");
     };
     let (major, minor) = disk.trim().split_once(':').unwrap();
     let device = format!(r#""major": {major}, "minor": {minor}"#);
@@ -226,7 +226,7 @@ fn usage_that_cannot_be_read_refuses_nothing() {
     let Some(trial) = Trial::new("unchecked") else { return };
     let cgroup = trial.create("box");
     if file::read(cgroup.as_fd(), "memory.current").is_ok() {
-        return println!("skipped: unchecked: this cgroup has the memory controller");
+        return skip("this cgroup has the memory controller");
     }
     check_memory(&cgroup, MemoryCheck { limit: Some(1), with_swap: None }).unwrap();
 }

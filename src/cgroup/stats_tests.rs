@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cgroup::life;
-use crate::cgroup::trial::Trial;
+use crate::cgroup::trial::{Trial, skip};
 
 #[test]
 fn cpu_in_nanoseconds() {
@@ -90,7 +90,7 @@ fn a_cgroup_without_the_memory_controller_tells_of_no_kills() {
     let Some(trial) = Trial::new("kills") else { return };
     let cgroup = trial.create("box");
     if cgroup.path.join("memory.events").exists() {
-        return println!("skipped: kills: this host has the memory controller in cgroup v2");
+        return skip("this host has the memory controller in cgroup v2");
     }
     assert!(MemoryEvents::open(&cgroup).unwrap().is_none());
 }

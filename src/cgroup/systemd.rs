@@ -225,6 +225,7 @@ mod tests {
     use super::*;
     use crate::cgroup::location::parse_unit;
     use crate::cgroup::resources::plan_update;
+    use crate::cgroup::trial::skip;
 
     fn limits(json: &str) -> Limits {
         plan_update(&serde_json::from_str(json).unwrap()).unwrap()
@@ -239,11 +240,11 @@ mod tests {
     #[test]
     fn a_scope_lives_and_ends_with_real_systemd() {
         if !std::path::Path::new("/run/systemd/system").exists() {
-            return println!("skipped: systemd does not run this host");
+            return skip("systemd does not run this host");
         }
         let mut manager = match Manager::connect() {
             Ok(manager) => manager,
-            Err(error) => return println!("skipped: {error}"),
+            Err(error) => return skip(&error.to_string()),
         };
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);

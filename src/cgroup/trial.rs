@@ -12,6 +12,15 @@ use super::resources::Limits;
 /// Longer than any event here takes, shorter than a test run's patience.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Says that this host lacks what the rest of a test needs. Not by way of the harness, which keeps what a test prints to itself unless it
+/// fails: tests/run takes these lines from those that passed, by the test's name, which its thread has.
+pub(crate) fn skip(why: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let line = format!("\nskipped: {}: {why}\n", thread.name().unwrap_or("a test"));
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// A trial's directory and the processes in it.
 pub(crate) struct Trial {
     pub location: Location,
@@ -19,10 +28,10 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// `None`, with the reason printed, where a test cannot make cgroups.
+    /// `None`, with the reason told, where a test cannot make cgroups.
     pub fn new(test: &str) -> Option<Self> {
         let skip = |why: &str| {
-            println!("skipped: {test}: {why}");
+            skip(why);
             None
         };
         if !nix::unistd::geteuid().is_root() {
