@@ -2,7 +2,7 @@
 //!
 //! In it: `state.json` (the record), `config.json` (a copy: the bundle may change or go), `gate` (the socket on which a
 //! created container waits for `start`), `root`, upon which a copy-on-write root is staged, and `notify`, where a container says
-//! that it is ready, and `worker`, while a checkpoint or restore is at work. Everything ferry leaves on
+//! that it is ready, `worker`, while a checkpoint or restore is at work, and `tracked`, which rounds of memory have begun. Everything ferry leaves on
 //! disk is below, so that removing it by name is removing all.
 
 mod claim;

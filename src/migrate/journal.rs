@@ -275,7 +275,7 @@ impl Journal {
     /// Says how far it is. It is on disk when this returns.
     ///
     /// # Errors
-    /// What the kernel answers; then the state is what it was.
+    /// What the kernel answers; then either of the two states may be the one that is on disk.
     pub fn note(&mut self, state: State) -> Result<()> {
         let entry = self.write(c"journal.new", state)?;
         self.put(c"journal.new", entry)
@@ -292,7 +292,7 @@ impl Journal {
     /// Says what was prepared, as [`Journal::note`] does.
     ///
     /// # Errors
-    /// What the kernel answers; then the state is what it was.
+    /// What the kernel answers; then either of the two states may be the one that is on disk.
     pub fn note_prepared(&mut self, state: State) -> Result<()> {
         self.put(PREPARED, Entry { state, ..self.entry.clone() })
     }
