@@ -36,8 +36,8 @@ pub struct Stats {
     pub rdma: BTreeMap<String, BTreeMap<String, u64>>,
     /// Cache and memory bandwidth allocation; filled by whoever governs resctrl.
     pub intel_rdt: IntelRdt,
-    /// Interfaces of the container; filled by whoever can look into its network namespace.
-    pub network_interfaces: Option<Vec<NetworkInterface>>,
+    /// Null, as runc has it where the network is not its own to make. Its readers know the field.
+    pub network_interfaces: (),
 }
 
 /// CPU time and throttling.
@@ -186,22 +186,6 @@ pub struct Hugetlb {
 /// Cache and memory bandwidth allocation.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct IntelRdt {}
-
-/// One network interface.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
-#[expect(missing_docs, reason = "the kernel's own names of the figures")]
-pub struct NetworkInterface {
-    pub name: String,
-    pub rx_bytes: u64,
-    pub rx_packets: u64,
-    pub rx_errors: u64,
-    pub rx_dropped: u64,
-    pub tx_bytes: u64,
-    pub tx_packets: u64,
-    pub tx_errors: u64,
-    pub tx_dropped: u64,
-}
 
 /// Pressure stall information: what share of time tasks waited.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
