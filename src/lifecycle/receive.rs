@@ -89,7 +89,7 @@ pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) 
     told(&format!("listening at {}", listener.address))?;
     loop {
         let mut connection = listener.accept(options.patience, &mut |error| setting.log.warning(error))?;
-        let served = destination::serve(&mut connection.link, &journals(setting)?, &mut machine);
+        let served = journals(setting).and_then(|kept| destination::serve(&mut connection.link, &kept, &mut machine));
         for error in [connection.close(), machine.rest()].into_iter().filter_map(Result::err) {
             setting.log.warning(error);
         }

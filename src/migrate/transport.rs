@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustls::pki_types::ServerName;
 
@@ -243,7 +245,12 @@ pub struct Listener {
     identity: Option<Identity>,
     /// Those that have not shown who they are, the oldest first.
     unknown: VecDeque<Speaker>,
+    /// Made once, so that it is there when there are no descriptors left.
+    signals: SignalFd,
 }
+
+/// How long nobody is taken, where there is nothing left to take them with.
+const REST: Duration = Duration::from_secs(1);
 
 /// So many may be about to show who they are.
 const UNKNOWN: usize = 16;
@@ -259,28 +266,34 @@ impl Listener {
         if identity.is_none() {
             loopback(bound.ip(), address)?;
         }
-        Ok(Self { listener, address: bound, identity, unknown: VecDeque::new() })
+        Ok(Self { listener, address: bound, identity, unknown: VecDeque::new(), signals: interrupts()? })
     }
 
-    /// The next connection, whose far end is known where that is asked for. `refused` hears of those that are not. Signals with
-    /// which a user ends a program must be blocked, and end it.
+    /// The next connection, whose far end is known where that is asked for. `refused` hears of those that are not, or that came to
+    /// nothing. Signals with which a user ends a program must be blocked, and end it.
     ///
     /// # Errors
     /// A signal; the kernel's answer.
     pub fn accept(&mut self, patience: Duration, refused: &mut dyn FnMut(Error)) -> Result<Connection> {
-        let signals = interrupts()?;
+        let mut rests = false;
         loop {
-            let limit = self.unknown.front().map_or(PollTimeout::NONE, |speaker| {
-                let left = speaker.until().saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            });
+            let oldest = self
+                .unknown
+                .front()
+                .map(|speaker| speaker.until().saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+            let left = oldest.into_iter().chain(rests.then_some(REST)).min();
+            let limit = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
             let ends =
-                [signals.as_fd(), self.listener.as_fd()].into_iter().chain(self.unknown.iter().map(Speaker::news));
+                [self.signals.as_fd(), self.listener.as_fd()].into_iter().chain(self.unknown.iter().map(Speaker::news));
             let mut waited: Vec<PollFd<'_>> = ends.map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
+            if rests {
+                waited[1].set_events(PollFlags::empty());
+            }
             match poll(&mut waited, limit) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => (),
                 Err(answer) => return Err(Error::kernel("wait for", "a connection", answer)),
             }
+            rests = false;
             let ready: Vec<bool> = waited.iter().map(|waited| waited.any().unwrap_or(false)).collect();
             if ready[0] {
                 return Err(Error::plain("interrupted by a signal"));
@@ -293,9 +306,15 @@ impl Listener {
                     Err(error) => refused(error),
                 }
             } else if ready[1] {
-                let (stream, _) = self.listener.accept().or_cannot("accept a connection at", self.address)?;
-                let Some(identity) = &self.identity else { return Connection::plain(stream, patience) };
-                self.unknown.push_back(Speaker::begin(&End::Server, identity, stream)?);
+                match self.take(patience) {
+                    Ok(Some(connection)) => return Ok(connection),
+                    Ok(None) => (),
+                    Err(error) => {
+                        // The connection waits on, and is there again at once.
+                        rests = matches!(error.errno(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM));
+                        refused(error);
+                    }
+                }
                 if self.unknown.len() > UNKNOWN
                     && let Some(oldest) = self.unknown.pop_front()
                 {
@@ -304,6 +323,14 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Takes a connection; `None`: who is at its end is not known yet. accept(2) also tells of what befell it on the network.
+    fn take(&mut self, patience: Duration) -> Result<Option<Connection>> {
+        let (stream, _) = self.listener.accept().or_cannot("accept a connection at", self.address)?;
+        let Some(identity) = &self.identity else { return Connection::plain(stream, patience).map(Some) };
+        self.unknown.push_back(Speaker::begin(&End::Server, identity, stream)?);
+        Ok(None)
     }
 }
 

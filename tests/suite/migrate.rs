@@ -39,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("sockets_that_lead_out_go_along", CRIU, sockets),
     scenario("ssh_is_told_what_to_call", CRIU, ssh),
     scenario("over_a_connection_on_this_machine", CRIU, listening),
+    scenario("a_listener_that_is_short_of_descriptors_goes_on", CRIU, short_listener),
     scenario("a_far_end_that_is_no_ferry_is_told", CRIU, no_ferry),
     scenario("an_end_at_work_is_borne_with", CRIU, at_work),
     scenario("a_restore_that_fails_leaves_it_here", CRIU, failing_restore),
@@ -378,6 +379,38 @@ fn listening(case: &mut Case) -> Outcome {
     let said = case.call(&["receive", "--listen", "0.0.0.0:0", "--once"])?.failure()?.stderr;
     assert!(said.contains("not of this machine"), "{said}");
     Ok(())
+}
+
+/// Who comes while it has no descriptor left is told of, and the next one is served.
+fn short_listener(case: &mut Case) -> Outcome {
+    let mut row = counter(case)?;
+    let (there, store, output) = (case.other_id(), case.path("store"), case.path("output"));
+    let (log, words) =
+        (case.path("log"), ["--store", &store, "receive", "--listen", "127.0.0.1:0", "--output", &output]);
+    let (mut receiver, mut told) = case.spawn(&[&["--log", &log], &words[..]].concat())?;
+    let address = told.until("listening at")?.trim_start_matches("listening at ").to_owned();
+    let pid = rustix::process::Pid::from_child(&receiver);
+    let limit = |current| {
+        let limit = rustix::process::Rlimit { current: Some(current), maximum: Some(256) };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit)
+    };
+    limit(3)?;
+    drop(TcpStream::connect(&address)?);
+    let end = Instant::now() + case.patience();
+    while !fs::read_to_string(&log).is_ok_and(|log| log.contains("cannot accept a connection")) {
+        let ended = receiver.try_wait()?;
+        assert!(ended.is_none() && Instant::now() < end, "{ended:?}");
+        std::thread::yield_now();
+    }
+    limit(256)?;
+    let (id, to) = (case.id.clone(), format!("tcp://{address}"));
+    case.call(&self::words(&["--max-rounds", "2"], &store, (&id, &there), &to))?.success()?;
+    told.until(&format!("{there} runs here"))?;
+    let lines = printed(case, &there)?;
+    row.continued(lines)?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    output::wait(&mut receiver, case.patience())?;
+    settled(case)
 }
 
 fn no_ferry(case: &mut Case) -> Outcome {
