@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::case::{Case, names_in};
 use super::checkpoint::CRIU;
@@ -143,7 +144,21 @@ fn inspected(case: &mut Case) -> Outcome {
     assert!(mounts.iter().any(|mount| mount["point"] == "/proc"), "{mounts:?}");
     let text = case.call(&["checkpoint", "inspect", &archive])?.success()?.stdout;
     assert!(text.contains("probe") && text.contains("unix"), "{text}");
-    row.go_on(3)
+    row.go_on(3)?;
+    // What is looked into is held in memory, and a few bytes are enough for much of it.
+    let zeros = vec![0; 60 << 20];
+    let digest: String = Sha256::digest(&zeros).iter().map(|byte| format!("{byte:02x}")).collect();
+    let names: Vec<String> = (1..6).map(|number| format!("checkpoint/core-{number}000.img")).collect();
+    let mut large = with_manifest(&entries(&archive)?, |manifest| {
+        for name in &names {
+            manifest["parts"][name] = json!({"size": zeros.len(), "digest": format!("sha256:{digest}")});
+        }
+    })?;
+    large.extend(names.into_iter().map(|name| (name, zeros.clone())));
+    fs::write(&archive, tarred(&large)?)?;
+    let said = case.call(&["checkpoint", "inspect", &archive])?.failure()?.stderr;
+    assert!(said.contains("larger than 268435456 bytes"), "{said}");
+    Ok(())
 }
 
 fn unwritable(case: &mut Case) -> Outcome {

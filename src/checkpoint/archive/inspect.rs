@@ -16,6 +16,9 @@ use crate::security::jail::{self, Work};
 /// An image of interest that is larger than this is none. Bytes.
 const LARGEST: u64 = 64 << 20;
 
+/// As much as all of them may have together: they are held in memory, and an archive of nothing but zeros is small. Bytes.
+const MOST: u64 = 256 << 20;
+
 /// What is in an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,12 +63,13 @@ pub struct Mount {
 /// Reads an archive to its end, and verifies every part of it.
 ///
 /// # Errors
-/// As [`unpack::read`].
+/// As [`unpack::read`]; its images are too large to be looked into.
 pub fn inspect(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> {
     jail::confined(Work::Reads, || look(stream, identities))
 }
 
 fn look(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> {
+    let mut left = MOST;
     let mut images: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let manifest = unpack::read(stream, identities, |_| Ok(()), &mut |name, part, data| {
         let file = name.strip_prefix(IMAGES).map_or("", |rest| rest.trim_start_matches('/'));
@@ -73,6 +77,10 @@ fn look(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> 
         if !wanted.iter().any(|start| file.starts_with(start)) || part.size > LARGEST {
             return std::io::copy(data, &mut std::io::sink()).map(drop).or_cannot("read", name);
         }
+        left = left.checked_sub(part.size).ok_or_else(|| {
+            let why = format!("what tells of processes, mounts and sockets is larger than {MOST} bytes");
+            Error::said("inspect", "the archive", why)
+        })?;
         let mut bytes = Vec::new();
         data.read_to_end(&mut bytes).or_cannot("read", name)?;
         images.insert(file.to_owned(), bytes);
@@ -89,8 +97,8 @@ fn look(stream: impl Read + Send, identities: &Identities) -> Result<Inspected> 
         let pid = number(1);
         let core = read(&format!("core-{pid}.img"), Kind::Core)?;
         let name = core.first().and_then(|core| one(one(core, 3)?.bytes(), 6)).map(|name| clean(&name.text()));
-        let pages: u64 =
-            read(&format!("pagemap-{pid}.img"), Kind::Pages)?.iter().skip(1).map(|entry| present(entry)).sum();
+        let rows = read(&format!("pagemap-{pid}.img"), Kind::Pages)?;
+        let pages = rows.iter().skip(1).map(|entry| present(entry)).fold(0, u64::saturating_add);
         processes.push(Process {
             pid,
             parent: number(2),
