@@ -13,6 +13,8 @@ pub enum Need {
     CgroupV2(&'static [&'static str]),
     /// These controllers where a container of this user is put: for an ordinary user, below a cgroup of its own.
     Delegated(&'static [&'static str]),
+    /// A cgroup v2 tree without this controller, or none.
+    NoController(&'static str),
     /// A systemd that makes cgroups for this user.
     Systemd,
     /// A kernel that merges memory for a process and what it executes.
@@ -55,6 +57,9 @@ impl Need {
             Self::OrdinaryUser => root.then(|| "needs an ordinary user".into()),
             Self::CgroupV2(wanted) => missing_controllers(stage, wanted),
             Self::Delegated(wanted) => missing_controllers(stage, wanted).or_else(|| not_delegated(stage, wanted)),
+            Self::NoController(name) => missing_controllers(stage, &[name])
+                .is_none()
+                .then(|| format!("needs a host without the controller {name}")),
             Self::Systemd => no_systemd(root),
             Self::Ksm => no_ksm(),
             Self::KsmRuns => {
