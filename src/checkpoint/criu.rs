@@ -388,8 +388,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> std::result::Result<T, Errno>) -> 
     }
 }
 
-/// Signals with which a user ends a program.
-fn interrupts() -> Result<SignalFd> {
+/// The signals with which a user ends a program, which must be blocked.
+pub(crate) fn interrupts() -> Result<SignalFd> {
     let mut set = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().for_each(|signal| set.add(signal));
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).or_cannot("wait for", "signals")

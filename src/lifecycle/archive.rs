@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use nix::sys::signal::SigSet;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use rustix::fs::{CWD, Mode};
 
 use super::checkpoint::Deeds;
@@ -183,14 +182,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new() -> Result<Self> {
-        use nix::sys::signal::Signal;
-        let mut set = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
-            .into_iter()
-            .for_each(|signal| set.add(signal));
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&set, flags).or_cannot("wait for", "signals")?;
-        Ok(Self { signals, interrupted: AtomicBool::new(false) })
+        Ok(Self { signals: criu::interrupts()?, interrupted: AtomicBool::new(false) })
     }
 
     pub(super) fn go_on(&self) -> Result<()> {

@@ -9,14 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::frame::{HEADER, Header, Kind, refused};
 use super::message::{self, Message};
 use super::pace::Pace;
+use crate::checkpoint::criu::interrupts;
 use crate::error::{Context, Error, Result};
 
 /// How often an end that is at work says so.
@@ -367,16 +368,6 @@ fn wait(fd: Option<(BorrowedFd<'_>, PollFlags)>, time: Duration, interrupts: Opt
 /// The kernel's answer.
 pub fn pause(time: Duration) -> Result<()> {
     wait(None, time, None).map(drop)
-}
-
-/// The signals with which a user ends a program, which must be blocked.
-///
-/// # Errors
-/// The kernel's answer.
-pub(super) fn interrupts() -> Result<SignalFd> {
-    let mut set = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().for_each(|signal| set.add(signal));
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).or_cannot("wait for", "signals")
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use nix::sys::signalfd::SignalFd;
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustls::pki_types::ServerName;
 
-use super::link::{Link, interrupts};
+use super::link::Link;
 use super::tls::{End, Identity, Speaker, Spoken};
+use crate::checkpoint::criu::interrupts;
 use crate::error::{Context, Error, Result};
 
 /// How long a TCP connection may take.
