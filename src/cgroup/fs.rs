@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, Uid, accessat, chownat, mkdirat, unlinkat};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Gid, Mode, Uid, accessat, chownat, flock, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
@@ -47,6 +47,15 @@ impl Cgroup {
     pub fn undo(self) -> Result<()> {
         remove_made(&self.path, self.made)
     }
+
+    /// Lets other starts look at what [`create`] has locked: by now a process of this one is in it.
+    ///
+    /// # Errors
+    ///
+    /// None in practice; the kernel's answer is passed on.
+    pub fn unlock(&self) -> Result<()> {
+        flock(&self.dir, FlockOperation::Unlock).or_cannot("unlock the cgroup", self.path.display())
+    }
 }
 
 fn remove_made(path: &Path, made: usize) -> Result<()> {
@@ -76,10 +85,13 @@ pub fn open(path: &Path) -> Result<Cgroup> {
 /// `None`: no cgroup can be had here (an ordinary user without a delegated one) and none is needed: there are no limits,
 /// and the configuration did not name a place.
 ///
+/// It is locked until [`Cgroup::unlock`], which is for when a process is in it: of two starts with one path, each would
+/// otherwise find it empty.
+///
 /// # Errors
 ///
-/// A controller is not to be had, with the reason; the cgroup exists and has processes in it or is frozen; or the kernel
-/// refuses.
+/// A controller is not to be had, with the reason; the cgroup exists and has processes in it or is frozen, or another start
+/// is about to use it; or the kernel refuses.
 pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
     let path = location.dir();
     let may_do_without = !location.explicit && limits.writes.is_empty();
@@ -88,16 +100,26 @@ pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
         Err(error) if may_do_without && is_denied(&error) => return Ok(None),
         made => made?,
     };
-    let opened = file::open_dir(CWD, &path).or_cannot("open the cgroup", path.display());
-    let checked = opened.and_then(|dir| {
-        if made == 0 {
-            check_unused(&dir, &path)?;
-        }
-        Ok(dir)
-    });
+    let dir = match file::open_dir(CWD, &path).or_cannot("open the cgroup", path.display()) {
+        Ok(dir) => dir,
+        Err(error) => return Err(undone(&path, made, error)),
+    };
+    // Whoever has it is about to clone into it: it stays, also if it was made here.
+    lock(&dir, &path)?;
+    // Also one that was made here: another start may have found it, and be done with the lock.
+    let checked =
+        check_empty(&dir, &path).and_then(|()| if made == 0 { check_takes_processes(&dir, &path) } else { Ok(()) });
     match checked {
-        Ok(dir) => Ok(Some(Cgroup { dir, path, made })),
+        Ok(()) => Ok(Some(Cgroup { dir, path, made })),
         Err(error) => Err(undone(&path, made, error)),
+    }
+}
+
+/// Never waits: anybody who may open a cgroup can have it locked.
+fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
+    match flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => refuse(path, "another container is just being put there"),
+        answer => answer.or_cannot("lock the cgroup", path.display()),
     }
 }
 
@@ -117,27 +139,33 @@ fn undone(path: &Path, made: usize, error: Error) -> Error {
 
 /// A cgroup that exists already must be empty and thawed: else this container would share another's fate (runtime-spec,
 /// config-linux.md#control-groups).
-fn check_unused(dir: &OwnedFd, path: &Path) -> Result<()> {
+fn check_empty(dir: &OwnedFd, path: &Path) -> Result<()> {
     let events = file::read(dir.as_fd(), "cgroup.events").or_cannot("read the state of", path.display())?;
-    let refuse = |why: &str| Err(Error::said("put the container into the cgroup", path.display().to_string(), why));
     match (file::value_of(&events, "populated"), file::value_of(&events, "frozen")) {
         (Some("1"), _) => {
-            return refuse("the container's cgroup is not empty: another container, or other processes, run in it");
+            refuse(path, "the container's cgroup is not empty: another container, or other processes, run in it")
         }
-        (_, Some("1")) => return refuse("the container's cgroup unexpectedly frozen: somebody froze it before"),
-        _ => {}
+        (_, Some("1")) => refuse(path, "the container's cgroup unexpectedly frozen: somebody froze it before"),
+        _ => Ok(()),
     }
-    // What is empty may still be an inner node, or part of a threaded tree, which take no process.
+}
+
+/// What is empty may still be an inner node, or part of a threaded tree, which take no process.
+fn check_takes_processes(dir: &OwnedFd, path: &Path) -> Result<()> {
     let given =
         file::read(dir.as_fd(), "cgroup.subtree_control").or_cannot("read the controllers of", path.display())?;
     if !given.trim().is_empty() {
-        return refuse(&format!("it gives controllers to those below it ({}), and so takes no process", given.trim()))
-            .map_err(|error: Error| error.hint("give a linux.cgroupsPath below it"));
+        let why = format!("it gives controllers to those below it ({}), and so takes no process", given.trim());
+        return refuse(path, &why).map_err(|error: Error| error.hint("give a linux.cgroupsPath below it"));
     }
     match file::read(dir.as_fd(), "cgroup.type").as_deref().map(str::trim_end) {
         Ok("domain" | "domain threaded") | Err(_) => Ok(()),
-        Ok(kind) => refuse(&format!("its type is {kind:?}, which takes threads only")),
+        Ok(kind) => refuse(path, &format!("its type is {kind:?}, which takes threads only")),
     }
+}
+
+fn refuse(path: &Path, why: &str) -> Result<()> {
+    Err(Error::said("put the container into the cgroup", path.display().to_string(), why))
 }
 
 /// Makes `path` and answers how many directories that took. Most often it is one, and one call.

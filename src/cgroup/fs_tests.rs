@@ -31,6 +31,11 @@ fn an_existing_cgroup_must_be_empty_and_thawed() {
     let Some(mut trial) = Trial::new("existing") else { return };
     let made = trial.create("box");
     assert_eq!(trial.create("box").made, 0);
+    // Another start has looked, and has not cloned yet.
+    let other = create(&trial.below("box"), &Limits::default()).unwrap().unwrap();
+    let error = create(&trial.below("box"), &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("another container is just being put there"), "{error}");
+    drop(other);
     life::freeze(&made, PATIENCE).unwrap();
     let error = create(&trial.below("box"), &Limits::default()).unwrap_err().to_string();
     assert!(error.contains("cgroup unexpectedly frozen"), "{error}");

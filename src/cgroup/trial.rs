@@ -53,7 +53,9 @@ impl Trial {
 
     /// Makes a cgroup below the trial.
     pub fn create(&self, path: &str) -> Cgroup {
-        fs::create(&self.below(path), &Limits::default()).unwrap().unwrap()
+        let cgroup = fs::create(&self.below(path), &Limits::default()).unwrap().unwrap();
+        cgroup.unlock().unwrap();
+        cgroup
     }
 
     /// Starts a process that waits for its end, in a cgroup.

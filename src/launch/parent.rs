@@ -112,7 +112,8 @@ impl Launch<'_> {
         };
         let (child, waits) = self.born(channel, init, cgroup.as_ref())?;
         self.log.milestone(Milestone::Cloned, child.pid);
-        match self.beside(config, record, &child, cgroup, waits) {
+        let unlocked = cgroup.as_ref().map_or(Ok(()), Cgroup::unlock);
+        match unlocked.and_then(|()| self.beside(config, record, &child, cgroup, waits)) {
             Ok(()) => {
                 self.log.milestone(Milestone::Prepares, child.pid);
                 Ok(child)

@@ -2,13 +2,15 @@
 //! was made.
 
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::create::PATIENCE;
-use super::{Setting, scratch};
+use super::{Setting, kill, scratch};
 use crate::cgroup;
 use crate::container::record::Init;
 use crate::container::store::Entry;
@@ -102,7 +104,7 @@ fn lock(entry: &Entry, force: bool) -> Result<()> {
 pub(super) fn clean_up(setting: &Setting, entry: &Entry, record: Option<&Record>) -> Result<()> {
     let config = record.map_or_else(Config::default, |record| config(setting, entry, record));
     if let Some(record) = record {
-        take_down(record)?;
+        take_down(setting, entry, record)?;
     }
     if let Some(store) = record.and_then(|record| record.store.as_deref()) {
         super::run_image::end_all(store, entry.path())?;
@@ -127,17 +129,20 @@ pub(super) fn config(setting: &Setting, entry: &Entry, record: &Record) -> Confi
 }
 
 /// Ends what runs, and removes everything outside of the container's directory that was made for it.
-pub(super) fn take_down(record: &Record) -> Result<()> {
+pub(super) fn take_down(setting: &Setting, entry: &Entry, record: &Record) -> Result<()> {
     if let Some(init) = record.init {
         end(&init)?;
     }
-    if let Some(path) = &record.cgroup {
-        remove_cgroup(path)?;
-    }
+    let removed = match &record.cgroup {
+        Some(path) => remove_cgroup(setting, entry, record, path)?,
+        None => true,
+    };
     if let Some(groups) = &record.resctrl {
         cgroup::resctrl::remove(groups)?;
     }
-    if let Some(unit) = &record.unit {
+    // A scope is made around a process that is noted right after. One that was cut off in between ends by itself, with that
+    // process: what has the name then is another container's, and so it is where its cgroup stays.
+    if let Some(unit) = record.unit.as_ref().filter(|_| removed && record.init.is_some()) {
         cgroup::systemd::Manager::connect()?.stop(unit)?;
     }
     match &record.mounted_over {
@@ -190,17 +195,38 @@ fn end(init: &Init) -> Result<()> {
     }
 }
 
-/// Removes the cgroup; what still runs in it is killed.
-fn remove_cgroup(path: &std::path::Path) -> Result<()> {
+/// How long processes that nobody kills may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// Removes the cgroup; what still runs in it is killed if it can be the container's. False: it stays, with what another
+/// container, or somebody else, has put there.
+fn remove_cgroup(setting: &Setting, entry: &Entry, record: &Record, path: &Path) -> Result<bool> {
     // One call is enough for nearly all: the first process took the others of its pid namespace along.
     match rustix::fs::unlinkat(rustix::fs::CWD, path, rustix::fs::AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(true),
         Err(_) => (),
     }
     let cgroup = match cgroup::fs::open(path) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(true),
         cgroup => cgroup?,
     };
-    cgroup::life::kill(&cgroup)?;
-    cgroup::life::remove(&cgroup, PATIENCE)
+    if has_survivors(entry, record) {
+        cgroup::life::kill(&cgroup)?;
+    } else if !cgroup::life::wait_empty(&cgroup, LAST_BREATH)? {
+        let pids: Vec<String> = cgroup::life::procs(&cgroup)?.iter().take(8).map(ToString::to_string).collect();
+        let (path, id, pids) = (path.display(), &record.id, pids.join(", "));
+        setting
+            .log
+            .warning(format!("cgroup {path} stays: processes run in it that are not container {id:?}'s: {pids}"));
+        return Ok(false);
+    }
+    cgroup::life::remove(&cgroup, PATIENCE).map(|()| true)
+}
+
+/// Whether processes of the container may be left when its first one has ended. A pid namespace of its own has ended with that
+/// one, and what was being launched ends when nobody is there to let it go on: who is in the cgroup all the same has come since.
+/// A restore that was cut off has no such bounds.
+fn has_survivors(entry: &Entry, record: &Record) -> bool {
+    let restores = || entry.worker().is_some_and(|worker| worker.restores);
+    record.init.is_some() && (kill::may_outlive_first(entry, record) || restores())
 }

@@ -31,7 +31,8 @@ pub fn pids(setting: &Setting, id: &str) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-fn related(record: &Record, init: i32) -> Result<Vec<i32>> {
+/// The processes of a container without a cgroup.
+pub(super) fn related(record: &Record, init: i32) -> Result<Vec<i32>> {
     if !PathBuf::from("/proc/thread-self/children").exists() {
         return Err(Error::said("list the processes of", format!("container {:?}", record.id), "it has no cgroup")
             .hint("and this kernel was built without CONFIG_PROC_CHILDREN, which would tell them too"));

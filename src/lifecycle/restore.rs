@@ -200,7 +200,10 @@ impl Restoring<'_> {
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         let (plan, choice) = (self.plan, &self.options.choice);
         let restore = Restore::begin(plan, config, choice, &stage, self.upper.as_ref(), self.cgroup.as_ref())?;
-        let noted = Worker::restoring(Some(restore.pid())).and_then(|worker| self.entry.note_worker(&worker));
+        let unlocked = self.cgroup.as_ref().map_or(Ok(()), Cgroup::unlock);
+        let noted = unlocked
+            .and_then(|()| Worker::restoring(Some(restore.pid())))
+            .and_then(|worker| self.entry.note_worker(&worker));
         if let Err(error) = noted.and_then(|()| self.limit(restore.pid())) {
             return Err(error.and_then(restore.give_up()));
         }

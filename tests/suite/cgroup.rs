@@ -22,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("resume_of_a_running_container_is_refused", &[Root, CgroupV2(&[])], resume_running),
     scenario("kill_all_without_a_pid_namespace", &[Root, CgroupV2(&[])], kill_all),
     scenario("delete_force_without_a_pid_namespace_leaves_no_process", &[Root, CgroupV2(&[])], delete_shared_pid),
+    scenario("kill_all_without_a_cgroup", &[Root, Ferry], kill_all_related),
     scenario("cgroups_path_is_where_it_is_put", &[Root, CgroupV2(&[])], path),
     scenario("exec_is_in_the_containers_cgroup", &[Root, CgroupV2(&[])], exec),
     scenario("a_cgroup_made_inside_is_removed_with_the_container", &[Root, CgroupV2(&[])], nested),
@@ -153,6 +154,11 @@ fn path(case: &mut Case) -> Outcome {
     case.config["linux"]["cgroupsPath"] = place.as_str().into();
     case.start_waiting()?;
     let text = fs::read_to_string(format!("/proc/{}/cgroup", case.pid()?))?;
+fn kill_all_related(case: &mut Case) -> Outcome {
+    case.driver = "disabled";
+    kill_all(case)
+}
+
     assert!(text.lines().any(|line| line.ends_with(&place)), "{text}");
     let id = case.id.clone();
     case.call(&["delete", "--force", &id])?.success()?;

@@ -8,6 +8,7 @@ mod bandwidth;
 mod binds;
 mod case;
 mod cgroup;
+mod cgroup_shared;
 mod checkpoint;
 mod checkpoint_archive;
 mod checkpoint_archive_cut_off;
@@ -134,6 +135,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("scheduling", scheduling::SCENARIOS),
     ("schema", schema::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
+    ("cgroup_shared", cgroup_shared::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("stats", stats::SCENARIOS),
     ("balance", balance::SCENARIOS),

@@ -42,7 +42,7 @@ pub fn rollback(setting: &Setting, id: &str, name: &str, files_only: bool) -> Re
         scratch::sweep();
     }
     let former = delete::config(setting, &entry, &record);
-    delete::take_down(&record)?;
+    delete::take_down(setting, &entry, &record)?;
     delete::tell(setting, &record, &former);
     run_image::empty(&below.path, entry.path())?;
     let bundle = record.bundle.clone();
