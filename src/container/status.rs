@@ -82,14 +82,16 @@ pub fn of(entry: &Entry, record: &Record) -> Result<Status> {
     if !init.is_alive()? {
         return Ok(Status::Stopped);
     }
-    if entry.has_gate()? {
-        return Ok(Status::Created);
-    }
+    // Also before it was started, as runc has it: it would not answer at its gate.
     let frozen = match &record.cgroup {
         Some(path) => is_frozen(path)?,
         None => false,
     };
-    Ok(if frozen { Status::Paused } else { Status::Running })
+    Ok(match frozen {
+        true => Status::Paused,
+        false if entry.has_gate()? => Status::Created,
+        false => Status::Running,
+    })
 }
 
 /// A cgroup that is gone, or that is not the caller's to look at, has nothing frozen in it.

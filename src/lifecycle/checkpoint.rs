@@ -73,7 +73,7 @@ pub(super) fn dump_locked(setting: &Setting, container: &Live, choice: &DumpChoi
     container.record.is_here()?;
     let id = container.entry.id.as_str();
     let init = match (container.status, container.record.init) {
-        (Status::Running | Status::Paused, Some(init)) => init,
+        (Status::Running | Status::Paused, Some(init)) if !container.entry.has_gate()? => init,
         (status, _) => {
             return Err(Error::plain(format!("container {id:?} cannot be checkpointed: it is {status}"))
                 .hint("only one whose program runs, or is paused, has anything to keep"));

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub fn resume(setting: &Setting, id: &str) -> Result<()> {
     let container = live::open_locked(setting, id)?;
     let not_paused = || Error::plain(format!("container not paused: {id:?} is {}", container.status));
-    // One that was paused before its start is still called created: the cgroup itself is asked.
+    // A container without a cgroup is told so, and not that it is not paused.
     match container.status {
         Status::Creating | Status::Stopped => return Err(not_paused()),
         Status::Created | Status::Running | Status::Paused => (),

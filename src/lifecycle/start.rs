@@ -29,6 +29,10 @@ pub fn start(setting: &Setting, id: &str) -> Result<()> {
             return Err(Error::plain(format!("cannot start container {id}: it has stopped"))
                 .hint("delete it and create it anew"));
         }
+        // It could not answer at its gate, and everybody would wait for this.
+        Status::Paused => {
+            return Err(Error::plain(format!("cannot start container {id}: it is paused")).hint("resume it first"));
+        }
         status => return Err(Error::plain(format!("cannot start container {id}: it is {status}, not created"))),
     }
     let config = if record.reads_config { entry.config()? } else { Config::default() };

@@ -19,10 +19,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("pause_and_resume", &[Root, CgroupV2(&[])], pause),
     scenario("a_paused_container_is_not_entered", &[Root, CgroupV2(&[])], paused_exec),
     scenario("a_paused_container_can_be_deleted_by_force", &[Root, CgroupV2(&[])], paused_delete),
+    scenario("one_that_is_paused_before_its_start_is_not_started", &[Root, CgroupV2(&[])], paused_start),
     scenario("resume_of_a_running_container_is_refused", &[Root, CgroupV2(&[])], resume_running),
     scenario("kill_all_without_a_pid_namespace", &[Root, CgroupV2(&[])], kill_all),
-    scenario("delete_force_without_a_pid_namespace_leaves_no_process", &[Root, CgroupV2(&[])], delete_shared_pid),
     scenario("kill_all_without_a_cgroup", &[Root, Ferry], kill_all_related),
+    scenario("delete_force_without_a_pid_namespace_leaves_no_process", &[Root, CgroupV2(&[])], delete_shared_pid),
     scenario("cgroups_path_is_where_it_is_put", &[Root, CgroupV2(&[])], path),
     scenario("exec_is_in_the_containers_cgroup", &[Root, CgroupV2(&[])], exec),
     scenario("a_cgroup_made_inside_is_removed_with_the_container", &[Root, CgroupV2(&[])], nested),
@@ -113,6 +114,19 @@ fn paused_delete(case: &mut Case) -> Outcome {
     Ok(())
 }
 
+fn paused_start(case: &mut Case) -> Outcome {
+    let mut lines = case.args(&["/probe", "sleep", "forever"]).create()?;
+    verb(case, "pause")?;
+    assert_eq!(case.state()?["status"], "paused");
+    let id = case.id.clone();
+    let end = case.call(&["start", &id])?.failure()?;
+    assert!(end.stderr.contains("paused"), "{}", end.stderr);
+    verb(case, "resume")?;
+    assert_eq!(case.state()?["status"], "created");
+    verb(case, "start")?;
+    lines.until("ready").map(drop)
+}
+
 fn resume_running(case: &mut Case) -> Outcome {
     case.start_waiting()?;
     let id = case.id.clone();
@@ -140,6 +154,11 @@ fn kill_all(case: &mut Case) -> Outcome {
     all_end(case)
 }
 
+fn kill_all_related(case: &mut Case) -> Outcome {
+    case.driver = "disabled";
+    kill_all(case)
+}
+
 fn delete_shared_pid(case: &mut Case) -> Outcome {
     shared_pid(case)?;
     let id = case.id.clone();
@@ -154,11 +173,6 @@ fn path(case: &mut Case) -> Outcome {
     case.config["linux"]["cgroupsPath"] = place.as_str().into();
     case.start_waiting()?;
     let text = fs::read_to_string(format!("/proc/{}/cgroup", case.pid()?))?;
-fn kill_all_related(case: &mut Case) -> Outcome {
-    case.driver = "disabled";
-    kill_all(case)
-}
-
     assert!(text.lines().any(|line| line.ends_with(&place)), "{text}");
     let id = case.id.clone();
     case.call(&["delete", "--force", &id])?.success()?;
