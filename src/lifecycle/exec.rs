@@ -201,7 +201,10 @@ fn plan_process(options: &Options, config: &Config, warnings: &mut Vec<String>) 
     match &options.process {
         Some(path) => {
             let document = Document::read(path)?;
-            let process: Process = document.parse()?;
+            let mut process: Process = document.parse()?;
+            // An empty object is none of them, and no object those of the container.
+            let own_sets = !document.parse::<serde_json::Value>()?["capabilities"].is_null();
+            bind(&mut process, config.process.as_ref(), own_sets);
             check_process(&process, "process").map_err(|error| document.locate(strip(error)))?;
             plan::plan_process(&process, Some(config), "process", &plan_options, warnings)
                 .map_err(|error| document.locate(strip(error)))
@@ -212,6 +215,27 @@ fn plan_process(options: &Options, config: &Config, warnings: &mut Vec<String>) 
             plan::plan_process(&process, Some(config), "process", &plan_options, warnings)
         }
     }
+}
+
+/// What bounds the container's process bounds one from a file too, where the file has nothing of its own: to leave a profile out is no
+/// way out of it. As with runc; no_new_privs is the file's to say.
+fn bind(process: &mut Process, container: Option<&Process>, own_sets: bool) {
+    let Some(container) = container else { return };
+    if !own_sets {
+        process.capabilities.clone_from(&container.capabilities);
+    }
+    if process.apparmor_profile.is_empty() {
+        process.apparmor_profile.clone_from(&container.apparmor_profile);
+    }
+    if process.selinux_label.is_empty() {
+        process.selinux_label.clone_from(&container.selinux_label);
+    }
+    if process.rlimits.is_empty() {
+        process.rlimits.clone_from(&container.rlimits);
+    }
+    process.scheduler = process.scheduler.take().or_else(|| container.scheduler.clone());
+    process.io_priority = process.io_priority.take().or_else(|| container.io_priority.clone());
+    process.exec_cpu_affinity = process.exec_cpu_affinity.take().or_else(|| container.exec_cpu_affinity.clone());
 }
 
 /// A process file is the process itself: its JSON paths begin inside.
@@ -392,5 +416,32 @@ fn serve(
                 return Err(Error::said("follow", "the handshake", format!("{other:?} came out of turn")));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_leaves_no_profile_out() {
+        let process = |json: serde_json::Value| serde_json::from_value::<Process>(json).unwrap();
+        let container = process(json!({
+            "cwd": "/", "apparmorProfile": "box", "selinuxLabel": "a:b:c:s0", "noNewPrivileges": true,
+            "scheduler": {"policy": "SCHED_BATCH"}, "execCPUAffinity": {"initial": "0", "final": "1"},
+            "capabilities": {"bounding": ["CAP_KILL"]},
+        }));
+        let mut bare = process(json!({"cwd": "/"}));
+        bind(&mut bare, Some(&container), false);
+        assert_eq!(bare, Process { no_new_privileges: false, ..container.clone() });
+        let own = process(json!({"cwd": "/", "apparmorProfile": "other", "selinuxLabel": "x:y:z:s0"}));
+        let mut bound = own.clone();
+        bind(&mut bound, Some(&container), true);
+        assert_eq!(
+            bound,
+            Process { scheduler: container.scheduler, exec_cpu_affinity: container.exec_cpu_affinity, ..own }
+        );
     }
 }

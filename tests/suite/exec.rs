@@ -40,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
         &[Peer("runc", "1.1.5: no umask"), Peer("crun", "1.8.1: no umask")],
         like_the_first,
     ),
+    scenario("a_process_file_is_bound_as_the_container_is", &[Root, Ferry], process_bounds),
     scenario("rlimits_of_a_process_file", &[Peer("runc", "1.1.5: Go raises RLIMIT_NOFILE")], process_rlimits),
     scenario("detach_and_pid_file", &[], detach),
     scenario("no_stray_descriptors", &[], descriptors),
@@ -241,6 +242,28 @@ fn process_rlimits(case: &mut Case) -> Outcome {
     let mut process = process(case, &["/probe"]);
     process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]);
     assert_eq!(exec_file(case, &process)?["rlimits"]["RLIMIT_NOFILE"], json!({"soft": 100, "hard": 200}));
+    Ok(())
+}
+
+/// What a file leaves out of what binds a process is the container's; what it names is its own.
+fn process_bounds(case: &mut Case) -> Outcome {
+    case.config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]);
+    case.config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+    case.start_waiting()?;
+    let whole = process(case, &["/probe"]);
+    let mut bare = whole.clone();
+    for field in ["capabilities", "rlimits", "ioPriority", "noNewPrivileges"] {
+        bare.as_object_mut().ok_or("no process")?.remove(field);
+    }
+    let (report, alike) = (exec_file(case, &bare)?, exec_file(case, &whole)?);
+    for field in ["capabilities", "rlimits", "io_priority"] {
+        assert_eq!(report[field], alike[field], "{field}");
+    }
+    assert_eq!(report["rlimits"]["RLIMIT_NOFILE"], json!({"soft": 100, "hard": 200}));
+    assert_eq!(report["capabilities"]["effective"], config::CAPABILITIES_MASK);
+    assert_eq!(report["no_new_privs"], false);
+    bare["capabilities"] = json!({});
+    assert_eq!(exec_file(case, &bare)?["capabilities"]["effective"], "0000000000000000");
     Ok(())
 }
 
