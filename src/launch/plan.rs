@@ -230,8 +230,8 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         hostname: config.hostname.clone(),
         domainname: config.domainname.clone(),
         loopback: namespaces.makes(Kind::Network),
-        net_devices: devices::plan(&config.linux.net_devices, namespaces.has(Kind::Network), host.privileged)?,
-        bandwidth: bandwidth::plan(&config.annotations, namespaces.has(Kind::Network), host.privileged)?,
+        net_devices: devices::plan(&config.linux.net_devices, namespaces.has_apart(Kind::Network), host.privileged)?,
+        bandwidth: bandwidth::plan(&config.annotations, namespaces.has_apart(Kind::Network), host.privileged)?,
         sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
         rootfs,
         cgroup: CgroupPlan {

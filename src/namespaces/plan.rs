@@ -1,6 +1,6 @@
 //! From `linux.namespaces` to what is made by the clone, what is made by the child, and what is joined by path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use serde::Serialize;
@@ -29,6 +29,15 @@ pub struct Join {
     pub kind: Kind,
     /// Where.
     pub path: PathBuf,
+}
+
+impl Join {
+    /// One that cannot be looked at is told of when it is opened.
+    fn is_callers_own(&self) -> bool {
+        let which = |path: &Path| rustix::fs::stat(path).map(|file| (file.st_dev, file.st_ino));
+        let own = Path::new("/proc/self/ns").join(self.kind.row().file);
+        which(&own).is_ok_and(|own| which(&self.path) == Ok(own))
+    }
 }
 
 /// The user namespace of a container.
@@ -65,6 +74,11 @@ impl Namespaces {
         self.makes(kind)
             || self.join.iter().any(|join| join.kind == kind)
             || (kind == Kind::User && self.user != User::Inherit)
+    }
+
+    /// As [`Namespaces::has`], and not by the path of one that is the caller's own: what is changed in there is not the host's.
+    pub fn has_apart(&self, kind: Kind) -> bool {
+        self.has(kind) && !self.join.iter().any(|join| join.kind == kind && join.is_callers_own())
     }
 
     /// The bits for clone3. The cgroup namespace is not among them: its root would be the cloner's cgroup and not the one
@@ -222,6 +236,14 @@ mod tests {
         assert_eq!(namespaces.join, [Join { kind: Kind::Network, path: "/run/netns/x".into() }]);
         let flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
         assert_eq!(namespaces.clone_flags(), flags.bits() as u64);
+    }
+
+    #[test]
+    fn the_callers_own_namespace_by_its_path_is_not_the_containers() {
+        let joins = |path: &str| plan(&config(&[("network", path)])).unwrap();
+        assert!(joins("/proc/self/ns/net").has(Kind::Network) && !joins("/proc/self/ns/net").has_apart(Kind::Network));
+        assert!(joins("/proc/self/ns/uts").has_apart(Kind::Network), "another's, and of another kind: told of later");
+        assert!(joins("").has_apart(Kind::Network) && joins("/nowhere").has_apart(Kind::Network));
     }
 
     #[test]

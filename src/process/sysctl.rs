@@ -50,25 +50,38 @@ pub fn plan(configured: &BTreeMap<String, String>, namespaces: &Namespaces) -> R
 
 fn sysctl(name: &str, value: &str, namespaces: &Namespaces) -> Result<Sysctl> {
     let fault = |why: String| Error::config(format!("linux.sysctl.{name}"), why);
-    let dotted = dotted(name);
-    let row = TABLE.iter().find(|(known, _)| dotted == *known || known.ends_with('.') && dotted.starts_with(known));
+    let file = file(name);
+    let row = TABLE.iter().find(|(known, _)| {
+        let known = known.replace('.', "/");
+        file == known || known.ends_with('/') && file.starts_with(&known)
+    });
     let Some((_, kind)) = row else {
         return Err(fault("belongs to no namespace: it would change the whole host".into()));
     };
-    if !namespaces.has(*kind) {
-        return Err(fault(format!("needs a {} namespace: without one it would change the host's", kind.row().name)));
+    if !namespaces.has_apart(*kind) {
+        return Err(fault(format!(
+            "needs a {} namespace of its own: without one it would change the host's",
+            kind.row().name
+        )));
     }
-    let file = name.to_owned();
-    let file = if name.contains('/') { file } else { file.replace('.', "/") };
     if file.split('/').any(|part| part.is_empty() || part == ".." || part == ".") {
         return Err(fault("is not the name of a parameter".into()));
     }
     Ok(Sysctl { file, value: value.to_owned() })
 }
 
-/// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.all.x` both, for the table.
-fn dotted(name: &str) -> String {
-    if name.contains('/') { name.replace('/', ".") } else { name.to_owned() }
+/// Which of the two separators comes first separates; the other is then part of a name, as a dot after a slash, or stands for a dot, as
+/// a slash after a dot: `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are one. sysctl.d(5)
+fn file(name: &str) -> String {
+    let swapped = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    match name.find(['.', '/']) {
+        Some(at) if name[at..].starts_with('.') => name.chars().map(swapped).collect(),
+        _ => name.to_owned(),
+    }
 }
 
 /// Writes the parameters. Called in the container's namespaces, while `/proc` is still the host's.
@@ -106,11 +119,17 @@ mod tests {
         let file = |name, kind| planned(name, &[kind]).unwrap().remove(0).file;
         assert_eq!(file("net.ipv4.ip_forward", Kind::Network), "net/ipv4/ip_forward");
         assert_eq!(file("net/ipv4/conf/eth0.1/forwarding", Kind::Network), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(file("net.ipv4.conf.eth0/1.forwarding", Kind::Network), "net/ipv4/conf/eth0.1/forwarding");
         assert_eq!(file("fs.mqueue.msg_max", Kind::Ipc), "fs/mqueue/msg_max");
         assert_eq!(file("user.max_net_namespaces", Kind::User), "user/max_net_namespaces");
         assert!(planned("user.max_net_namespaces", &[Kind::Network]).is_err());
         assert!(planned("net.ipv4.ip_forward", &[Kind::Ipc]).is_err());
         assert!(planned("kernel.core_pattern", &[Kind::Ipc, Kind::Network]).is_err());
-        assert!(planned("net.../../kernel/core_pattern", &[Kind::Network]).is_err());
+        for name in
+            ["net.../../kernel/core_pattern", "net/../kernel/core_pattern", "net.//.kernel.core_pattern", "net.", "net"]
+        {
+            assert!(planned(name, &[Kind::Network]).is_err(), "{name}");
+        }
+        assert!(planned("fs/mqueue.msg_max", &[Kind::Ipc]).is_err(), "a name with a dot in it");
     }
 }

@@ -123,10 +123,10 @@ fn asked_again(case: &mut Case) -> Outcome {
     case.config["linux"].as_object_mut().map(|linux| linux.remove("netDevices"));
     for rate in ["1M", "2M"] {
         annotate(case, EGRESS, rate);
-        network.start(case)?;
+        case.start_waiting()?;
         assert!(discipline(&network.path())?.contains("qdisc tbf"), "{rate}");
         let id = case.id.clone();
-        network.call(case, &["delete", "--force", &id])?.success()?;
+        case.call(&["delete", "--force", &id])?.success()?;
     }
     Ok(())
 }
@@ -154,8 +154,15 @@ fn hosts_network(case: &mut Case) -> Outcome {
     let network = Network::with_pair(case)?;
     annotate(case, INGRESS, "1M");
     without_namespace(&mut case.config, "network");
-    let end = network.refuses(case)?;
-    assert!(end.stderr.contains(INGRESS) && end.stderr.contains("host's network"), "{}", end.stderr);
+    let without = case.config.clone();
+    for path in ["", &network.path()] {
+        case.config = without.clone();
+        if !path.is_empty() {
+            join_namespace(&mut case.config, "network", path);
+        }
+        let end = network.refuses(case)?;
+        assert!(end.stderr.contains(INGRESS) && end.stderr.contains("host's network"), "{path:?}: {}", end.stderr);
+    }
     Ok(())
 }
 
@@ -167,7 +174,7 @@ fn somebody_elses(case: &mut Case) -> Outcome {
     case.finish(&mut shaped)?.success()?;
     join_namespace(&mut case.config, "network", &network.path());
     annotate(case, EGRESS, "2M");
-    let end = network.refuses(case)?;
+    let end = case.run()?.failure()?;
     assert!(end.stderr.contains("near") && end.stderr.contains("tc qdisc show"), "{}", end.stderr);
     Ok(())
 }

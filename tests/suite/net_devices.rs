@@ -183,10 +183,22 @@ fn taken(case: &mut Case) -> Outcome {
 
 fn no_namespace(case: &mut Case) -> Outcome {
     let network = Network::with_pair(case)?;
-    give(case, "eth0");
     crate::rootfs_fixtures::config::without_namespace(&mut case.config, "network");
-    let end = network.refuses(case)?;
-    assert!(end.stderr.contains("linux.netDevices"), "{}", end.stderr);
+    let without = case.config.clone();
+    // By its path it is the host's all the same, whatever would be changed in it.
+    for path in ["", &network.path(), "/proc/self/ns/net"] {
+        for (field, what) in
+            [("netDevices", json!({"near": {"name": "eth0"}})), ("sysctl", json!({"net.ipv4.ip_forward": "1"}))]
+        {
+            case.config = without.clone();
+            if !path.is_empty() {
+                join_namespace(&mut case.config, "network", path);
+            }
+            case.config["linux"][field] = what;
+            let end = network.refuses(case)?;
+            assert!(end.stderr.contains(&format!("linux.{field}")), "{path:?}: {}", end.stderr);
+        }
+    }
     Ok(())
 }
 
