@@ -47,6 +47,8 @@ pub struct Child {
     pub channel: Channel,
     /// The pty's master, once it was sent and if nobody else takes it.
     pub console: Option<OwnedFd>,
+    /// Interfaces of the host that it was given, until it executes its program.
+    pub moved: Option<network::devices::Moved>,
 }
 
 /// Who takes part in a launch.
@@ -110,10 +112,10 @@ impl Launch<'_> {
             terminal: None,
             program: PathBuf::new(),
         };
-        let (child, waits) = self.born(channel, init, cgroup.as_ref())?;
+        let (mut child, waits) = self.born(channel, init, cgroup.as_ref())?;
         self.log.milestone(Milestone::Cloned, child.pid);
         let unlocked = cgroup.as_ref().map_or(Ok(()), Cgroup::unlock);
-        match unlocked.and_then(|()| self.beside(config, record, &child, cgroup, waits)) {
+        match unlocked.and_then(|()| self.beside(config, record, &mut child, cgroup, waits)) {
             Ok(()) => {
                 self.log.milestone(Milestone::Prepares, child.pid);
                 Ok(child)
@@ -163,7 +165,7 @@ impl Launch<'_> {
             Cloned::Parent { pid, pidfd } => {
                 drop(init);
                 leave(way_back)?;
-                Ok((Child { pid, pidfd, channel, console: None }, moved))
+                Ok((Child { pid, pidfd, channel, console: None, moved: None }, moved))
             }
         }
     }
@@ -208,7 +210,7 @@ impl Launch<'_> {
                 waitpid(pid, None).or_cannot("wait for", "the process that joins the namespaces")?;
                 match answer? {
                     Some((Message::Born(pid), Some(pidfd))) => {
-                        Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None }, true))
+                        Ok((Child { pid: Pid::from_raw(pid), pidfd, channel, console: None, moved: None }, true))
                     }
                     Some((Message::Failed(error), _)) => Err(error),
                     _ => Err(Error::said("join", "the namespaces", "the process that does it has ended")),
@@ -228,7 +230,7 @@ impl Launch<'_> {
         &self,
         config: &[u8],
         record: &mut Record,
-        child: &Child,
+        child: &mut Child,
         cgroup: &mut Option<Cgroup>,
         waits: bool,
     ) -> Result<()> {
@@ -244,10 +246,8 @@ impl Launch<'_> {
         if self.plan.rootfs.is_handed() {
             sources::hand(self.plan, child, self.open_joined(Kind::Mount)?)?;
         }
-        if !self.plan.net_devices.is_empty() {
-            network::devices::move_in(&self.plan.net_devices, &child.network()?)?;
-        }
-        if self.plan.waits_to_be_placed() || waits {
+        let moves = !self.plan.net_devices.is_empty();
+        if !moves && (self.plan.waits_to_be_placed() || waits) {
             child.channel.send(&Message::Placed, None)?;
         }
         let stat = crate::procfs::stat(child.pid).or_cannot("look at", "the container's process")?;
@@ -256,7 +256,13 @@ impl Launch<'_> {
         // Who finds a process in the record finds its configuration, too.
         self.entry.keep_config(config)?;
         self.entry.save(record)?;
-        self.plan.limit(child.pid, record, cgroup.as_ref(), self.log)
+        self.plan.limit(child.pid, record, cgroup.as_ref(), self.log)?;
+        if moves {
+            // Once nothing else of this side can fail; the child waits, as a kernel parameter may name them.
+            child.moved = Some(network::devices::move_in(&self.plan.net_devices, &child.network()?)?);
+            child.channel.send(&Message::Placed, None)?;
+        }
+        Ok(())
     }
 
     /// Serves the child until it is Ready (at a gate) or its stream ends.
@@ -380,9 +386,17 @@ impl Child {
         }
     }
 
+    /// Gives the host back what it has given, for one that comes to nothing.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn give_back(&mut self) -> Result<()> {
+        self.moved.take().map_or(Ok(()), network::devices::Moved::give_back)
+    }
+
     /// What to say when the host side failed: if the child failed first, its words are the cause. They are there by then;
     /// a child that said nothing may be waiting itself.
-    fn failed(self, error: Error) -> Error {
+    fn failed(mut self, error: Error) -> Error {
         let first = matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ESRCH | Errno::ENOENT));
         let cause = match first && self.channel.has_message() {
             true => match self.channel.receive() {
@@ -391,7 +405,7 @@ impl Child {
             },
             false => error,
         };
-        cause.and_then(self.kill())
+        cause.and_then(self.kill()).and_then(self.give_back())
     }
 
     /// How the child ended: see [`wait_for_end`].

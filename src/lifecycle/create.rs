@@ -390,8 +390,8 @@ impl Begun {
     }
 
     /// Undoes everything; the error stays the first one, with what could not be undone beside it.
-    pub(super) fn undo(self, setting: &Setting, error: Error) -> Error {
-        let error = error.and_then(self.child.kill());
+    pub(super) fn undo(mut self, setting: &Setting, error: Error) -> Error {
+        let error = error.and_then(self.child.kill()).and_then(self.child.give_back());
         if is_gone(&self.entry) {
             return error;
         }

@@ -346,7 +346,7 @@ fn clone_joining(
             if let Some((file, own)) = own_score {
                 file.write_all_at(&own, 0).or_cannot("set back", "ferry's own OOM score")?;
             }
-            Ok(Child { pid, pidfd, channel, console: None })
+            Ok(Child { pid, pidfd, channel, console: None, moved: None })
         }
     }
 }

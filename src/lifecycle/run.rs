@@ -81,6 +81,8 @@ fn executed(setting: &Setting, begun: &mut Begun) -> Result<()> {
         Reached::End => gone.map_err(|_| begun.ended())?,
         Reached::Ready => return Err(begun.ended()),
     }
+    // What becomes of them is the container's from here on.
+    begun.child.moved = None;
     let state = state_of(&begun.record, &begun.plan, Status::Running);
     hooks::run("poststart", &begun.plan.hooks.poststart, &state, &begun.streams)
 }

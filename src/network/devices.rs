@@ -1,9 +1,9 @@
 //! `linux.netDevices`: interfaces of the host that are moved into the container's network namespace.
 //!
 //! An interface loses its addresses on the way and is down after it: the permanent ones of global scope are given again,
-//! and it is brought up. Everything that can be known to fail is looked at before the first one is moved. Nothing is moved
-//! back: when the namespace ends, physical interfaces return by themselves and virtual ones end with it.
-//! config-linux.md#network-devices
+//! and it is brought up. Everything that can be known to fail is looked at before the first one is moved. A container that
+//! cannot be created gives them back, with what they had. After that nothing is moved back: when the namespace ends,
+//! physical interfaces return by themselves and virtual ones end with it. config-linux.md#network-devices
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -59,9 +59,21 @@ pub fn plan(configured: &BTreeMap<String, NetDevice>, own_network: bool, privile
         if !inside.contains('%') && devices.iter().any(|earlier| earlier.inside == *inside) {
             return Err(Error::config(format!("{AT}.{name}.name"), format!("{inside} is the name of two interfaces")));
         }
+        // Which number the kernel chooses depends on what is there when that one is moved.
+        let meets = |other: &&Device| may_become(inside, &other.inside) || may_become(&other.inside, inside);
+        if let Some(other) = devices.iter().find(meets) {
+            let why = format!("{inside} and {} of {} may come to the same name", other.inside, other.name);
+            return Err(Error::config(format!("{AT}.{name}.name"), why));
+        }
         devices.push(Device { name: name.clone(), inside: inside.clone() });
     }
     Ok(devices)
+}
+
+/// Whether the kernel may choose `name` for a template.
+fn may_become(template: &str, name: &str) -> bool {
+    let number = template.split_once("%d").and_then(|(begin, end)| name.strip_prefix(begin)?.strip_suffix(end));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// As dev_valid_name() in net/core/dev.c, and at most one `%d`.
@@ -82,22 +94,42 @@ struct Address {
     attributes: Vec<(u16, Vec<u8>)>,
 }
 
+/// Interfaces that were moved, for as long as they may have to be given back. The namespace lasts as long as this.
+#[derive(Debug)]
+pub struct Moved {
+    host: Socket,
+    own: File,
+    inside: Socket,
+    interfaces: Vec<Interface>,
+}
+
+/// One of them, as it was on the host.
+#[derive(Debug)]
+struct Interface {
+    name: String,
+    index: i32,
+    is_up: bool,
+    addresses: Vec<Address>,
+}
+
 /// Moves the interfaces from ferry's network namespace to `namespace`.
 ///
 /// # Errors
-/// An interface that is not there, a name that is taken inside, the kernel's answer.
-pub fn move_in(devices: &[Device], namespace: &File) -> Result<()> {
+/// An interface that is not there, a name that is taken inside, the kernel's answer; none is moved then.
+pub fn move_in(devices: &[Device], namespace: &File) -> Result<Moved> {
     let host = Socket::open().or_cannot("open", "a route socket")?;
-    let inside = socket_in(namespace)?;
+    let own = File::open("/proc/self/ns/net").or_cannot("open", "/proc/self/ns/net")?;
+    let mut moved = Moved { host, own, inside: socket_in(namespace)?, interfaces: Vec::new() };
     let mut found = Vec::new();
     for device in devices {
         let named = &device.name;
-        let index =
-            index(&host, named).or_cannot("find network interface", named).map_err(|error| match error.errno() {
+        let (index, is_up) = find(&moved.host, named).or_cannot("find network interface", named).map_err(|error| {
+            match error.errno() {
                 Some(Errno::ENODEV) => error.hint("linux.netDevices names it, and the host has no such interface"),
                 _ => error,
-            })?;
-        match self::index(&inside, &device.inside) {
+            }
+        })?;
+        match find(&moved.inside, &device.inside) {
             Err(Errno::ENODEV) => (),
             Ok(_) => {
                 let why = format!("the container's network namespace has an interface {} already", device.inside);
@@ -107,64 +139,99 @@ pub fn move_in(devices: &[Device], namespace: &File) -> Result<()> {
             }
             Err(answer) => return Err(Error::kernel("find network interface", &device.inside, answer)),
         }
-        found.push((device, index, addresses(&host, index).or_cannot("read the addresses of", named)?));
+        let addresses = addresses(&moved.host, index).or_cannot("read the addresses of", named)?;
+        found.push((device, Interface { name: named.clone(), index, is_up, addresses }));
     }
-    for (device, index, addresses) in found {
-        move_one(&host, &inside, device, index, &addresses, namespace)?;
+    for (device, interface) in found {
+        if let Err(error) = moved.take(device, interface, namespace) {
+            return Err(error.and_then(moved.give_back()));
+        }
     }
-    Ok(())
+    Ok(moved)
 }
 
-fn move_one(
-    host: &Socket,
-    inside: &Socket,
-    device: &Device,
-    host_index: i32,
-    addresses: &[Address],
-    namespace: &File,
-) -> Result<()> {
-    const IFLA_IFNAME: u16 = 3;
-    const IFLA_NET_NS_FD: u16 = 28;
-    let named = || format!("{} to the container", device.name);
-    let template = device.inside.contains('%');
-    // A name that the kernel chooses could not be asked for afterwards: it is chosen once the interface is found again.
-    let name = if template { format!("ferry{host_index}") } else { device.inside.clone() };
-    let mut body = link(host_index, 0, 0);
-    push_attribute(&mut body, IFLA_IFNAME, &terminated(&name));
-    push_attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
-    host.ask(RTM_NEWLINK, 0, &body).or_cannot("move network interface", named()).map_err(|error| {
-        match error.errno() {
+const IFLA_IFNAME: u16 = 3;
+const IFLA_NET_NS_FD: u16 = 28;
+
+impl Moved {
+    fn take(&mut self, device: &Device, mut interface: Interface, namespace: &File) -> Result<()> {
+        let named = || format!("{} to the container", device.name);
+        let template = device.inside.contains('%');
+        // A name that the kernel chooses could not be asked for afterwards: it is chosen once the interface is found again.
+        let name = if template { format!("ferry{}", interface.index) } else { device.inside.clone() };
+        let sent = self.host.ask(RTM_NEWLINK, 0, &to(interface.index, &name, namespace));
+        sent.or_cannot("move network interface", named()).map_err(|error| match error.errno() {
             Some(Errno::EINVAL) => {
                 error.hint("an interface of this kind stays in the network namespace it was made in")
             }
             _ => error,
+        })?;
+        let (index, _) = find(&self.inside, &name).or_cannot("find network interface", &name)?;
+        interface.index = index;
+        let addresses = interface.addresses.clone();
+        self.interfaces.push(interface);
+        if template {
+            let mut body = link(index, 0, 0);
+            push_attribute(&mut body, IFLA_IFNAME, &terminated(&device.inside));
+            self.inside.ask(RTM_NEWLINK, 0, &body).or_cannot("rename network interface to", &device.inside)?;
         }
-    })?;
-    let index = index(inside, &name).or_cannot("find network interface", &name)?;
-    if template {
-        let mut body = link(index, 0, 0);
-        push_attribute(&mut body, IFLA_IFNAME, &terminated(&device.inside));
-        inside.ask(RTM_NEWLINK, 0, &body).or_cannot("rename network interface to", &device.inside)?;
+        equip(&self.inside, index, &device.name, &addresses, true)
     }
+
+    /// Moves them back to where they were, under the names they had, for a container that comes to nothing.
+    ///
+    /// # Errors
+    /// The kernel's answer about the first that could not be given back whole; the others are.
+    pub fn give_back(self) -> Result<()> {
+        let mut ended = Ok(());
+        for interface in &self.interfaces {
+            let one = self.give_one_back(interface);
+            ended = ended.and(one);
+        }
+        ended
+    }
+
+    fn give_one_back(&self, Interface { name, index, is_up, addresses }: &Interface) -> Result<()> {
+        let sent = self.inside.ask(RTM_NEWLINK, 0, &to(*index, name, &self.own));
+        sent.or_cannot("move back network interface", name)?;
+        let (index, _) = find(&self.host, name).or_cannot("find network interface", name)?;
+        equip(&self.host, index, name, addresses, *is_up)
+    }
+}
+
+/// The body of a message that moves an interface, and names it.
+fn to(index: i32, name: &str, namespace: &File) -> Vec<u8> {
+    let mut body = link(index, 0, 0);
+    push_attribute(&mut body, IFLA_IFNAME, &terminated(name));
+    push_attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
+    body
+}
+
+/// Gives an interface what it has lost on the way.
+fn equip(socket: &Socket, index: i32, name: &str, addresses: &[Address], up: bool) -> Result<()> {
     for address in addresses {
-        let given = inside.ask(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address.body(index));
-        given.or_cannot("give back an address of network interface", &device.name)?;
+        let given = socket.ask(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address.body(index));
+        given.or_cannot("give back an address of network interface", name)?;
     }
-    let up = inside.ask(RTM_NEWLINK, 0, &link(index, IFF_UP, IFF_UP));
-    up.map(drop).or_cannot("bring up network interface", &device.inside)
+    if !up {
+        return Ok(());
+    }
+    let up = socket.ask(RTM_NEWLINK, 0, &link(index, IFF_UP, IFF_UP));
+    up.map(drop).or_cannot("bring up network interface", name)
 }
 
 fn terminated(name: &str) -> Vec<u8> {
     [name.as_bytes(), &[0]].concat()
 }
 
-fn index(socket: &Socket, name: &str) -> std::result::Result<i32, Errno> {
-    const IFLA_IFNAME: u16 = 3;
+/// The index of an interface, and whether it is up.
+fn find(socket: &Socket, name: &str) -> std::result::Result<(i32, bool), Errno> {
     let mut body = link(0, 0, 0);
     push_attribute(&mut body, IFLA_IFNAME, &terminated(name));
     let answers = socket.ask(RTM_GETLINK, 0, &body)?;
-    let index = answers.first().and_then(|answer| word(answer, 4));
-    index.and_then(|index| i32::try_from(index).ok()).ok_or(Errno::EPROTO)
+    let told = answers.first().and_then(|answer| Some((word(answer, 4)?, word(answer, 8)?)));
+    let found = told.and_then(|(index, flags)| Some((i32::try_from(index).ok()?, flags & IFF_UP != 0)));
+    found.ok_or(Errno::EPROTO)
 }
 
 fn addresses(socket: &Socket, index: i32) -> std::result::Result<Vec<Address>, Errno> {
@@ -232,6 +299,18 @@ mod tests {
         };
         assert!(both("x").unwrap_err().to_string().ends_with("x is the name of two interfaces"));
         assert_eq!(both("x%d").unwrap().len(), 2);
+        let pair = |first: &str, second: &str| {
+            let device = |inside: &str| NetDevice { name: inside.into() };
+            plan(&BTreeMap::from([("a".into(), device(first)), ("b".into(), device(second))]), true, true)
+        };
+        for (first, second) in [("x%d", "x0"), ("x12", "x%d"), ("%dx", "7x")] {
+            let error = pair(first, second).unwrap_err().to_string();
+            assert!(
+                error.starts_with("linux.netDevices.b.name: ") && error.ends_with("come to the same name"),
+                "{error}"
+            );
+        }
+        assert!(pair("x%d", "x").is_ok() && pair("x%d", "xy").is_ok() && pair("x%d", "y0").is_ok());
     }
 
     #[test]

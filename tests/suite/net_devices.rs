@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("that_is_missing_is_refused", NEEDS, missing),
     scenario("whose_name_is_taken_inside_is_refused", NEEDS, taken),
     scenario("without_a_network_namespace_is_refused", NEEDS, no_namespace),
+    scenario("is_given_back_by_a_container_that_fails", NEEDS, given_back),
     scenario("is_left_alone_once_it_is_there", NEEDS, left_alone),
     scenario("is_not_moved_out_at_delete", NEEDS, not_returned),
 ];
@@ -197,6 +198,42 @@ fn no_namespace(case: &mut Case) -> Outcome {
             case.config["linux"][field] = what;
             let end = network.refuses(case)?;
             assert!(end.stderr.contains(&format!("linux.{field}")), "{path:?}: {}", end.stderr);
+        }
+    }
+    Ok(())
+}
+
+/// The host has it again as it was, whether the namespace it was moved to ends or stays.
+fn given_back(case: &mut Case) -> Outcome {
+    let (network, joined) = (Network::with_pair(case)?, Network::new(case)?);
+    let host = network.path();
+    for words in ["address add 10.7.0.2/24 dev near", "link set near up", "address add 10.8.0.2/24 dev far"] {
+        ip(&host, words)?;
+    }
+    let was = |name| -> Result<Value, Failed> {
+        let link = link(&host, name)?;
+        let addresses = link["addr_info"].as_array().into_iter().flatten().filter(|one| one["scope"] == "global");
+        let addresses: Vec<Value> = addresses.map(|one| one["local"].clone()).collect();
+        let is_up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
+        Ok(json!([addresses, is_up]))
+    };
+    let before = (was("near")?, was("far")?);
+    case.config["linux"]["netDevices"] = json!({"near": {"name": "eth0"}, "far": {"name": "ship%d"}});
+    let own = case.config.clone();
+    let bundle = case.path("bundle");
+    for verb in ["run", "create"] {
+        for joins in [false, true] {
+            case.config = own.clone();
+            if joins {
+                join_namespace(&mut case.config, "network", &joined.path());
+            }
+            // Found by the child, once it has them.
+            case.args(&["/no/such/program"]).write_config()?;
+            let id = case.id.clone();
+            let said = network.call(case, &[verb, "--bundle", &bundle, &id])?.failure()?.stderr;
+            assert!(said.contains("/no/such/program"), "{said}");
+            assert_eq!((was("near")?, was("far")?), before, "{verb}, joined: {joins}");
+            assert_eq!(names(&joined.path())?, ["lo"]);
         }
     }
     Ok(())
