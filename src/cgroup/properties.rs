@@ -32,6 +32,11 @@ const SAME: &[(&str, &str)] = &[
     ("cpu.weight", "CPUWeight"),
 ];
 
+/// What systemd takes at least. The file says it as it was asked for, and for memory that is no difference: it is counted in pages.
+fn least(property: &str) -> u64 {
+    u64::from(matches!(property, "TasksMax" | "MemoryMax" | "MemoryHigh"))
+}
+
 /// Files that are a property with the same list, as a set of bits.
 const SETS: &[(&str, &str)] = &[("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")];
 
@@ -43,13 +48,19 @@ pub(super) fn of_limits(limits: &Limits) -> Vec<Property> {
     };
     for write in &limits.writes {
         if let Some(property) = named(SAME, &write.file) {
-            properties.extend(number(&write.value).map(|number| (property, Value::Number(number))));
+            properties
+                .extend(number(&write.value).map(|number| (property, Value::Number(number.max(least(property))))));
         } else if let Some(property) = named(SETS, &write.file) {
             properties.extend(bits(&write.value).map(|bits| (property, Value::Bytes(bits))));
         } else if write.file == "cpu.max" {
             properties.extend(cpu_quota(&write.value));
-        } else if write.file == "cpu.idle" && write.value == "1" {
-            properties.push(IDLE);
+        } else if write.file == "cpu.idle" {
+            match write.value.as_str() {
+                "1" => properties.push(IDLE),
+                // systemd takes it for idle until it is told of a weight.
+                _ if limits.writes.iter().any(|other| other.file == "cpu.weight") => (),
+                _ => properties.push(("CPUWeight", Value::Number(u64::MAX))),
+            }
         }
     }
     properties
@@ -58,14 +69,21 @@ pub(super) fn of_limits(limits: &Limits) -> Vec<Property> {
 /// An idle cgroup.
 const IDLE: Property = ("CPUWeight", Value::Number(0));
 
-/// The first version of systemd that takes [`IDLE`] for that; those before it refuse the whole call.
-const KNOWS_IDLE: u32 = 252;
+/// The first version of systemd that takes a property so; those before it refuse the whole call.
+fn since(property: &Property) -> u32 {
+    match property {
+        property if *property == IDLE => 252,
+        ("MemoryZSwapMax", _) => 253,
+        _ => 0,
+    }
+}
 
 /// Leaves out what the running systemd does not know, which is written to the files alone. Its version is asked for only
 /// where it matters.
 pub(super) fn known(mut properties: Vec<Property>, version: impl FnOnce() -> Result<String>) -> Result<Vec<Property>> {
-    if properties.contains(&IDLE) && number_of(&version()?) < KNOWS_IDLE {
-        properties.retain(|property| *property != IDLE);
+    if properties.iter().any(|property| since(property) > 0) {
+        let version = number_of(&version()?);
+        properties.retain(|property| since(property) <= version);
     }
     Ok(properties)
 }
@@ -77,9 +95,22 @@ fn number_of(version: &str) -> u32 {
     version[..end].parse().unwrap_or(0)
 }
 
-/// `max` is systemd's infinity.
+/// `max` is systemd's infinity. Files of memory take multiples too: memparse() in lib/cmdline.c.
 fn number(value: &str) -> Option<u64> {
-    if value == "max" { Some(u64::MAX) } else { value.parse().ok() }
+    let value = value.trim();
+    if value == "max" {
+        return Some(u64::MAX);
+    }
+    let end = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
+    let shift = match value[end..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    value[..end].parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// `0-3,7` as a set of bits, the first in the lowest bit of the first byte. `None`: the kernel will refuse it, in better
@@ -258,23 +289,52 @@ mod tests {
 
     #[test]
     fn an_old_systemd_is_not_told_of_an_idle_cgroup() {
-        let json = r#"{"cpu": {"shares": 1024, "idle": 1}}"#;
-        let idle = of_limits(&plan_update(&serde_json::from_str(json).unwrap()).unwrap());
-        let weight = ("CPUWeight", Value::Number(100));
-        assert_eq!(idle, [weight.clone(), IDLE]);
-        for (version, told) in [
-            ("249.11-0ubuntu3.12", vec![weight.clone()]),
-            ("v245", vec![weight.clone()]),
-            ("251", vec![weight.clone()]),
-            ("", vec![weight.clone()]),
-            ("252.39-1~deb12u1", idle.clone()),
-            ("257", idle.clone()),
-            ("v1000~rc1", idle.clone()),
+        let told = |json| of_limits(&plan_update(&serde_json::from_str(json).unwrap()).unwrap());
+        let idle = told(r#"{"cpu": {"shares": 1024, "idle": 1}, "pids": {"limit": 9}}"#);
+        let tasks = ("TasksMax", Value::Number(9));
+        // The kernel takes no weight for one that is idle.
+        assert_eq!(idle, [tasks.clone(), IDLE]);
+        let zswap = told(r#"{"unified": {"memory.zswap.max": "1G"}}"#);
+        assert_eq!(zswap, [("MemoryZSwapMax", Value::Number(1 << 30))]);
+        for (version, knows, knows_zswap) in [
+            ("249.11-0ubuntu3.12", false, false),
+            ("v245", false, false),
+            ("251", false, false),
+            ("", false, false),
+            ("252.39-1~deb12u1", true, false),
+            ("257", true, true),
+            ("v1000~rc1", true, true),
         ] {
-            assert_eq!(known(idle.clone(), || Ok(version.to_owned())).unwrap(), told, "{version}");
+            let left = |properties: &[Property]| known(properties.to_vec(), || Ok(version.to_owned())).unwrap();
+            assert_eq!(left(&idle).len(), 1 + usize::from(knows), "{version}");
+            assert_eq!(left(&zswap).len(), usize::from(knows_zswap), "{version}");
         }
-        let unasked = || -> Result<String> { panic!("a weight is known to every version") };
-        assert_eq!(known(vec![weight.clone()], unasked).unwrap(), [weight]);
+        let unasked = || -> Result<String> { panic!("a limit of tasks is known to every version") };
+        assert_eq!(known(vec![tasks.clone()], unasked).unwrap(), [tasks]);
+    }
+
+    #[test]
+    fn an_idle_cgroup_is_told_of_its_weight_again() {
+        let told = |json| of_limits(&plan_update(&serde_json::from_str(json).unwrap()).unwrap());
+        let weight = |number| [("CPUWeight", Value::Number(number))];
+        assert_eq!(told(r#"{"cpu": {"idle": 0, "shares": 1024}}"#), weight(100));
+        assert_eq!(told(r#"{"cpu": {"idle": 0}}"#), weight(u64::MAX));
+    }
+
+    #[test]
+    fn what_systemd_would_refuse_is_not_told() {
+        let told = |file: &str, value: &str| {
+            let json = serde_json::json!({"unified": {file: value}});
+            of_limits(&plan_update(&serde_json::from_value(json).unwrap()).unwrap())
+        };
+        assert_eq!(told("pids.max", "0"), [("TasksMax", Value::Number(1))]);
+        assert_eq!(told("memory.max", "0"), [("MemoryMax", Value::Number(1))]);
+        assert_eq!(told("memory.low", "0"), [("MemoryLow", Value::Number(0))]);
+        assert_eq!(told("memory.high", "512M"), [("MemoryHigh", Value::Number(512 << 20))]);
+        assert_eq!(told("memory.high", "64k"), [("MemoryHigh", Value::Number(64 << 10))]);
+        for none in ["M", "1X", "-1", "99999999999999T", ""] {
+            assert_eq!(told("memory.high", none), [], "{none}");
+        }
     }
 
     #[test]

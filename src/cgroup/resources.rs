@@ -93,9 +93,12 @@ pub const ROWS: &[Row] = &[
     row("memory.useHierarchy", "", "", |r, out| {
         out.ignored(r.memory.use_hierarchy == Some(false), "always counts a cgroup's children with it")
     }),
-    // A cgroup with cpu.idle 1 refuses a weight: leave that state before the weight, enter it after.
+    // A cgroup with cpu.idle 1 refuses a weight: it is out of that state before it gets one, and is given none to go into it.
     row("cpu.idle", "cpu", "cpu.idle", |r, out| out.number("cpu.idle", r.cpu.idle.filter(|idle| *idle == 0))),
-    row("cpu.shares", "cpu", "cpu.weight", |r, out| out.number("cpu.weight", r.cpu.shares.and_then(cpu_weight))),
+    row("cpu.shares", "cpu", "cpu.weight", |r, out| {
+        let shares = r.cpu.shares.filter(|_| r.cpu.idle.is_none_or(|idle| idle == 0));
+        out.number("cpu.weight", shares.and_then(cpu_weight))
+    }),
     row("cpu.idle", "cpu", "cpu.idle", |r, out| out.number("cpu.idle", r.cpu.idle.filter(|idle| *idle != 0))),
     row("cpu.burst", "cpu", "cpu.max.burst", burst),
     row("cpu.quota", "cpu", "cpu.max", cpu_max),

@@ -45,7 +45,7 @@ fn every_field_becomes_its_file() {
         (r#"{"cpu": {"quota": 0, "period": 0, "realtimeRuntime": 0, "realtimePeriod": 0}}"#, &[]),
         (r#"{"cpu": {"quota": 5000, "burst": 5000}}"#, &["cpu.max.burst=5000 again", "cpu.max=5000"]),
         (r#"{"cpu": {"burst": 7}}"#, &["cpu.max.burst=7"]),
-        (r#"{"cpu": {"idle": 1, "shares": 2}}"#, &["cpu.weight=1", "cpu.idle=1"]),
+        (r#"{"cpu": {"idle": 1, "shares": 2}}"#, &["cpu.idle=1"]),
         (r#"{"cpu": {"idle": 0, "shares": 2}}"#, &["cpu.idle=0", "cpu.weight=1"]),
         (r#"{"cpu": {"cpus": "0-1", "mems": "0"}}"#, &["cpuset.cpus=0-1", "cpuset.mems=0"]),
         (r#"{"blockIO": {"weight": 500}}"#, &["io.bfq.weight=500 | io.weight=4950"]),

@@ -34,7 +34,8 @@ pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
         setting.log.warning(note);
     }
     if limits.writes.is_empty() && limits.memory_check.is_none() {
-        return Ok(());
+        // The weight of one that is idle is for afterwards.
+        return if change.record == recorded { Ok(()) } else { keep(&container.entry, &change.record) };
     }
     let cgroup = container.cgroup("update")?;
     check(&cgroup, &limits)?;
@@ -192,7 +193,23 @@ fn change(recorded: &Resources, asked: &Resources) -> Change {
     };
     let mut write = asked.clone();
     write.devices.clear();
+/// Zero is "not set" for all of these, and changes nothing.
+fn without_zeros(asked: &Resources) -> Resources {
+    let Resources { mut memory, mut cpu, mut block_io, .. } = asked.clone();
+    for bytes in [&mut memory.limit, &mut memory.reservation, &mut memory.swap] {
+        *bytes = bytes.filter(|bytes| *bytes != 0);
+    }
+    cpu.shares = cpu.shares.filter(|shares| *shares != 0);
+    cpu.quota = cpu.quota.filter(|quota| *quota != 0);
+    cpu.period = cpu.period.filter(|period| *period != 0);
+    for weight in [&mut block_io.weight, &mut block_io.leaf_weight] {
+        *weight = weight.filter(|weight| *weight != 0);
+    }
+    Resources { memory, cpu, block_io, ..asked.clone() }
+}
+
     // The two are one number in the specification and two files of cgroup v2.
+    let asked = &without_zeros(asked);
     if asked.memory.limit.is_some() || asked.memory.swap.is_some() {
         write.memory.limit = record.memory.limit;
         write.memory.swap = record.memory.swap;
@@ -203,7 +220,9 @@ fn change(recorded: &Resources, asked: &Resources) -> Change {
         write.cpu = Cpu { quota, period, burst, ..write.cpu };
     }
     // The kernel forgets the weight of a cgroup that was idle, and takes none for one that is.
-    if write.cpu.shares.is_none() && asked.cpu.idle == Some(0) {
+    if record.cpu.idle.is_some_and(|idle| idle != 0) {
+        write.cpu.shares = None;
+    } else if write.cpu.shares.is_none() && asked.cpu.idle == Some(0) {
         write.cpu.shares = record.cpu.shares;
     }
     Change { write, record }
@@ -223,14 +242,11 @@ fn memory(recorded: &Memory, asked: &Memory) -> Memory {
 
 fn cpu(recorded: &Cpu, asked: &Cpu) -> Cpu {
     let text = |asked: &String, recorded: &String| if asked.is_empty() { recorded.clone() } else { asked.clone() };
-    // Zero is "not set" for these two.
-    let quota = asked.quota.filter(|quota| *quota != 0);
-    let period = asked.period.filter(|period| *period != 0);
     Cpu {
-        shares: asked.shares.filter(|shares| *shares != 0).or(recorded.shares),
-        quota: quota.or(recorded.quota),
+        shares: asked.shares.or(recorded.shares),
+        quota: asked.quota.or(recorded.quota),
         burst: asked.burst.or(recorded.burst),
-        period: period.or(recorded.period),
+        period: asked.period.or(recorded.period),
         cpus: text(&asked.cpus, &recorded.cpus),
         mems: text(&asked.mems, &recorded.mems),
         idle: asked.idle.or(recorded.idle),
@@ -306,7 +322,7 @@ mod tests {
         let recorded = json!({"cpu": {"shares": 512}});
         let (write, record) = changed(recorded, json!({"cpu": {"idle": 1}}));
         assert_eq!(write, json!({"cpu": {"idle": 1}}));
-        let (write, _) = changed(record, json!({"cpu": {"idle": 0}}));
+        let (write, _) = changed(record.clone(), json!({"cpu": {"idle": 0}}));
         assert_eq!(write, json!({"cpu": {"idle": 0, "shares": 512}}));
     }
 
@@ -322,6 +338,24 @@ mod tests {
     fn usage_above_a_checked_limit_is_found_before_anybody_is_told() {
         let Some(tree) = location::find_tree().unwrap() else { return println!("skipped: no cgroup v2 tree") };
         let directory = std::env::temp_dir().join(format!("ferry-test-usage-{}", std::process::id()));
+        // One that is given meanwhile is for afterwards, and so is one that is given with it.
+        for (asked, written) in [
+            (json!({"cpu": {"shares": 256}}), json!({})),
+            (json!({"cpu": {"shares": 256, "idle": 1}}), json!({"cpu": {"idle": 1}})),
+        ] {
+            let (write, record) = changed(record.clone(), asked);
+            assert_eq!((write, &record["cpu"]), (written, &json!({"shares": 256, "idle": 1})));
+        }
+    }
+
+    #[test]
+    fn zero_changes_nothing() {
+        let recorded = json!({"memory": {"limit": 100, "swap": 300, "reservation": 50}, "blockIO": {"weight": 20}});
+        let zeros = json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "blockIO": {"weight": 0},
+            "cpu": {"shares": 0, "quota": 0, "period": 0}});
+        assert_eq!(changed(recorded.clone(), zeros), (json!({}), recorded.clone()));
+        let (write, record) = changed(recorded, json!({"memory": {"limit": 0, "swap": 400}}));
+        assert_eq!((&write, &record["memory"]["swap"]), (&json!({"memory": {"limit": 100, "swap": 400}}), &json!(400)));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("memory.current"), "4096\n").unwrap();
         let files = cgroup::fs::open(&directory).unwrap();
