@@ -88,12 +88,14 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     };
     pass_over_kernel_memory(&mut resources, &globals.setting.log);
     let schemata = schemata(matches)?;
+    let reclaimed = reclaimed(matches)?;
     // First, because most hosts refuse it: nothing is changed then.
     if schemata != Schemata::default() {
+        lifecycle::update::foresee(&globals.setting, &id, &resources)?;
         lifecycle::update::schemata(&globals.setting, &id, &schemata)?;
     }
     lifecycle::update::update(&globals.setting, &id, &resources)?;
-    if let Some(bytes) = reclaimed(matches)? {
+    if let Some(bytes) = reclaimed {
         lifecycle::update::reclaim(&globals.setting, &id, bytes)?;
     }
     Ok(0)

@@ -24,10 +24,7 @@ use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources, ThrottleDevi
 /// It does not run or has no cgroup; a limit is out of range or cannot be enforced; the kernel refuses a value.
 pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
     let container = live::open_locked(setting, id)?;
-    if !container.has_process() {
-        return Err(Error::plain(format!("container not running: {id:?} is {}", container.status)));
-    }
-    let recorded = container.entry.config()?.linux.resources;
+    let recorded = recorded(&container)?;
     let change = change(&recorded, asked);
     let limits = cgroup::resources::plan_update(&change.write)?;
     for note in &limits.notes {
@@ -41,6 +38,23 @@ pub fn update(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
     check(&cgroup, &limits)?;
     let update = Update { container: &container, cgroup: &cgroup, previous: Previous::read(&cgroup, &limits) };
     update.carry_out(&limits, &change.record).map_err(|error| update.undo(error))
+}
+
+/// Says what [`update`] would find at fault with the limits by themselves, for what is done before it.
+///
+/// # Errors
+/// The container does not run; a limit is out of range.
+pub fn foresee(setting: &Setting, id: &str, asked: &Resources) -> Result<()> {
+    let recorded = recorded(&live::open(setting, id)?)?;
+    cgroup::resources::plan_update(&change(&recorded, asked).write).map(drop)
+}
+
+fn recorded(container: &Live) -> Result<Resources> {
+    if !container.has_process() {
+        let id = container.entry.id.as_str();
+        return Err(Error::plain(format!("container not running: {id:?} is {}", container.status)));
+    }
+    Ok(container.entry.config()?.linux.resources)
 }
 
 /// An update under way.
@@ -179,20 +193,6 @@ struct Change {
     record: Resources,
 }
 
-fn change(recorded: &Resources, asked: &Resources) -> Change {
-    let record = Resources {
-        devices: recorded.devices.clone(),
-        memory: memory(&recorded.memory, &asked.memory),
-        cpu: cpu(&recorded.cpu, &asked.cpu),
-        pids: Pids { limit: asked.pids.limit.or(recorded.pids.limit) },
-        block_io: block_io(recorded, asked),
-        hugepage_limits: upsert(&recorded.hugepage_limits, &asked.hugepage_limits, |a, b| a.page_size == b.page_size),
-        network: recorded.network.clone(),
-        rdma: recorded.rdma.iter().chain(&asked.rdma).map(|(name, limit)| (name.clone(), limit.clone())).collect(),
-        unified: recorded.unified.iter().chain(&asked.unified).map(|(f, v)| (f.clone(), v.clone())).collect(),
-    };
-    let mut write = asked.clone();
-    write.devices.clear();
 /// Zero is "not set" for all of these, and changes nothing.
 fn without_zeros(asked: &Resources) -> Resources {
     let Resources { mut memory, mut cpu, mut block_io, .. } = asked.clone();
@@ -208,8 +208,22 @@ fn without_zeros(asked: &Resources) -> Resources {
     Resources { memory, cpu, block_io, ..asked.clone() }
 }
 
-    // The two are one number in the specification and two files of cgroup v2.
+fn change(recorded: &Resources, asked: &Resources) -> Change {
     let asked = &without_zeros(asked);
+    let record = Resources {
+        devices: recorded.devices.clone(),
+        memory: memory(&recorded.memory, &asked.memory),
+        cpu: cpu(&recorded.cpu, &asked.cpu),
+        pids: Pids { limit: asked.pids.limit.or(recorded.pids.limit) },
+        block_io: block_io(recorded, asked),
+        hugepage_limits: upsert(&recorded.hugepage_limits, &asked.hugepage_limits, |a, b| a.page_size == b.page_size),
+        network: recorded.network.clone(),
+        rdma: recorded.rdma.iter().chain(&asked.rdma).map(|(name, limit)| (name.clone(), limit.clone())).collect(),
+        unified: recorded.unified.iter().chain(&asked.unified).map(|(f, v)| (f.clone(), v.clone())).collect(),
+    };
+    let mut write = asked.clone();
+    write.devices.clear();
+    // The two are one number in the specification and two files of cgroup v2.
     if asked.memory.limit.is_some() || asked.memory.swap.is_some() {
         write.memory.limit = record.memory.limit;
         write.memory.swap = record.memory.swap;
@@ -324,20 +338,6 @@ mod tests {
         assert_eq!(write, json!({"cpu": {"idle": 1}}));
         let (write, _) = changed(record.clone(), json!({"cpu": {"idle": 0}}));
         assert_eq!(write, json!({"cpu": {"idle": 0, "shares": 512}}));
-    }
-
-    #[test]
-    fn device_rules_stay_those_of_the_creation() {
-        let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
-        for asked in [rules.clone(), json!({"devices": [{"allow": true, "access": "rwm"}]})] {
-            assert_eq!(changed(rules.clone(), asked), (json!({}), rules.clone()));
-        }
-    }
-
-    #[test]
-    fn usage_above_a_checked_limit_is_found_before_anybody_is_told() {
-        let Some(tree) = location::find_tree().unwrap() else { return println!("skipped: no cgroup v2 tree") };
-        let directory = std::env::temp_dir().join(format!("ferry-test-usage-{}", std::process::id()));
         // One that is given meanwhile is for afterwards, and so is one that is given with it.
         for (asked, written) in [
             (json!({"cpu": {"shares": 256}}), json!({})),
@@ -356,6 +356,20 @@ mod tests {
         assert_eq!(changed(recorded.clone(), zeros), (json!({}), recorded.clone()));
         let (write, record) = changed(recorded, json!({"memory": {"limit": 0, "swap": 400}}));
         assert_eq!((&write, &record["memory"]["swap"]), (&json!({"memory": {"limit": 100, "swap": 400}}), &json!(400)));
+    }
+
+    #[test]
+    fn device_rules_stay_those_of_the_creation() {
+        let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
+        for asked in [rules.clone(), json!({"devices": [{"allow": true, "access": "rwm"}]})] {
+            assert_eq!(changed(rules.clone(), asked), (json!({}), rules.clone()));
+        }
+    }
+
+    #[test]
+    fn usage_above_a_checked_limit_is_found_before_anybody_is_told() {
+        let Some(tree) = location::find_tree().unwrap() else { return println!("skipped: no cgroup v2 tree") };
+        let directory = std::env::temp_dir().join(format!("ferry-test-usage-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("memory.current"), "4096\n").unwrap();
         let files = cgroup::fs::open(&directory).unwrap();

@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_refused_update_changes_nothing_under_systemd", &[Delegated(ALL), Systemd, Ferry], |case| {
         refused(case, "systemd")
     }),
+    scenario("a_flag_that_cannot_be_read_changes_nothing", &[Root, CgroupV2(&[]), Ferry], unreadable),
     scenario("an_update_leaves_the_devices_alone", &[Root, CgroupV2(&[]), Ferry], devices),
     scenario("a_limit_below_the_usage_is_refused_when_asked", &[Delegated(ALL), Ferry], |case| {
         below_usage(case, "cgroupfs")
@@ -257,5 +258,18 @@ fn high(case: &mut Case) -> Outcome {
     assert!(number(&place, "memory.stat", "file")? <= 16 << 20);
     case.call(&["update", "--memory-high", "-1", &id])?.success()?;
     assert_eq!(read(&place, "memory.high")?, "max");
+    Ok(())
+}
+
+fn unreadable(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let (id, file) = (case.id.clone(), case.path("limits.json"));
+    fs::write(&file, json!({"unified": {"cgroup.max.depth": "5"}}).to_string())?;
+    let depth = directory_of(case, &id)?.join("cgroup.max.depth");
+    let said = case.call(&["update", "--resources", &file, "--memory-reclaim", "zz", &id])?.failure()?.stderr;
+    assert!(said.contains("--memory-reclaim"), "{said}");
+    assert_eq!(fs::read_to_string(&depth)?, "max\n");
+    case.call(&["update", "--resources", &file, &id])?.success()?;
+    assert_eq!(fs::read_to_string(&depth)?, "5\n");
     Ok(())
 }
