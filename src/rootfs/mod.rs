@@ -18,5 +18,6 @@ pub mod overlay;
 pub mod pivot;
 pub mod plan;
 pub mod protect;
+pub mod read_only;
 
 pub use plan::{Base, Layers, Rootfs};

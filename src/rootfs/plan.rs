@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::devices::{self, Node};
 use super::idmapped::{self, Idmap};
 use super::options::{self, Options};
+use super::read_only;
 use crate::error::{Error, Result};
 use crate::namespaces::{Kind, Namespaces, User};
 use crate::path::clean;
 use crate::spec::config::{Config, Mount as MountConfig};
-use crate::sys::mount::MOUNT_ATTR_RDONLY;
 
 /// The root filesystem of a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -180,6 +180,11 @@ impl Around<'_> {
     }
 }
 
+/// Whether the source of a filesystem is a path, as a disk's is, and no mere name to show.
+pub fn is_path(source: &str) -> bool {
+    source.starts_with('/')
+}
+
 impl Rootfs {
     /// Whether the host side opens anything for the child.
     pub fn is_handed(&self) -> bool {
@@ -208,7 +213,7 @@ pub fn plan(config: &Config, around: Around<'_>, pivot: bool) -> Result<Rootfs> 
         .enumerate()
         .map(|(index, mount)| plan_mount(mount, around, &format!("mounts[{index}]")))
         .collect::<Result<_>>()?;
-    let read_only_last = read_only_last(&mut mounts);
+    let read_only_last = read_only::last(&mut mounts, config);
     let own_dev =
         !mounts.iter().any(|mount| mount.destination == Path::new("/dev") && matches!(mount.what, What::Bind(_)));
     let mounted_in = match namespaces.has(Kind::Mount) {
@@ -258,28 +263,6 @@ fn shared(config: &Config, around: Around<'_>) -> Result<MountedIn> {
         }
         Some(_) => Ok(MountedIn::Host),
     }
-}
-
-/// Takes the read-only attribute from new filesystems that something is still made in, and answers their places. What is the kernel's
-/// own has nothing made in it; and where the host's is read-only, a user namespace gets no other one. fs/namespace.c,
-/// mnt_already_visible
-fn read_only_last(mounts: &mut [Mount]) -> Vec<PathBuf> {
-    let places: Vec<PathBuf> = mounts.iter().map(|mount| mount.destination.clone()).collect();
-    let mut last = Vec::new();
-    for (index, mount) in mounts.iter_mut().enumerate() {
-        let new = matches!(&mount.what, What::Filesystem { kind, .. } if !matches!(kind.as_str(), "sysfs" | "proc"));
-        if !new || mount.options.attributes.set & MOUNT_ATTR_RDONLY == 0 {
-            continue;
-        }
-        let place = &mount.destination;
-        let used = place == Path::new("/dev")
-            || places[index + 1..].iter().any(|later| later != place && later.starts_with(place));
-        if used {
-            mount.options.attributes.set &= !MOUNT_ATTR_RDONLY;
-            last.push(place.clone());
-        }
-    }
-    last
 }
 
 /// Covered twice, a path would cost a mount more and be no better covered.
@@ -408,23 +391,6 @@ mod tests {
         assert!(!handed("bind", &mapped, false), "an ordinary user reaches no more than its child does");
         assert!(!handed("bind", &plain, true));
         assert!(!handed("tmpfs", &mapped, true));
-    }
-
-    #[test]
-    fn what_is_still_written_to_is_read_only_last() {
-        let namespaces = Namespaces::default();
-        let around = around(&namespaces, true);
-        let mut mounts: Vec<Mount> = ["/dev", "/a", "/a/b", "/c"]
-            .map(|place| plan_mount(&mount("tmpfs", "tmpfs", place, &["ro"]), around, "").unwrap())
-            .into();
-        assert_eq!(read_only_last(&mut mounts), [Path::new("/dev"), Path::new("/a")]);
-        let left: Vec<bool> =
-            mounts.iter().map(|mount| mount.options.attributes.set & MOUNT_ATTR_RDONLY != 0).collect();
-        assert_eq!(left, [false, false, true, true]);
-        let mut kernels: Vec<Mount> = [("sysfs", "/sys"), ("tmpfs", "/sys/fs/cgroup")]
-            .map(|(kind, place)| plan_mount(&mount(kind, kind, place, &["ro"]), around, "").unwrap())
-            .into();
-        assert!(read_only_last(&mut kernels).is_empty());
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod checkpoint_workloads;
 mod completion;
 mod concurrency;
 mod create;
+mod cwd;
 mod dev;
 mod dice;
 mod errors;
@@ -132,6 +133,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("binds", binds::SCENARIOS),
     ("dev", dev::SCENARIOS),
     ("process", process::SCENARIOS),
+    ("cwd", cwd::SCENARIOS),
     ("scheduling", scheduling::SCENARIOS),
     ("schema", schema::SCENARIOS),
     ("cgroup", cgroup::SCENARIOS),
