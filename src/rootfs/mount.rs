@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::fchdir;
-use rustix::fs::{CWD, FileType, fstat, fstatfs, readlinkat, symlinkat};
+use rustix::fs::{CWD, FileType, StatVfsMountFlags, fstat, fstatfs, fstatvfs, readlinkat, stat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
@@ -22,10 +22,10 @@ use rustix::mount::{
 use super::by_path;
 use super::label;
 use super::options::{Attributes, Options};
-use super::plan::{Mount, What};
+use super::plan::{Mount, What, is_path};
 use crate::error::{Context, Error, Result};
 use crate::path::{Links, Root, errno};
-use crate::sys::mount::{MountAttr, mount_setattr};
+use crate::sys::mount::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
 
 /// How `/sys/fs/cgroup` inside the container comes about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,15 +91,24 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
     };
     let place = root.resolve(&mount.destination, Links::Follow).or_cannot("remount", named())?;
     set(place.as_fd(), *attributes, 0, false).or_cannot("remount", named()).map_err(nothing)?;
+    let mut data = Cow::Borrowed(data);
+    // A disk is read-only as a whole where it was mounted so: see `configure`.
+    if attributes.clear & MOUNT_ATTR_RDONLY != 0 && is_read_only(place.as_fd()) {
+        data.to_mut().push(("rw".to_owned(), None));
+    }
     if bind.is_none() && !data.is_empty() {
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
         let context = fspick(&place, "", flags).or_cannot("remount", named())?;
-        put(context.as_fd(), data)
+        put(context.as_fd(), &data)
             .and_then(|()| fsconfig_reconfigure(context.as_fd()))
             .or_cannot("remount", named())
             .map_err(|error| error.hint(words(context.as_fd())))?;
     }
     finish(place.as_fd(), &mount.options).or_cannot("set attributes of", named())
+}
+
+fn is_read_only(place: BorrowedFd<'_>) -> bool {
+    fstatvfs(place).is_ok_and(|filesystem| filesystem.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Mounts a filesystem: the one that was `handed`, or a new one.
@@ -220,8 +229,18 @@ fn configure(context: BorrowedFd<'_>, source: &str, options: &Options) -> rustix
     if !source.is_empty() {
         fsconfig_set_string(context, "source", source)?;
     }
+    // The mount alone would leave the filesystem free to write to its disk by itself: it counts mounts, and replays its journal. One
+    // that the kernel shares with the host stays as it is, and so does one in memory, where it makes no difference.
+    if options.attributes.set & MOUNT_ATTR_RDONLY != 0 && is_disk(source) {
+        fsconfig_set_flag(context, "ro")?;
+    }
     put(context, &options.data)?;
     fsconfig_create(context)
+}
+
+fn is_disk(source: &str) -> bool {
+    let kind = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode);
+    is_path(source) && stat(source).is_ok_and(|stat| kind(stat) == FileType::BlockDevice)
 }
 
 /// Hands over the filesystem's own options.
@@ -404,7 +423,7 @@ fn set(
 /// # Errors
 /// What mount_setattr(2) answers.
 pub fn read_only(fd: BorrowedFd<'_>, recursive: bool) -> std::result::Result<(), Errno> {
-    let attributes = Attributes { set: crate::sys::mount::MOUNT_ATTR_RDONLY, clear: 0 };
+    let attributes = Attributes { set: MOUNT_ATTR_RDONLY, clear: 0 };
     set(fd, attributes, 0, recursive)
 }
 

@@ -27,6 +27,7 @@ mod create;
 mod cwd;
 mod dev;
 mod dice;
+mod disks;
 mod errors;
 mod exec;
 mod explain;
@@ -132,6 +133,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("mount_options", mount_options::SCENARIOS),
     ("binds", binds::SCENARIOS),
     ("dev", dev::SCENARIOS),
+    ("disks", disks::SCENARIOS),
     ("process", process::SCENARIOS),
     ("cwd", cwd::SCENARIOS),
     ("scheduling", scheduling::SCENARIOS),
