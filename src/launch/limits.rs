@@ -1,5 +1,5 @@
 //! What limits a container's processes, brought into force around a first process that waits: its scope, its resctrl group,
-//! its cgroup's limits, devices and owner. For a launch as for a restore.
+//! its cgroup's limits and owner, and its devices. For a launch as for a restore.
 
 use std::os::fd::AsFd;
 
@@ -11,6 +11,7 @@ use crate::cgroup::{self, Cgroup, resctrl, systemd};
 use crate::container::record::Record;
 use crate::error::Result;
 use crate::log::Log;
+use crate::rootfs::plan::{What, is_path};
 
 impl Plan {
     /// Has systemd make the container's scope around the process, where it is to be in one; `record` and `cgroup` are then its.
@@ -31,11 +32,17 @@ impl Plan {
         Ok(())
     }
 
-    /// Brings into force what limits the process and those it will have.
+    /// Whether the device program has to wait for the mounts: it would keep the child from opening the disk of one.
+    pub fn mounts_disks(&self) -> bool {
+        let is_disk = |what: &What| matches!(what, What::Filesystem { source, .. } if is_path(source));
+        self.cgroup.limits.devices.is_some() && self.rootfs.mounts.iter().any(|mount| is_disk(&mount.what))
+    }
+
+    /// Brings into force what limits the process and those it will have, but for its devices.
     ///
     /// # Errors
     /// A limit that cannot be enforced.
-    pub fn limit(&self, pid: Pid, record: &Record, cgroup: Option<&Cgroup>, log: &Log) -> Result<()> {
+    pub fn limit(&self, pid: Pid, record: &Record, cgroup: Option<&Cgroup>) -> Result<()> {
         if let (Some(plan), Some(groups)) = (&self.resctrl, &record.resctrl) {
             resctrl::apply(plan, groups, pid)?;
         }
@@ -46,13 +53,21 @@ impl Plan {
                 _ => cgroup::controllers::offer(&cgroup::location::of_existing(&cgroup.path)?, cgroup),
             }
             cgroup::fs::apply(cgroup, limits)?;
-            if let Some(rules) = &limits.devices {
-                let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
-                log.debug(format_args!("device rules: {installed:?}"));
-            }
             if let Some(owner) = self.cgroup.owner {
                 cgroup::fs::delegate(cgroup, rustix::fs::Uid::from_raw(owner))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Brings into force which devices the process and those it will have may use.
+    ///
+    /// # Errors
+    /// The kernel refuses the program.
+    pub fn limit_devices(&self, cgroup: Option<&Cgroup>, log: &Log) -> Result<()> {
+        if let (Some(cgroup), Some(rules)) = (cgroup, &self.cgroup.limits.devices) {
+            let installed = cgroup::devices::install(cgroup.dir.as_fd(), rules)?;
+            log.debug(format_args!("device rules: {installed:?}"));
         }
         Ok(())
     }

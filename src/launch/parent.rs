@@ -256,7 +256,10 @@ impl Launch<'_> {
         // Who finds a process in the record finds its configuration, too.
         self.entry.keep_config(config)?;
         self.entry.save(record)?;
-        self.plan.limit(child.pid, record, cgroup.as_ref(), self.log)?;
+        self.plan.limit(child.pid, record, cgroup.as_ref())?;
+        if !self.plan.mounts_disks() {
+            self.plan.limit_devices(cgroup.as_ref(), self.log)?;
+        }
         if moves {
             // Once nothing else of this side can fail; the child waits, as a kernel parameter may name them.
             child.moved = Some(network::devices::move_in(&self.plan.net_devices, &child.network()?)?);
@@ -265,11 +268,11 @@ impl Launch<'_> {
         Ok(())
     }
 
-    /// Serves the child until it is Ready (at a gate) or its stream ends.
+    /// Serves the child until it is Ready (at a gate) or its stream ends; `cgroup` is its own.
     ///
     /// # Errors
     /// What the child reported, or a hook that failed.
-    pub fn serve(&self, child: &mut Child, record: &Record) -> Result<Reached> {
+    pub fn serve(&self, child: &mut Child, record: &Record, cgroup: Option<&Cgroup>) -> Result<Reached> {
         loop {
             let Some((message, descriptor)) = child.channel.receive()? else {
                 self.log.milestone(Milestone::StreamEnds, child.pid);
@@ -283,6 +286,10 @@ impl Launch<'_> {
                     child.channel.send(&Message::Mapped, None)?;
                 }
                 (Message::HooksDue, _) => {
+                    if self.plan.mounts_disks() {
+                        // Before any hook: what they start in the container is under it.
+                        self.plan.limit_devices(cgroup, self.log)?;
+                    }
                     let state = state_of(record, self.plan, Status::Creating);
                     hooks::run("prestart", &self.plan.hooks.prestart, &state, self.streams)?;
                     hooks::run("createRuntime", &self.plan.hooks.create_runtime, &state, self.streams)?;
@@ -313,7 +320,10 @@ impl Plan {
     /// Whether the child stops for hooks of the host side and for what has to come after them, which it does before it waits
     /// to be let go.
     pub fn stops_for_hooks(&self) -> bool {
-        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty() || self.bandwidth.is_some()
+        !self.hooks.prestart.is_empty()
+            || !self.hooks.create_runtime.is_empty()
+            || self.bandwidth.is_some()
+            || self.mounts_disks()
     }
 
     /// Whether the child has to wait, before anything else, until its id maps are written, it is in its scope, it was handed

@@ -9,7 +9,8 @@
 //!   | record, limits, device program      | namespaces, root filesystem
 //!   | <--- Map + descriptor -------------- | (only with an id-mapped mount whose source is in the container)
 //!   | ---- Mapped ----------------------> |
-//!   | <--- HooksDue ---------------------- | (only where createRuntime or prestart hooks are configured)
+//!   | <--- HooksDue ---------------------- | (only with createRuntime or prestart hooks, limited bandwidth, or a disk mounted)
+//!   | device program of who mounts a disk |
 //!   | hooks                               |
 //!   | ---- HooksDone -------------------> |
 //!   |                                     | createContainer hooks, protection, pivot

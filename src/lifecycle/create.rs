@@ -376,7 +376,7 @@ impl Begun {
             console_socket: console_socket.as_deref(),
             streams: &self.streams,
         };
-        launch.serve(&mut self.child, &self.record)
+        launch.serve(&mut self.child, &self.record, self.cgroup.as_ref())
     }
 
     /// What to say of a child that ended without a word.

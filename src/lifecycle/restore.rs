@@ -234,7 +234,8 @@ impl Restoring<'_> {
         self.plan.begin_scope(criu, &mut self.record, &mut self.cgroup)?;
         self.record.resctrl = self.plan.resctrl.as_ref().map(cgroup::resctrl::locate).transpose()?;
         self.note(criu)?;
-        self.plan.limit(criu, &self.record, self.cgroup.as_ref(), &self.setting.log)
+        self.plan.limit(criu, &self.record, self.cgroup.as_ref())?;
+        self.plan.limit_devices(self.cgroup.as_ref(), &self.setting.log)
     }
 
     /// Saves the record with this process as the container's first.

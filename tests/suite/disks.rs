@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use serde_json::json;
 
 use super::case::Case;
-use super::need::Need::{Root, Tool};
+use super::need::Need::{CgroupV2, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config::{add, mount};
 
@@ -18,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_read_only_one_is_not_written_to", &[Root, LOOPS, MKFS], read_only),
     scenario("a_write_protected_one_is_mounted_read_only", &[Root, LOOPS, MKFS], write_protected),
     scenario("remount_makes_it_writable_again", &[Root, LOOPS, MKFS], remounted),
+    scenario("it_is_mounted_whatever_devices_the_program_may_use", &[Root, CgroupV2(&[]), LOOPS, MKFS], denied),
 ];
 
 /// A disk with an ext4; its loop device goes when dropped.
@@ -85,5 +86,20 @@ fn remounted(case: &mut Case) -> Outcome {
     let _disk = with_disk(case, &[], &["ro"])?;
     add(&mut case.config, "/mounts", mount("", "", "/mnt", &["remount", "rw"]));
     assert!(case.deed(&["write", "/mnt/new", "x"])?["error"].is_null());
+    Ok(())
+}
+
+/// Again and again, since the filter is made while the child mounts; and what it denies is denied to the program.
+fn denied(case: &mut Case) -> Outcome {
+    let disk = with_disk(case, &[], &["rw"])?;
+    case.config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    let number: i64 = disk.device.trim_start_matches("/dev/loop").parse()?;
+    case.config["linux"]["devices"] = json!([{"path": "/dev/disk", "type": "b", "major": 7, "minor": number}]);
+    for _ in 0..6 {
+        assert_eq!(case.deed(&["open", "/dev/disk", "r"])?["error"], libc::EPERM);
+    }
+    case.start_waiting()?;
+    assert_eq!(case.exec(&[], &["/probe", "list", "/mnt"])?.success()?.json()?["ok"], json!(["lost+found"]));
+    assert_eq!(case.exec(&[], &["/probe", "open", "/dev/disk", "r"])?.success()?.json()?["error"], libc::EPERM);
     Ok(())
 }
