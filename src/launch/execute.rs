@@ -20,7 +20,7 @@ use crate::process::{command, identity, limits, memory_merge, scheduling};
 use crate::security::capabilities;
 use crate::sys::{fd, seccomp, signal, stub};
 
-/// Becomes `process` and executes `program`; `procfs` is there when the process has a label. What fails is for the caller
+/// Becomes `process` and executes its program as it `begins`; `procfs` is there when the process has a label. What fails is for the caller
 /// to report on `report`, whose stream ends when the program is executed.
 ///
 /// `last`, where there is something, is done with the rights of the process and under its filter: programs of the image that
@@ -30,7 +30,7 @@ use crate::sys::{fd, seccomp, signal, stub};
 /// The step that failed. On success there is nobody to return to.
 pub fn execute(
     process: &ProcessPlan,
-    program: &Path,
+    begins: &command::Beginning,
     procfs: Option<&OwnedFd>,
     report: &Channel,
     last: Option<&dyn Fn() -> Result<()>>,
@@ -52,7 +52,8 @@ pub fn execute(
     let sealed = stub::sealed(report.as_fd().as_raw_fd(), label, &bytes, flags)
         .or_cannot("make", "the stub in a memory file")
         .map_err(|error| error.hint("with vm.memfd_noexec=2 no memory file can be executed: set it to 0 or 1"))?;
-    let mut args = vec![CString::new(program.as_os_str().as_bytes()).unwrap_or_default()];
+    let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    let mut args = vec![c_path(&begins.program)];
     args.extend(command::c_strings(&process.command.args));
     let env = command::c_strings(&env);
     if process.merge_memory {
@@ -69,6 +70,9 @@ pub fn execute(
         install_filter(process, report)?;
     }
     identity::become_identity(&process.identity, last.is_none())?;
+    if let Some(program) = begins.settle(&process.command)? {
+        args[0] = c_path(&program);
+    }
     if process.identity.no_new_privileges {
         set_no_new_privs().or_cannot("set", "no_new_privs")?;
         if in_stub.is_none() && !last_act {

@@ -68,8 +68,8 @@ pub struct Init<'a> {
     pub procfs: Option<OwnedFd>,
     /// The terminal, once it is open.
     pub terminal: Option<OwnedFd>,
-    /// The file to execute, once it is found.
-    pub program: PathBuf,
+    /// Where the process begins.
+    pub begins: command::Beginning,
 }
 
 /// What the host side opened for the child.
@@ -168,7 +168,7 @@ impl Init<'_> {
         let run = || self.run_hooks("startContainer", &hooks, Status::Created);
         hidden::hide()?;
         let last: Option<&dyn Fn() -> Result<()>> = if hooks.is_empty() { None } else { Some(&run) };
-        execute(process, &self.program, self.procfs.as_ref(), &self.channel, last).map(|never| match never {})
+        execute(process, &self.begins, self.procfs.as_ref(), &self.channel, last).map(|never| match never {})
     }
 
     /// Whoever gets into this process while it waits finds nothing of the host's in its hands.
@@ -403,16 +403,16 @@ impl Init<'_> {
 
     fn working_directory(&mut self) -> Result<()> {
         match &self.plan.process {
-            Some(process) => command::enter(&process.command.cwd),
+            Some(process) => self.begins.enter(&process.command),
             None => Ok(()),
         }
     }
 
     fn find_program(&mut self) -> Result<()> {
-        if let Some(process) = &self.plan.process {
-            self.program = command::find(&process.command)?;
+        match &self.plan.process {
+            Some(process) => self.begins.find(&process.command),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,6 @@
 //! only after the pid namespace was entered, since that holds for children alone.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, umask};
@@ -45,8 +44,8 @@ pub struct Joining<'a> {
     pub foreground: bool,
     /// The terminal, once it is open.
     pub terminal: Option<OwnedFd>,
-    /// The file to execute, once it is found.
-    pub program: PathBuf,
+    /// Where the process begins.
+    pub begins: command::Beginning,
 }
 
 /// A named step.
@@ -75,7 +74,7 @@ impl<'a> Joining<'a> {
 pub fn main(mut joining: Joining<'_>) -> ! {
     let steps = Joining::STEPS.iter().try_for_each(|(_, step)| step(&mut joining)).and_then(|()| joining.let_go());
     let failed = match steps {
-        Ok(()) => execute(joining.process, &joining.program, joining.procfs.as_ref(), &joining.channel, None)
+        Ok(()) => execute(joining.process, &joining.begins, joining.procfs.as_ref(), &joining.channel, None)
             .map(|never| match never {}),
         Err(error) => Err(error),
     };
@@ -155,11 +154,10 @@ impl Joining<'_> {
     }
 
     fn working_directory(&mut self) -> Result<()> {
-        command::enter(&self.process.command.cwd)
+        self.begins.enter(&self.process.command)
     }
 
     fn find_program(&mut self) -> Result<()> {
-        self.program = command::find(&self.process.command)?;
-        Ok(())
+        self.begins.find(&self.process.command)
     }
 }

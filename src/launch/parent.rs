@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -32,6 +32,7 @@ use crate::log::{Log, Milestone};
 use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
+use crate::process::command::Beginning;
 use crate::process::{hidden, identity, limits, scheduling};
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
@@ -110,7 +111,7 @@ impl Launch<'_> {
             waits: false,
             root: None,
             terminal: None,
-            program: PathBuf::new(),
+            begins: Beginning::default(),
         };
         let (mut child, waits) = self.born(channel, init, cgroup.as_ref())?;
         self.log.milestone(Milestone::Cloned, child.pid);

@@ -29,6 +29,7 @@ use crate::launch::protocol::{Channel, Message};
 use crate::launch::{ProcessPlan, execute, foreground, plan};
 use crate::log::{Log, Milestone};
 use crate::namespaces::Kind;
+use crate::process::command::Beginning;
 use crate::process::{hidden, limits, scheduling};
 use crate::security::capabilities;
 use crate::spec::config::Process;
@@ -339,7 +340,7 @@ fn clone_joining(
                 procfs: None,
                 foreground,
                 terminal: None,
-                program: PathBuf::new(),
+                begins: Beginning::default(),
             })
         }
         Cloned::Parent { pid, pidfd } => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, chdir, fchdir};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2};
 use serde::Serialize;
 
 use crate::error::{Context, EXIT_NOT_FOUND, Error, Result};
@@ -40,12 +40,63 @@ pub fn plan(process: &Process) -> Command {
     Command { args: process.args.clone(), env, cwd: process.cwd.clone() }
 }
 
+/// Where a process begins, as far as the container's root can tell. A user that it becomes may be let in where that root is not: into
+/// what belongs to an owner whom the user namespace does not map, or on a filesystem that knows its users by itself.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// Whether the working directory is entered.
+    is_there: bool,
+    /// The file to execute, once it is found.
+    pub program: PathBuf,
+}
+
+impl Beginning {
+    /// Enters the working directory, unless that is for the process itself to try.
+    ///
+    /// # Errors
+    /// As [`enter`].
+    pub fn enter(&mut self, command: &Command) -> Result<()> {
+        match enter(&command.cwd) {
+            Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) => Ok(()),
+            entered => {
+                self.is_there = entered.is_ok();
+                entered
+            }
+        }
+    }
+
+    /// Finds the program, unless that is for the process itself to try.
+    ///
+    /// # Errors
+    /// As [`find`].
+    pub fn find(&mut self, command: &Command) -> Result<()> {
+        match find(command) {
+            Err(_) if candidates(command).any(|path| may_be_anothers(&path)) => Ok(()),
+            found => {
+                self.program = found?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Tries again what was denied, now as the process itself. Answers the program where it is found only now.
+    ///
+    /// # Errors
+    /// As [`enter`] and [`find`].
+    pub fn settle(&self, command: &Command) -> Result<Option<PathBuf>> {
+        if !self.is_there {
+            enter(&command.cwd)?;
+        }
+        if self.program.as_os_str().is_empty() { find(command).map(Some) } else { Ok(None) }
+    }
+}
+
 /// Enters the working directory, which must then be one of the container's: a path through an inherited descriptor
 /// (`/proc/self/fd/7`) would lead to the host (CVE-2024-21626), and the kernel says so by a name that is not absolute.
 ///
 /// # Errors
 /// The kernel's answer; a directory outside.
-pub fn enter(cwd: &Path) -> Result<()> {
+fn enter(cwd: &Path) -> Result<()> {
     chdir_plainly(cwd).or_cannot("enter working directory", cwd.display()).map_err(|error| match error.errno() {
         Some(Errno::ENOENT) => error.hint("it must exist in the container: process.cwd, or --cwd"),
         Some(Errno::ELOOP) => error.hint("it must not lead through a link of procfs"),
@@ -85,29 +136,37 @@ pub fn environment(command: &Command, uid: u32) -> Vec<String> {
 ///
 /// # Errors
 /// Not found, or not executable, in the words that engines look for.
-pub fn find(command: &Command) -> Result<PathBuf> {
-    let name = command.args.first().map_or("", String::as_str);
-    if name.contains('/') {
-        let path = command.cwd.join(name);
-        return match executable(&path) {
-            Ok(()) => Ok(name.into()),
-            Err(answer) => Err(refused(name, answer)),
-        };
-    }
-    let path = command.env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+fn find(command: &Command) -> Result<PathBuf> {
+    let name = name(command);
     let mut denied = false;
-    for dir in path.split(':') {
-        let candidate = command.cwd.join(if dir.is_empty() { "." } else { dir }).join(name);
+    for candidate in candidates(command) {
         match executable(&candidate) {
+            Ok(()) if name.contains('/') => return Ok(name.into()),
             Ok(()) => return Ok(candidate),
+            Err(answer) if name.contains('/') => return Err(refused(name, answer)),
             Err(answer) => denied |= answer == Errno::EACCES,
         }
     }
     if denied {
         return Err(refused(name, Errno::EACCES));
     }
-    let hint = format!("looked for in {path} inside the container");
+    let hint = format!("looked for in {} inside the container", search_path(command));
     Err(Error::plain(format!("exec: {name:?}: executable file not found in $PATH")).hint(hint).exit(EXIT_NOT_FOUND))
+}
+
+fn name(command: &Command) -> &str {
+    command.args.first().map_or("", String::as_str)
+}
+
+fn search_path(command: &Command) -> &str {
+    command.env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH)
+}
+
+/// What `args[0]` may name, the first one first.
+fn candidates(command: &Command) -> impl Iterator<Item = PathBuf> {
+    let name = name(command);
+    let path = if name.contains('/') { "" } else { search_path(command) };
+    path.split(':').map(move |dir| command.cwd.join(if dir.is_empty() { "." } else { dir }).join(name))
 }
 
 /// As shells: found, but not executable. podman and docker pass it on.
@@ -153,6 +212,16 @@ fn executable(path: &Path) -> std::result::Result<(), Errno> {
     let is_dir = rustix::fs::stat(path)
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory);
     if is_dir { Err(Errno::EISDIR) } else { Ok(()) }
+}
+
+/// Whether it is denied to the caller, and yet not to everybody: not because no file there can be executed.
+fn may_be_anothers(path: &Path) -> bool {
+    let is_for_nobody = || {
+        let mode = rustix::fs::stat(path).map_or(0o111, |stat| stat.st_mode);
+        let on = rustix::fs::statvfs(path).map_or(StatVfsMountFlags::empty(), |filesystem| filesystem.f_flag);
+        mode & 0o111 == 0 || on.contains(StatVfsMountFlags::NOEXEC)
+    };
+    matches!(executable(path), Err(Errno::EACCES | Errno::EPERM)) && !is_for_nobody()
 }
 
 /// Strings as exec takes them; they hold no NUL byte, as was checked when the configuration was read.
