@@ -309,6 +309,11 @@ pub fn plan_mount(mount: &MountConfig, around: Around<'_>, at: &str) -> Result<M
     let destination = clean(&mount.destination);
     // Written out as the host's path to it, as runc's users may.
     let destination = around.inside(&destination).unwrap_or(destination);
+    if destination == Path::new("/") && !options.remount {
+        // Processes that join would see it, and the container's first, which pivots below it, would not.
+        let why = "is the root filesystem itself, which nothing may be mounted over";
+        return Err(Error::config(format!("{at}.destination"), why).hint("what stands at / is said by root.path"));
+    }
     let what = if options.remount {
         What::Remount
     } else if options.bind.is_some()
@@ -431,6 +436,17 @@ mod tests {
         }
         assert!(what(&mount("tmpfs", "tmpfs", "/proc", &[])).is_err());
         assert!(what(&mount("bind", "/lxcfs/meminfo", "/proc/meminfo", &["bind"])).is_ok());
+    }
+
+    #[test]
+    fn nothing_may_be_mounted_over_the_root() {
+        for destination in ["/", "/home/..", ".", "/bundle/rootfs/"] {
+            for one in [mount("tmpfs", "tmpfs", destination, &[]), mount("bind", "/x", destination, &["bind"])] {
+                let error = what(&one).unwrap_err().to_string();
+                assert!(error.starts_with("mounts[0].destination: is the root filesystem"), "{error}");
+            }
+        }
+        assert_eq!(what(&mount("", "", "/", &["remount", "ro"])), Ok(What::Remount));
     }
 
     #[test]
