@@ -130,8 +130,10 @@ fn join_container(setting: &Setting, options: &Options) -> Result<u8> {
     };
     setting.log.milestone(Milestone::Prepares, child.pid);
     let told = grouped
-        .and_then(|()| announce(&child, options, &setting.log))
+        .and_then(|()| let_go(&child, options, &setting.log))
         .and_then(|()| serve(setting, &mut child, &process, options, &state))
+        // Of a process that never ran nobody is to read the number, which is soon another's.
+        .and_then(|()| options.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, child.pid.as_raw())))
         .map_err(|error| or_ended(&init, error));
     let attended = told.and_then(|()| if options.detach { Ok(0) } else { foreground::attend(&child.attended(), None) });
     // What nobody attends any more is not to go on in the dark.
@@ -371,10 +373,7 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
         .or_cannot("open root filesystem", path.display())
 }
 
-fn announce(child: &Child, options: &Options, log: &Log) -> Result<()> {
-    if let Some(path) = &options.pid_file {
-        write_pid_file(path, child.pid.as_raw())?;
-    }
+fn let_go(child: &Child, options: &Options, log: &Log) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
         descriptor::send(path, b"pidfd", child.pidfd.as_fd())?;
     }

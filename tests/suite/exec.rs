@@ -43,6 +43,11 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_process_file_is_bound_as_the_container_is", &[Root, Ferry], process_bounds),
     scenario("rlimits_of_a_process_file", &[Peer("runc", "1.1.5: Go raises RLIMIT_NOFILE")], process_rlimits),
     scenario("detach_and_pid_file", &[], detach),
+    scenario(
+        "a_program_that_never_ran_has_no_pid_file",
+        &[Peer("runc", "1.1.5: takes a script without its interpreter for run")],
+        no_pid_file,
+    ),
     scenario("no_stray_descriptors", &[], descriptors),
     scenario("preserve_fds_passes_exactly_that_many", &[], preserve_fds),
     scenario("a_terminal_of_its_own", &[], terminal),
@@ -275,6 +280,17 @@ fn detach(case: &mut Case) -> Outcome {
     let pid = fs::read_to_string(&file)?;
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/cmdline"))?, "/probe\0sleep\0forever\0");
     assert_ne!(pid, case.pid()?.to_string());
+    Ok(())
+}
+
+fn no_pid_file(case: &mut Case) -> Outcome {
+    case.bundle.program("home/script", "#!/no/such/interpreter\n")?;
+    case.start_waiting()?;
+    let file = case.path("pid");
+    for program in ["/no/such/program", "/home/script"] {
+        case.exec(&["--detach", "--pid-file", &file], &[program])?.failure()?;
+        assert!(!std::path::Path::new(&file).exists(), "{program}");
+    }
     Ok(())
 }
 
