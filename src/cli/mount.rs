@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::rootfs::options;
+use crate::security::lsm;
 use crate::spec::config::Mount;
 
 /// A mount of `--mount`: `key=value` and words parted by commas. `src`/`source`, `dst`/`destination`/`target`, `type`
 /// (bind by default), `ro`/`readonly`, `rw`, `bind-propagation` and `bind-nonrecursive` are read; any other word is a
-/// mount option, and is judged with the others when the mount is planned. For tmpfs also `tmpfs-size` and `tmpfs-mode`,
+/// mount option: a bind's, or the filesystem's own, which it judges itself. For tmpfs also `tmpfs-size` and `tmpfs-mode`,
 /// and every `key=value` of the filesystem's own.
 ///
 /// # Errors
@@ -25,7 +27,13 @@ pub fn from_mount(given: &str) -> Result<Mount, String> {
             ("dst" | "destination" | "target", Some(destination)) => mount.destination = destination.into(),
             ("ro" | "readonly", truth) => options.push(if truth_of(key, truth)? { "ro" } else { "rw" }.to_owned()),
             ("rw", truth) => options.push(if truth_of(key, truth)? { "rw" } else { "ro" }.to_owned()),
-            ("bind-propagation", Some(kind)) => propagation = kind.to_owned(),
+            ("bind-propagation", Some(kind)) if options::propagation(kind).is_some() => propagation = kind.to_owned(),
+            ("bind-propagation", kind) => {
+                return Err(format!(
+                    "{:?} is no propagation: private, slave, shared or their r-forms",
+                    kind.unwrap_or_default()
+                ));
+            }
             ("bind-nonrecursive", truth) => recursive = !truth_of(key, truth)?,
             ("tmpfs-size", Some(size)) => options.push(format!("size={size}")),
             ("tmpfs-mode", Some(mode)) => options.push(format!("mode={mode}")),
@@ -35,6 +43,7 @@ pub fn from_mount(given: &str) -> Result<Mount, String> {
     }
     if mount.kind == "bind" {
         mount.source = source(&mount.source)?;
+        options = of_bind(options.into_iter())?;
         mount.options = vec![if recursive { "rbind" } else { "bind" }.to_owned(), propagation];
     } else if mount.source.as_os_str().is_empty() {
         // A filesystem without a device shows its type in /proc/self/mountinfo.
@@ -61,7 +70,7 @@ pub fn from_volume(given: &str) -> Result<Mount, String> {
     }
     let mut options = vec!["rbind".to_owned(), "rprivate".to_owned()];
     let extra = parts.next().unwrap_or_default();
-    options.extend(extra.split(',').filter(|option| !option.is_empty()).map(str::to_owned));
+    options.extend(of_bind(extra.split(',').filter(|option| !option.is_empty()).map(str::to_owned))?);
     match parts.next() {
         Some(_) => Err("it has more than three parts".to_owned()),
         None => Ok(Mount {
@@ -71,6 +80,39 @@ pub fn from_volume(given: &str) -> Result<Mount, String> {
             options,
             ..Mount::default()
         }),
+    }
+}
+
+/// The options of a bind, less those that ask for nothing here. The kernel would pass over what a bind cannot have, and a mistyped
+/// `ro` would give a directory of the host that can be written.
+fn of_bind(given: impl Iterator<Item = String>) -> Result<Vec<String>, String> {
+    let mut options: Vec<String> = Vec::new();
+    for option in given {
+        match option.as_str() {
+            "z" | "Z" => relabel(&option, lsm::probe().selinux)?,
+            "U" => return Err("U would change the owner of the host's files: do it before, with chown -R".to_owned()),
+            "O" => return Err("O is not known: --mount type=overlay mounts an overlay".to_owned()),
+            "idmap" | "ridmap" => {
+                return Err(format!("{option} takes the id mapping of a bundle's config.json, and here is none"));
+            }
+            _ if options::parse(std::slice::from_ref(&option)).suit_a_bind() => options.push(option),
+            _ => {
+                return Err(format!(
+                    "{option:?} is no option of a bind mount; one is ro, rw, nosuid, nodev, noexec, rslave, rshared, …"
+                ));
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// `z` and `Z` ask that the source be labelled for the container, which is nothing where no labels are in force.
+fn relabel(option: &str, selinux: lsm::Module) -> Result<(), String> {
+    match selinux {
+        lsm::Module::Absent => Ok(()),
+        lsm::Module::InForce(_) => {
+            Err(format!("{option} would label the host's files anew: do it before, with chcon -Rt container_file_t"))
+        }
     }
 }
 
@@ -155,6 +197,10 @@ mod tests {
             ("src=/a,dst=b", "its destination \"b\" is not absolute"),
             ("scr=/a,dst=/b", "unknown key \"scr\" for a bind mount"),
             ("src=/a,dst=/b,ro=maybe", "ro is true or false, not \"maybe\""),
+            (
+                "src=/a,dst=/b,bind-propagation=own",
+                "\"own\" is no propagation: private, slave, shared or their r-forms",
+            ),
         ] {
             assert_eq!(from_mount(given).unwrap_err(), said, "{given}");
         }
@@ -165,6 +211,29 @@ mod tests {
             ("/a:b", "its destination \"b\" is not absolute"),
         ] {
             assert_eq!(from_volume(given).unwrap_err(), said, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_a_bind_cannot_have_is_refused() {
+        for option in
+            ["RO", "or", "readonly", "rx", "bogus=1", "size=5", "sync", "remount", "tmpcopyup", "U", "O", "idmap"]
+        {
+            let why = from_volume(&format!("/a:/b:ro,{option}")).unwrap_err();
+            assert!(why.contains(option), "{option}: {why}");
+        }
+        for option in ["RO", "rx", "sync", "U", "ridmap"] {
+            assert!(from_mount(&format!("{option},type=bind,src=/a,dst=/b")).unwrap_err().contains(option), "{option}");
+        }
+        assert!(from_mount("type=tmpfs,dst=/t,sync,huge=never").is_ok(), "these are the filesystem's to judge");
+    }
+
+    #[test]
+    fn a_label_is_nothing_where_there_are_none() {
+        assert_eq!(relabel("z", lsm::Module::Absent), Ok(()));
+        assert!(relabel("Z", lsm::Module::InForce("")).unwrap_err().starts_with("Z would label"));
+        if lsm::probe().selinux == lsm::Module::Absent {
+            assert_eq!(from_volume("/a:/b:ro,Z").unwrap(), mount("bind", "/a", "/b", &["rbind", "rprivate", "ro"]));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::namespaces::{self, Kind, Namespaces, User};
 use crate::network::bandwidth::{self, Bandwidth};
 use crate::network::devices::{self, Device};
 use crate::process::{self, Command, Identity, limits::Limit, scheduling::Scheduling, sysctl::Sysctl};
-use crate::rootfs::plan::MountedIn;
+use crate::rootfs::plan::{Mount, MountedIn, What};
 use crate::rootfs::{self, Rootfs};
 use crate::security::capabilities;
 use crate::security::lsm::{self, Label};
@@ -183,6 +183,7 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let root = rootfs::plan::directory(config, bundle);
     let around = rootfs::plan::Around { namespaces: &namespaces, bundle, root: &root, privileged: host.privileged };
     let mut rootfs = rootfs::plan::plan(config, around, !options.no_pivot)?;
+    warnings.extend(without_effect(&rootfs.mounts));
     label(config, &mut rootfs.mounts)?;
     match rootfs.mounted_in {
         MountedIn::Own => (),
@@ -311,11 +312,25 @@ pub fn filter(config: &Config) -> Result<Option<Program>> {
     }
 }
 
+/// Options that binds pass over, for the log: engines send such, and a mistyped `ro` is one, too. To be asked before labels are added.
+pub fn without_effect(mounts: &[Mount]) -> impl Iterator<Item = String> {
+    let is_bind = |mount: &Mount| match mount.what {
+        What::Bind(_) | What::Inside(_) => true,
+        What::Remount => mount.options.bind.is_some(),
+        What::Filesystem { .. } | What::Cgroup => false,
+    };
+    mounts.iter().enumerate().filter(move |(_, mount)| is_bind(mount)).flat_map(|(index, mount)| {
+        let said =
+            move |word| format!("mounts[{index}].options: {word:?} is no option of a bind mount, and has no effect");
+        mount.options.own_words().map(said)
+    })
+}
+
 /// Labels mounts.
 ///
 /// # Errors
 /// A label on a host without SELinux.
-pub fn label(config: &Config, mounts: &mut [rootfs::plan::Mount]) -> Result<()> {
+pub fn label(config: &Config, mounts: &mut [Mount]) -> Result<()> {
     let label = &config.linux.mount_label;
     if lsm::labels_mounts(label, lsm::probe, lsm::is_known)? {
         rootfs::label::add(mounts, extensions::mount_context(&config.annotations), label);

@@ -36,6 +36,7 @@ pub fn add(setting: &Setting, id: &str, mounts: &[MountConfig]) -> Result<()> {
     let around = Around { namespaces: &namespaces, bundle, root: &root, privileged: host.privileged };
     let each = mounts.iter().enumerate().map(|(index, mount)| planned(mount, around, &format!("mounts[{index}]")));
     let mut planned = each.collect::<Result<Vec<Mount>>>()?;
+    plan::without_effect(&planned).for_each(|warning| setting.log.warning(warning));
     plan::label(&config, &mut planned)?;
     let propagation = plan_rootfs(&config, around, true)?.propagation;
     attach::add(inside(&container, &host, init, &pidfd), &planned, propagation)

@@ -86,11 +86,20 @@ impl Options {
             given.then(|| (*name).to_owned())
         };
         let propagation = self.propagation.iter().filter_map(|flags| propagation_name(*flags)).map(str::to_owned);
-        let own = self.data.iter().map(|(key, value)| match value {
+        TABLE.iter().filter_map(word).chain(propagation).chain(self.own_words()).collect()
+    }
+
+    /// The filesystem's own options in words again. A bind passes over them: its source is mounted already.
+    pub fn own_words(&self) -> impl Iterator<Item = String> {
+        self.data.iter().map(|(key, value)| match value {
             Some(value) => format!("{key}={value}"),
             None => key.clone(),
-        });
-        TABLE.iter().filter_map(word).chain(propagation).chain(own).collect()
+        })
+    }
+
+    /// Whether all of them are of use to a new bind.
+    pub fn suit_a_bind(&self) -> bool {
+        self.data.is_empty() && !self.remount && !self.copy_up
     }
 }
 
@@ -292,6 +301,16 @@ mod tests {
         }
         assert_eq!(of(&["ro", "rw", "atime", "defaults"]).words(), ["rw"]);
         assert_eq!(propagation("rslave").and_then(propagation_name), Some("rslave"));
+    }
+
+    #[test]
+    fn a_bind_has_nothing_of_a_new_filesystem() {
+        for words in [&["ro", "nosuid", "rslave", "rro"][..], &["rbind", "noatime", "copy-symlink", ""]] {
+            assert!(of(words).suit_a_bind(), "{words:?}");
+        }
+        for word in ["RO", "readonly", "size=5", "sync", "remount", "tmpcopyup"] {
+            assert!(!of(&["rbind", word]).suit_a_bind(), "{word}");
+        }
     }
 
     #[test]

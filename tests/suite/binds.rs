@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_link_does_not_lead_a_source_inside_out", &[Root, Ferry], link_out),
     scenario("a_destination_in_the_hosts_words", &[Ferry], hosts_words),
     scenario("a_file_on_a_directory_is_told", &[], |case| misplaced(case, "source/letter", "/home")),
+    scenario("an_option_that_no_bind_has_is_told", &[Ferry], without_effect),
     scenario("a_directory_on_a_file_is_told", &[], |case| misplaced(case, "source", "/etc/passwd")),
 ];
 
@@ -145,6 +146,21 @@ fn hosts_words(case: &mut Case) -> Outcome {
     let destination = case.bundle.rootfs().join("mnt").display().to_string();
     add(&mut case.config, "/mounts", bind(&source, &destination, &["bind"]));
     assert_eq!(case.deed(&["read", "/mnt/cargo"])?["ok"], "tea");
+    Ok(())
+}
+
+/// Engines send such, and a mistyped `ro` is one: what is mounted can be written.
+fn without_effect(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?;
+    let mounts = case.config["mounts"].as_array().map_or(0, Vec::len);
+    add(&mut case.config, "/mounts", bind(&source, "/mnt", &["bind", "RO", "size=5", "nosuid"]));
+    let end = case.run()?.success()?;
+    for word in ["\"RO\"", "\"size=5\""] {
+        let told = format!("mounts[{mounts}].options: {word} is no option of a bind mount");
+        // The log quotes what it says.
+        assert!(end.stderr.replace('\\', "").contains(&told), "{told}: {}", end.stderr);
+    }
+    assert!(!end.stderr.contains("nosuid"), "{}", end.stderr);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("user", &[Ferry, Root], user),
     scenario("mount", &[Ferry], mount),
     scenario("volume", &[Ferry], volume),
+    scenario("a_mistyped_option_is_refused", &[Ferry], mistyped),
     scenario("read_only", &[Ferry], read_only),
     scenario("tty", &[Ferry], tty),
     scenario("the_hosts_own_root", &[Ferry], host_root),
@@ -117,6 +118,22 @@ fn volume(case: &mut Case) -> Outcome {
     let answer = run(case, &["--volume", &spec], &["/probe", "write", "/mnt/new", "rum"])?.success()?.json()?;
     assert!(answer["error"].is_null(), "{answer}");
     assert_eq!(fs::read_to_string(source.join("new"))?, "rum");
+    Ok(())
+}
+
+/// A directory of the host that was to be read-only would be written.
+fn mistyped(case: &mut Case) -> Outcome {
+    let source = case.host_directory("source")?.display().to_string();
+    for (flag, value) in [
+        ("--volume", format!("{source}:/mnt:RO")),
+        ("--volume", format!("{source}:/mnt:readonly")),
+        ("--mount", format!("src={source},dst=/mnt,RO")),
+        ("--volume", format!("{source}:/mnt:idmap")),
+    ] {
+        let end = run(case, &[flag, &value], &["/probe", "exit", "0"])?.failure()?;
+        let told = end.stderr.contains(&format!("for {flag}: ")) && !end.stderr.contains("config.json:");
+        assert!(told, "{value}: {}", end.stderr);
+    }
     Ok(())
 }
 
