@@ -87,12 +87,28 @@ pub fn subordinate(file: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
 }
 
 fn find_subordinate(text: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
-    text.lines().find_map(|line| {
+    let is_theirs = |owner: &str| owner == name || owner.parse() == Ok(uid);
+    ranges(text).find(|(owner, ..)| is_theirs(owner)).map(|(_, first, count)| (first, count))
+}
+
+/// The lines of such a file: whose they are, first id and count.
+fn ranges(text: &str) -> impl Iterator<Item = (&str, u32, u32)> {
+    text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let owner = fields.next()?;
-        let (first, count) = (fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?);
-        (owner == name || owner.parse() == Ok(uid)).then_some((first, count))
+        Some((owner, fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?))
     })
+}
+
+/// The first of `count` ids above all that files such as /etc/subuid, of these texts, give to anybody. Where two users have the same,
+/// the containers of the one are the other's to enter. `None`: there are not so many.
+pub fn free(texts: &[String], count: u32) -> Option<u32> {
+    /// SUB_UID_MIN and SUB_GID_MIN of login.defs(5), unless the administrator says otherwise.
+    const LOWEST: u32 = 100_000;
+    let given = texts.iter().flat_map(|text| ranges(text));
+    let first = given.map(|(_, first, count)| first.saturating_add(count)).fold(LOWEST, u32::max);
+    // The last id of all is nobody's: it says "none" to the kernel.
+    (u32::MAX - first >= count).then_some(first)
 }
 
 /// The caller as root, and subordinate ids behind it where there are some and the programs that map them.
@@ -140,5 +156,14 @@ mod tests {
         assert_eq!(find_subordinate(text, "u", 1), Some((300_000, 65_536)));
         assert_eq!(find_subordinate(text, "v", 1001), Some((5, 6)));
         assert_eq!(find_subordinate(text, "nobody", 65534), None);
+    }
+
+    #[test]
+    fn free_ids_are_nobodys_in_either_file() {
+        let free = |texts: [&str; 2]| free(&texts.map(str::to_owned), 65_536);
+        assert_eq!(free(["", "broken\n"]), Some(100_000));
+        assert_eq!(free(["u:100000:65536\n", "u:100000:65536\n"]), Some(165_536));
+        assert_eq!(free(["u:100000:65536\nv:165536:65536", "u:400000:1"]), Some(400_001));
+        assert_eq!(free(["u:1:5", "u:4294967290:65536"]), None);
     }
 }

@@ -63,15 +63,35 @@ fn limit(host: &Host) -> Finding {
 
 fn subordinate(host: &Host) -> Finding {
     let name = crate::passwd::find(host.uid).map(|user| user.name);
-    let name = name.unwrap_or_else(|| host.uid.to_string());
-    let found = ["/etc/subuid", "/etc/subgid"].map(|file| id_map::subordinate(file, &name, host.uid));
+    let found = SUBORDINATE.map(|file| id_map::subordinate(file, name.as_deref().unwrap_or_default(), host.uid));
     match found {
         [Some((_, uids)), Some((_, gids))] => Finding::ok("subordinate ids", format!("{uids} users, {gids} groups")),
         _ => Finding::warning(
             "subordinate ids",
             "none: a container has one user, root, who is this user outside",
-            format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
+            way_to_ids(
+                name.as_deref(),
+                host.uid,
+                &SUBORDINATE.map(|file| fs::read_to_string(file).unwrap_or_default()),
+            ),
         ),
+    }
+}
+
+/// Who has which subordinate ids. subuid(5), subgid(5)
+const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+/// How a user gets ids that nobody else has, by what [`SUBORDINATE`] say.
+fn way_to_ids(name: Option<&str>, uid: u32, texts: &[String]) -> String {
+    /// As many as a user has by default. login.defs(5)
+    const COUNT: u32 = 65_536;
+    match (name, id_map::free(texts, COUNT)) {
+        (None, _) => format!("give user id {uid} a name in /etc/passwd: only a user with a name can be given ids"),
+        (Some(name), Some(first)) => {
+            let range = format!("{first}-{}", first + (COUNT - 1));
+            format!("usermod --add-subuids {range} --add-subgids {range} {name}")
+        }
+        (Some(_), None) => format!("make room in /etc/subuid and /etc/subgid: no {COUNT} ids are left above theirs"),
     }
 }
 
@@ -99,6 +119,15 @@ fn has_rights(path: &PathBuf) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_told_to_take_anothers_ids() {
+        let way = |name, text: &str| way_to_ids(name, 1000, &[text.to_owned(), String::new()]);
+        let theirs = "other:100000:65536\n";
+        assert_eq!(way(Some("me"), theirs), "usermod --add-subuids 165536-231071 --add-subgids 165536-231071 me");
+        assert!(way(None, theirs).starts_with("give user id 1000 a name"));
+        assert!(way(Some("me"), "other:4294900000:65536\n").starts_with("make room"));
+    }
 
     #[test]
     fn an_ordinary_file_has_no_rights() {
