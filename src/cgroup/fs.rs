@@ -94,10 +94,9 @@ pub fn open(path: &Path) -> Result<Cgroup> {
 /// is about to use it; or the kernel refuses.
 pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
     let path = location.dir();
-    let may_do_without = !location.explicit && limits.writes.is_empty();
     let made = if limits.needs.is_empty() { make(&path) } else { make_below(location, limits) };
     let made = match made {
-        Err(error) if may_do_without && is_denied(&error) => return Ok(None),
+        Err(error) if may_do_without(location, limits) && is_denied(&error) => return Ok(None),
         made => made?,
     };
     let dir = match file::open_dir(CWD, &path).or_cannot("open the cgroup", path.display()) {
@@ -121,6 +120,46 @@ fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
         Err(Errno::WOULDBLOCK) => refuse(path, "another container is just being put there"),
         answer => answer.or_cannot("lock the cgroup", path.display()),
     }
+}
+
+fn may_do_without(location: &Location, limits: &Limits) -> bool {
+    !location.explicit && limits.writes.is_empty()
+}
+
+/// What [`create`] would answer, as far as that can be told without making or enabling anything.
+///
+/// # Errors
+///
+/// As [`create`].
+pub fn foresee(location: &Location, limits: &Limits) -> Result<Option<()>> {
+    match foreseen(location, limits) {
+        Err(error) if may_do_without(location, limits) && is_denied(&error) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// As far down as there are directories: those below them would get what the last one has to give.
+fn foreseen(location: &Location, limits: &Limits) -> Result<()> {
+    let mut path = location.mount.clone();
+    let mut dir = file::open_dir(CWD, &path).or_cannot("open the cgroup", path.display())?;
+    let writable = |dir: &OwnedFd, name: &str| accessat(dir, name, Access::WRITE_OK, AtFlags::EACCESS);
+    for name in &location.path {
+        if to_enable(&dir, &path, limits)?.is_some() {
+            let offered = file::read(dir.as_fd(), "cgroup.controllers").unwrap_or_default();
+            let answer = match limits.needs.iter().all(|needed| has_word(&offered, needed)) {
+                true => writable(&dir, "cgroup.subtree_control"),
+                false => Err(Errno::NOENT),
+            };
+            answer.map_err(|errno| not_enabled(&dir, &path, limits, errno).unwrap_or_else(|| making(errno, &path)))?;
+        }
+        path.push(name);
+        dir = match file::open_dir(&dir, name) {
+            Ok(below) => below,
+            Err(Errno::NOENT) => return writable(&dir, ".").map_err(|errno| making(errno, &path)),
+            Err(errno) => return Err(errno).or_cannot("open the cgroup", path.display()),
+        };
+    }
+    check_empty(&dir, &path).and_then(|()| check_takes_processes(&dir, &path))
 }
 
 /// Whether an error says that this user may not.
@@ -229,17 +268,23 @@ fn make_below(location: &Location, limits: &Limits) -> Result<usize> {
     Ok(made)
 }
 
-/// Enables what is needed and not yet enabled for the children of `dir`: in one write, so that it is all or nothing.
-fn enable(dir: &OwnedFd, path: &Path, limits: &Limits) -> Result<()> {
+/// What is needed and not yet enabled for the children of `dir`, as one command, and the first limit that needs it.
+fn to_enable<'a>(dir: &OwnedFd, path: &Path, limits: &'a Limits) -> Result<Option<(String, &'a Write)>> {
     let enabled =
         file::read(dir.as_fd(), "cgroup.subtree_control").or_cannot("read the controllers of", path.display())?;
     let is_missing = |write: &&Write| !write.controller.is_empty() && !has_word(&enabled, &write.controller);
-    let Some(first) = limits.writes.iter().find(is_missing) else { return Ok(()) };
+    let Some(first) = limits.writes.iter().find(is_missing) else { return Ok(None) };
     let missing = limits.needs.iter().filter(|needed| !has_word(&enabled, needed));
     let command = missing.map(|controller| format!("+{controller}")).collect::<Vec<_>>().join(" ");
     if holds_processes(dir.as_fd()) {
         return Err(crowded(path, first));
     }
+    Ok(Some((command, first)))
+}
+
+/// Enables it: in one write, so that it is all or nothing.
+fn enable(dir: &OwnedFd, path: &Path, limits: &Limits) -> Result<()> {
+    let Some((command, first)) = to_enable(dir, path, limits)? else { return Ok(()) };
     match file::write(dir.as_fd(), "cgroup.subtree_control", &command) {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(crowded(path, first)),

@@ -82,6 +82,23 @@ fn a_controller_of_v1_is_named_with_the_field_and_nothing_is_left() {
 }
 
 #[test]
+fn what_making_would_answer_is_known_before() {
+    let Some(mut trial) = Trial::new("foreseen") else { return };
+    foresee(&trial.below("a/b"), &Limits::default()).unwrap().expect("a cgroup");
+    assert!(!trial.below("a").dir().exists(), "nothing is made");
+    let lacking = limits(r#"{"unified": {"nosuch.max": "1"}}"#);
+    for place in ["a/b", "box"] {
+        let foreseen = foresee(&trial.below(place), &lacking).unwrap_err().to_string();
+        assert_eq!(foreseen, create(&trial.below(place), &lacking).unwrap_err().to_string(), "{place}");
+    }
+    let made = trial.create("box");
+    foresee(&trial.below("box"), &Limits::default()).unwrap().expect("an empty one can be used");
+    trial.start(&made);
+    let foreseen = foresee(&trial.below("box"), &Limits::default()).unwrap_err().to_string();
+    assert_eq!(foreseen, create(&trial.below("box"), &Limits::default()).unwrap_err().to_string());
+}
+
+#[test]
 fn a_controller_the_kernel_lacks_is_named() {
     let Some(trial) = Trial::new("lacking") else { return };
     let limits = limits(r#"{"unified": {"nosuch.max": "1"}}"#);

@@ -36,11 +36,11 @@ pub fn check(plan: &Plan, process: &Path) -> Result<std::result::Result<(), Stri
     let reach =
         if identity.no_new_privileges { sets.permitted } else { sets.permitted | sets.bounding | sets.inheritable };
     let is_bare = identity.no_new_privileges && reach & OPENERS == 0 && !matches!(plan.namespaces.user, User::Join(_));
-    let Some(first) = held::threads(process).next() else { return Ok(Ok(())) };
+    let Some(first) = held::threads(process).next().transpose()? else { return Ok(Ok(())) };
     for directory in ["fd", "map_files"] {
         let directory = process.join(directory);
-        for entry in std::fs::read_dir(&directory).or_cannot("read", directory.display())?.flatten() {
-            let path = entry.path();
+        for entry in std::fs::read_dir(&directory).or_cannot("read", directory.display())? {
+            let path = entry.or_cannot("read", directory.display())?.path();
             let Ok(name) = std::fs::read_link(&path) else { continue };
             // What has no name any more came with the images, as has what never had one.
             if !name.is_absolute() || name.as_os_str().as_bytes().ends_with(b" (deleted)") {

@@ -28,8 +28,11 @@ pub const VERB: Verb = Verb {
         (
             "DESCRIPTION",
             "Prints the plan that `ferry run` would carry out for this bundle, on this host, as this user: namespaces, \
-             cgroup, mounts in their order, limits, filters, and the program. Nothing is made or changed. A bundle that \
-             cannot be run fails here with the error it would fail with.",
+             cgroup, mounts in their order, limits, filters, and the program. Nothing is made or changed.\n\nA bundle that \
+             cannot be run fails here with the error it would fail with, as far as that shows from outside: by config.json, \
+             the cgroup's place and controllers, resource limits, root.path, the sources of binds, the namespaces that are \
+             joined, network interfaces, the resctrl filesystem and the hooks of the host. A filesystem that the kernel does \
+             not know yet is a warning. What systemd, a mount, a hook or the program inside answers shows only in the run.",
         ),
         ("EXIT STATUS", "0, or 1 when the bundle could not be run."),
         ("EXAMPLES", "    ferry explain --bundle /srv/web"),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{Access, MemfdFlags, access, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::container::State;
@@ -80,14 +80,42 @@ pub fn run_each(name: &str, hooks: &[Hook], state: &State, streams: &Streams, lo
     }
 }
 
+/// Whether the hooks that begin on the host, and whose failure a container does not survive, could be executed at all. `bundle` is
+/// where they begin.
+///
+/// # Errors
+/// The first that could not, as [`run`] would say it.
+pub fn look_for(hooks: &Hooks, bundle: &Path) -> Result<()> {
+    let fatal = hooks.named().into_iter().filter(|(name, _)| !matches!(*name, OF_THE_IMAGE | "poststop"));
+    for (name, list) in fatal {
+        for (index, hook) in list.iter().enumerate() {
+            let file = bundle.join(&hook.path);
+            let answer = match access(&file, Access::EXEC_OK) {
+                Ok(()) if file.is_dir() => Err(rustix::io::Errno::ACCESS),
+                answer => answer,
+            };
+            let told = answer.or_cannot("run hook", naming(name, index, hook));
+            told.map_err(|error| failing(name, index, &error))?;
+        }
+    }
+    Ok(())
+}
+
 /// In the words that runc's users look for, and then ferry's own.
+fn failing(name: &str, index: usize, error: &Error) -> Error {
+    Error::plain(format!("error running {name} hook #{index}: {error}"))
+}
+
+fn naming(name: &str, index: usize, hook: &Hook) -> String {
+    format!("hooks.{name}[{index}] ({})", hook.path.display())
+}
+
 fn run_one(name: &str, index: usize, hook: &Hook, state: &State, streams: &Streams) -> Result<()> {
-    attend(name, index, hook, state, streams)
-        .map_err(|error| Error::plain(format!("error running {name} hook #{index}: {error}")))
+    attend(name, index, hook, state, streams).map_err(|error| failing(name, index, &error))
 }
 
 fn attend(name: &str, index: usize, hook: &Hook, state: &State, streams: &Streams) -> Result<()> {
-    let named = || format!("hooks.{name}[{index}] ({})", hook.path.display());
+    let named = || naming(name, index, hook);
     // Not pipes, which somebody would have to fill or to read meanwhile, and a hook need not read; nor the caller's stream, which
     // a hook that goes on in the background would keep open.
     let told =

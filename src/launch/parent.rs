@@ -448,7 +448,11 @@ pub fn wait_for_end(pid: Pid) -> Result<u8> {
     }
 }
 
-fn open_namespace(join: &Join) -> Result<OwnedFd> {
+/// Opens a namespace that is to be joined.
+///
+/// # Errors
+/// What open(2) answers.
+pub fn open_namespace(join: &Join) -> Result<OwnedFd> {
     open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .or_cannot("open namespace", join.path.display())
         .map_err(|error| error.hint("the path must be a namespace's: /proc/PID/ns/…, or a bind mount of one"))
@@ -487,11 +491,15 @@ fn enter(joins: &[Join]) -> Result<Vec<(CloneFlags, OwnedFd)>> {
         };
         let own = Join { kind: join.kind, path: Path::new("/proc/self/ns").join(file) };
         way_back.push((clone_flag(join.kind), open_namespace(&own)?));
-        setns(namespace, clone_flag(join.kind)).or_cannot("join namespace", join.path.display()).map_err(|error| {
-            error.hint(format!("it must be a {} namespace that this user may enter", join.kind.row().name))
-        })?;
+        setns(namespace, clone_flag(join.kind)).map_err(|answer| not_joined(join, answer))?;
     }
     Ok(way_back)
+}
+
+/// What to say of a namespace that setns(2) refuses.
+pub fn not_joined(join: &Join, answer: Errno) -> Error {
+    let error = Error::kernel("join namespace", join.path.display().to_string(), answer);
+    error.hint(format!("it must be a {} namespace that this user may enter", join.kind.row().name))
 }
 
 fn leave(way_back: Vec<(CloneFlags, OwnedFd)>) -> Result<()> {

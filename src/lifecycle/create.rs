@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::{Setting, run_image};
 use crate::cgroup::location::Place;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, Limits, Location};
 use crate::checkpoint::stage::Upper;
 use crate::container::record::FORMAT;
 use crate::container::store::Entry;
@@ -187,7 +187,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         .and_then(|()| if awaited { entry.make_notify() } else { Ok(()) })
         .and_then(|()| {
             listener = if gated { None } else { Notify::listen(&entry, &setting.log)? };
-            make_cgroup(&plan, setting.rootless)
+            make_cgroup(&plan, setting.rootless, cgroup::fs::create)
         })
         .and_then(|mut cgroup| {
             record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
@@ -249,11 +249,15 @@ pub(super) fn prepare(entry: &Entry, plan: &Plan, image: Option<&run_image::Used
     }
 }
 
-/// `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.
-pub(super) fn make_cgroup(plan: &Plan, rootless: Option<bool>) -> Result<Option<Cgroup>> {
+/// `make` makes it, or only tells what would come of that. `rootless`: whether a refused cgroup is borne with; none said, it is where nobody asked for one.
+pub(super) fn make_cgroup<T>(
+    plan: &Plan,
+    rootless: Option<bool>,
+    make: fn(&Location, &Limits) -> Result<Option<T>>,
+) -> Result<Option<T>> {
     let limits = &plan.cgroup.limits;
     match &plan.cgroup.place {
-        Place::Directory(location) => match (cgroup::fs::create(location, limits), rootless) {
+        Place::Directory(location) => match (make(location, limits), rootless) {
             (Ok(None), Some(false)) => {
                 let place = location.dir().display().to_string();
                 Err(Error::said("make the cgroup", place, "this user may not").hint("leave out --rootless false"))

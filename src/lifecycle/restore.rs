@@ -196,7 +196,7 @@ impl Restoring<'_> {
         };
         self.entry.note_worker(&Worker::restoring(None)?)?;
         self.fill()?;
-        self.cgroup = create::make_cgroup(self.plan, self.setting.rootless)?;
+        self.cgroup = create::make_cgroup(self.plan, self.setting.rootless, crate::cgroup::fs::create)?;
         self.record.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
         let (plan, choice) = (self.plan, &self.options.choice);
         let restore = Restore::begin(plan, config, choice, &stage, self.upper.as_ref(), self.cgroup.as_ref())?;

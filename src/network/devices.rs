@@ -112,6 +112,26 @@ struct Interface {
     addresses: Vec<Address>,
 }
 
+/// Finds all of them in ferry's network namespace.
+///
+/// # Errors
+/// An interface that is not there.
+pub fn look_for(devices: &[Device]) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let host = Socket::open().or_cannot("open", "a route socket")?;
+    devices.iter().try_for_each(|device| on_host(&host, device).map(drop))
+}
+
+fn on_host(host: &Socket, device: &Device) -> Result<(i32, bool)> {
+    let found = find(host, &device.name).or_cannot("find network interface", &device.name);
+    found.map_err(|error| match error.errno() {
+        Some(Errno::ENODEV) => error.hint("linux.netDevices names it, and the host has no such interface"),
+        _ => error,
+    })
+}
+
 /// Moves the interfaces from ferry's network namespace to `namespace`.
 ///
 /// # Errors
@@ -123,12 +143,7 @@ pub fn move_in(devices: &[Device], namespace: &File) -> Result<Moved> {
     let mut found = Vec::new();
     for device in devices {
         let named = &device.name;
-        let (index, is_up) = find(&moved.host, named).or_cannot("find network interface", named).map_err(|error| {
-            match error.errno() {
-                Some(Errno::ENODEV) => error.hint("linux.netDevices names it, and the host has no such interface"),
-                _ => error,
-            }
-        })?;
+        let (index, is_up) = on_host(&moved.host, device)?;
         match find(&moved.inside, &device.inside) {
             Err(Errno::ENODEV) => (),
             Ok(_) => {

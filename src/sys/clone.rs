@@ -127,6 +127,16 @@ pub fn setns(pidfd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
     answer(unsafe { libc::syscall(libc::SYS_setns, pidfd.as_raw_fd(), flags) }).map(drop)
 }
 
+/// Which kind of namespace a descriptor is of, by its `CLONE_NEW*` bit. ioctl_ns(2), NS_GET_NSTYPE
+///
+/// # Errors
+/// ENOTTY for what is none.
+pub fn namespace_flag(namespace: BorrowedFd<'_>) -> Result<i32, Errno> {
+    const NS_GET_NSTYPE: i32 = 0xb703;
+    // SAFETY: it takes no argument; the descriptor is borrowed for the call.
+    Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) })
+}
+
 /// Ends this process at once, without running destructors or flushing: what a cloned child must do, since its parent
 /// owns everything that a destructor would undo.
 pub fn exit_now(code: i32) -> ! {

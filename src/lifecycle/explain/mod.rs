@@ -1,6 +1,7 @@
 //! `explain`: what `run` would do for a bundle, on this host, as this user. Nothing is made, changed or asked of anybody
 //! but the kernel: planning has no effects, and this shows the plan.
 
+mod check;
 mod json;
 mod text;
 
@@ -17,13 +18,14 @@ use crate::spec::{Config, Document};
 /// What would be done with the bundle in the directory `bundle`; `config` is the file that stands for its config.json.
 ///
 /// # Errors
-/// What `run` would fail with before it began.
+/// What `run` would fail with, as far as that can be told before anything is made.
 pub fn explain(setting: &Setting, bundle: &Path, config: Option<&Path>) -> Result<Report> {
     let source = create::read(bundle, config)?;
     let document = Document::new(&source.path, source.text);
     let options = plan::Options { cgroup_driver: setting.cgroup_manager, ..plan::Options::default() };
-    let plan = plan::plan(&example_id(&source.bundle)?, &source.config, &source.bundle, &host::probe(), &options)
+    let mut plan = plan::plan(&example_id(&source.bundle)?, &source.config, &source.bundle, &host::probe(), &options)
         .map_err(|error| document.locate(error))?;
+    check::run_begins(setting, &mut plan)?;
     report(&plan, &source.config)
 }
 
