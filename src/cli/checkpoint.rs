@@ -78,14 +78,14 @@ pub const STATUS_FD: Flag = Flag {
 /// `--manage-cgroups-mode`.
 pub const MANAGE_CGROUPS_MODE: Flag = Flag {
     long: "manage-cgroups-mode",
-    value: Value::Text("MODE"),
-    help: "How much of the container's own cgroups is restored: soft, full, strict, ignore (default: soft)",
+    value: Value::Words("soft|full|strict|ignore"),
+    help: "How much of the container's own cgroups is restored (default: soft)",
     ..Flag::SWITCH
 };
 /// `--empty-ns`.
 pub const EMPTY_NS: Flag = Flag {
     long: "empty-ns",
-    value: Value::Text("KIND"),
+    value: Value::Words("network"),
     many: true,
     help: "Leave the content of this namespace alone; that of network always is",
     ..Flag::SWITCH
@@ -93,8 +93,8 @@ pub const EMPTY_NS: Flag = Flag {
 /// `--network-lock`.
 pub const NETWORK_LOCK: Flag = Flag {
     long: "network-lock",
-    value: Value::Text("METHOD"),
-    help: "How connections are kept still meanwhile: iptables, nftables, skip (default: iptables where it is installed)",
+    value: Value::Words("iptables|nftables|skip"),
+    help: "How connections are kept still meanwhile (default: iptables where it is installed)",
     ..Flag::SWITCH
 };
 
@@ -114,7 +114,7 @@ pub const VERB: Verb = Verb {
         Flag { help: "For inspect: decrypt the archive with a key in this file", ..IDENTITY },
         Flag {
             long: "format",
-            value: Value::Text("FORMAT"),
+            value: Value::Words("text|json"),
             help: "Print, as text or json, how much was saved; for inspect: how to print (default: text)",
             ..Flag::SWITCH
         },

@@ -3,10 +3,13 @@
 //! Everything in it is read from the command table; a shell is asked for files and directories itself, and ferry for the ids
 //! of containers.
 
+mod bash;
+
 use std::fmt::Write;
 
 use clap::ArgMatches;
 
+use super::family::Family;
 use super::globals::{self, Globals};
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{FAMILIES, VERBS, given, output};
@@ -38,7 +41,7 @@ pub const VERB: Verb = Verb {
 fn run(_: &Globals, matches: &ArgMatches) -> Result<u8> {
     let shell = given::arguments(matches)?.pop().unwrap_or_default();
     let script = match shell.as_str() {
-        "bash" => bash(),
+        "bash" => bash::script(),
         "zsh" => zsh(),
         "fish" => fish(),
         _ => return Err(Error::plain(format!("no completion for {shell:?}: it is one of bash, zsh, fish"))),
@@ -62,30 +65,49 @@ enum Offer {
     Words(&'static str),
 }
 
-/// By the name that help shows for the value: `A|B|C` are the words themselves.
+/// By the name that help shows for a path.
 fn offer(flag: &Flag) -> Option<Offer> {
     match flag.value {
         Value::Switch => None,
         Value::Path("DIR") => Some(Offer::Directories),
         Value::Path(_) => Some(Offer::Files),
-        Value::Text(words) if words.contains('|') => Some(Offer::Words(words)),
+        Value::Words(words) => Some(Offer::Words(words)),
+        // Also of one that may be something else, such as a key.
+        Value::Text(name) if name.ends_with("FILE") => Some(Offer::Files),
         Value::Text(_) => Some(Offer::Nothing),
     }
 }
 
-/// What a verb's first arguments are.
-fn arguments(verb: &Verb) -> Vec<Offer> {
-    let word = |word: &'static str| match word {
+/// What a verb's first arguments are, each of which may be several things: its usage line has ` | ` between whole command lines.
+fn arguments(verb: &Verb) -> Vec<Vec<Offer>> {
+    let offer = |word: &'static str| match word {
         word if word.starts_with("ID") => Offer::Ids,
-        word if word.starts_with("FILE") => Offer::Files,
-        word if word.contains('|') => Offer::Words(word),
+        word if word.starts_with("FILE") || word == "REPORT" || word == "SOURCE" => Offer::Files,
+        word if word.starts_with("DIR") => Offer::Directories,
+        word if word.starts_with(|letter: char| letter.is_ascii_lowercase()) => Offer::Words(word),
         _ => Offer::Nothing,
     };
-    match verb.arguments.usage {
-        // These name a container that is not there yet.
-        _ if NEW.contains(&verb.name) => vec![Offer::Nothing],
-        usage => usage.split_whitespace().map(|part| word(part.trim_matches(['[', ']']))).collect(),
+    let mut places: Vec<Vec<Offer>> = Vec::new();
+    // What some verbs name is a container that is not there yet.
+    let lines = if NEW.contains(&verb.name) { "" } else { verb.arguments.usage };
+    for line in lines.split(" | ") {
+        let mut words = line.split_whitespace().map(|word| word.trim_matches(['[', ']']));
+        let mut place = 0;
+        while let Some(word) = words.next() {
+            match word {
+                // A command line of somebody else's.
+                "--" => break,
+                // With its value; it makes this another line.
+                flag if flag.starts_with('-') => drop(words.next()),
+                word => {
+                    places.resize_with(places.len().max(place + 1), Vec::new);
+                    places[place].extend(Some(offer(word)).filter(|offer| *offer != Offer::Nothing));
+                    place += 1;
+                }
+            }
+        }
     }
+    places
 }
 
 /// The verbs whose id is the caller's to choose.
@@ -98,6 +120,25 @@ fn shown(flags: &'static [Flag]) -> impl Iterator<Item = &'static Flag> {
     flags.iter().filter(|flag| !flag.hidden)
 }
 
+/// Every verb, those of families by their two words.
+fn verbs() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().chain(FAMILIES.iter().flat_map(|family| family.verbs))
+}
+
+/// The second words of a family's verbs.
+fn seconds(family: &'static Family) -> impl Iterator<Item = (&'static str, &'static str)> {
+    family.verbs.iter().map(|verb| (verb.name.split(' ').next_back().unwrap_or(verb.name), verb.about))
+}
+
+fn families() -> String {
+    FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>().join(" ")
+}
+
+/// A verb's name as one pattern of a `case`.
+fn pattern(name: &str) -> String {
+    name.replace(' ', "\\ ")
+}
+
 fn names() -> String {
     VERBS
         .iter()
@@ -107,127 +148,6 @@ fn names() -> String {
         .collect::<Vec<_>>()
         .join(" ")
 }
-
-/// `--long -s`, for each flag.
-fn spellings(flags: &'static [Flag]) -> String {
-    let spell = |flag: &Flag| match flag.short {
-        Some(short) => format!("--{} -{short}", flag.long),
-        None => format!("--{}", flag.long),
-    };
-    shown(flags).map(spell).chain(["--help".to_owned()]).collect::<Vec<_>>().join(" ")
-}
-
-/// The branches of a `case` over `VERB:FLAG`, with what each flag's value is completed from; `*` for global flags.
-fn bash_values(verb: &str, flags: &'static [Flag], text: &mut String) {
-    for (flag, offer) in flags.iter().filter_map(|flag| Some((flag, offer(flag)?))) {
-        let short = flag.short.map(|short| format!("|{verb}:-{short}")).unwrap_or_default();
-        let long = flag.long;
-        writeln!(text, "        {verb}:--{long}|{verb}:-{long}{short}) {} ;;", bash_offer(offer)).ok();
-    }
-}
-
-fn bash_offer(offer: Offer) -> String {
-    match offer {
-        Offer::Nothing => ":".to_owned(),
-        Offer::Files => "_ferry_files -f".to_owned(),
-        Offer::Directories => "_ferry_files -d".to_owned(),
-        Offer::Ids => "_ferry_words \"$(_ferry_ids)\"".to_owned(),
-        Offer::Words(words) => format!("_ferry_words '{}'", words.replace('|', " ")),
-    }
-}
-
-fn bash() -> String {
-    let mut values = String::new();
-    bash_values("", globals::FLAGS, &mut values);
-    VERBS.iter().for_each(|verb| bash_values(verb.name, verb.flags, &mut values));
-    let mut flags = format!("        '') _ferry_words '{}' ;;\n", spellings(globals::FLAGS));
-    let mut words = String::new();
-    for verb in &VERBS {
-        writeln!(flags, "        {}) _ferry_words '{}' ;;", verb.name, spellings(verb.flags)).ok();
-        for (place, offer) in arguments(verb).into_iter().enumerate().filter(|(_, offer)| *offer != Offer::Nothing) {
-            writeln!(words, "        {}:{place}) {} ;;", verb.name, bash_offer(offer)).ok();
-        }
-    }
-    let ends = VERBS.iter().filter(|verb| verb.arguments.command == CommandLine::AfterId);
-    let ends = ends.map(|verb| verb.name).collect::<Vec<_>>().join("|");
-    BASH.replace("@NAMES@", &names())
-        .replace("@VALUES@", &values)
-        .replace("@FLAGS@", &flags)
-        .replace("@WORDS@", &words)
-        .replace("@ENDS@", &ends)
-}
-
-/// Bash 4 and no library: `bash-completion` is not everywhere. A value may stand behind `=`, which bash splits words at.
-const BASH: &str = r#"# bash completion for ferry, made by `ferry completion bash`
-_ferry_words() {
-    COMPREPLY+=($(compgen -W "$1" -- "$cur"))
-    return 0
-}
-
-_ferry_files() {
-    compopt -o filenames 2>/dev/null
-    local IFS=$'\n'
-    COMPREPLY+=($(compgen "$1" -- "$cur"))
-    return 0
-}
-
-_ferry_ids() {
-    "${COMP_WORDS[0]}" "${root[@]}" list --quiet 2>/dev/null
-}
-
-# Completes the value of a flag, by VERB:FLAG; false: the flag takes none.
-_ferry_value() {
-    case "$1" in
-@VALUES@        *) return 1 ;;
-    esac
-}
-
-_ferry() {
-    local cur=${COMP_WORDS[COMP_CWORD]} verb='' place=0 owner='' at word
-    local -a root=()
-    COMPREPLY=()
-    [[ $cur == '=' ]] && cur=''
-    for ((at = 1; at < COMP_CWORD; at++)); do
-        word=${COMP_WORDS[at]}
-        if [[ $word == '=' ]]; then
-            continue
-        elif [[ -n $owner ]]; then
-            # This word is the value of the flag before.
-            [[ $owner == :--root || $owner == :-root ]] && root=(--root "$word")
-            owner=''
-        elif [[ $word == -* ]]; then
-            if COMPREPLY=() _ferry_value "$verb:$word" >/dev/null; then
-                owner=$verb:$word
-            fi
-            COMPREPLY=()
-        elif [[ -z $verb ]]; then
-            verb=$word
-        else
-            place=$((place + 1))
-            case "$verb" in
-            @ENDS@) return ;;
-            esac
-        fi
-    done
-    if [[ -n $owner ]]; then
-        _ferry_value "$owner"
-        return
-    fi
-    if [[ $cur == -* ]]; then
-        case "$verb" in
-@FLAGS@        esac
-        return
-    fi
-    if [[ -z $verb || $verb == help && $place == 0 ]]; then
-        _ferry_words '@NAMES@'
-        return
-    fi
-    case "$verb:$place" in
-@WORDS@    esac
-}
-
-complete -F _ferry ferry
-"#;
 
 /// Text inside single quotes, for each of the three shells.
 fn quoted(text: &str) -> String {
@@ -250,13 +170,26 @@ fn zsh() -> String {
     text.push_str("        '1:command:_ferry_commands' \\\n        '*::argument:->verb' && return\n");
     // The arguments of a verb are read anew, and the flags before it forgotten.
     text.push_str("    local -a ferry_root=(${opt_args[--root]:+--root ${opt_args[--root]}})\n");
-    text.push_str("    case $line[1] in\n    help) _ferry_commands ;;\n");
-    for verb in &VERBS {
-        writeln!(text, "    {})\n        _arguments \\", verb.name).ok();
+    // A verb of a family has two words, and its arguments begin behind the second.
+    text.push_str("    local verb=$line[1]\n    case $verb in\n");
+    for family in &FAMILIES {
+        writeln!(text, "    {})\n        if (( CURRENT == 2 )); then\n            local -a commands=(", family.name)
+            .ok();
+        for (second, about) in seconds(family) {
+            writeln!(text, "                '{second}:{}'", quoted(about).replace(':', "\\:")).ok();
+        }
+        text.push_str(
+            "            )\n            _describe -t commands command commands\n            return\n        fi\n",
+        );
+        text.push_str("        verb+=\" $words[2]\"\n        shift words\n        (( CURRENT-- ))\n        ;;\n");
+    }
+    text.push_str("    esac\n    case $verb in\n    help) _ferry_commands ;;\n");
+    for verb in verbs() {
+        writeln!(text, "    {})\n        _arguments \\", pattern(verb.name)).ok();
         zsh_flags(verb.flags, &mut text);
         let ends = verb.arguments.command == CommandLine::AfterId;
-        for (place, offer) in arguments(verb).into_iter().enumerate().take(if ends { 1 } else { usize::MAX }) {
-            writeln!(text, "        '{}:{}' \\", place + 1, zsh_offer(offer)).ok();
+        for (place, offers) in arguments(verb).into_iter().enumerate().take(if ends { 1 } else { usize::MAX }) {
+            writeln!(text, "        '{}:{}' \\", place + 1, zsh_offers(&offers)).ok();
         }
         text.push_str(if ends { "        '*::command:_normal'\n" } else { "        && return\n" });
         text.push_str("        ;;\n");
@@ -268,7 +201,7 @@ fn zsh() -> String {
 
 const ZSH_HEAD: &str = "#compdef ferry\n# zsh completion for ferry, made by `ferry completion zsh`\n\n\
     _ferry_ids() {\n    local -a ids=(${(f)\"$(_call_program ids ferry $ferry_root \
-    list --quiet 2>/dev/null)\"})\n    compadd -a ids\n}\n\n";
+    list --quiet 2>/dev/null)\"})\n    compadd -a ids\n    (( $# == 0 )) || compadd -- \"$@\"\n}\n\n";
 
 fn zsh_flags(flags: &'static [Flag], text: &mut String) {
     for flag in shown(flags) {
@@ -290,13 +223,23 @@ fn zsh_offer(offer: Offer) -> String {
         Offer::Nothing => "value: ".to_owned(),
         Offer::Files => "file:_files".to_owned(),
         Offer::Directories => "directory:_files -/".to_owned(),
-        Offer::Ids => "container:_ferry_ids".to_owned(),
+        // With a blank in front, so that it is given no options of compadd's for words.
+        Offer::Ids => "container: _ferry_ids".to_owned(),
         Offer::Words(words) => format!("word:({})", words.replace('|', " ")),
     }
 }
 
+/// Of an argument that may be several things; ids take the words that may stand in their place.
+fn zsh_offers(offers: &[Offer]) -> String {
+    match offers {
+        [Offer::Ids, Offer::Words(words)] => format!("container: _ferry_ids {}", words.replace('|', " ")),
+        [offer, ..] => zsh_offer(*offer),
+        [] => zsh_offer(Offer::Nothing),
+    }
+}
+
 fn fish() -> String {
-    let mut text = String::from(FISH_HEAD);
+    let mut text = FISH_HEAD.replace("@FAMILIES@", &families());
     let none = "__ferry_verb | string match -q ''";
     fish_flags(none, globals::FLAGS, &mut text);
     for verb in &VERBS {
@@ -305,12 +248,16 @@ fn fish() -> String {
     for family in &FAMILIES {
         let about = fish_quoted(family.about);
         writeln!(text, "complete -c ferry -n \"{none}\" -a {} -d '{about}'", family.name).ok();
+        let here = fish_is(family.name);
+        for (second, about) in seconds(family) {
+            writeln!(text, "complete -c ferry -n \"{here}\" -a {second} -d '{}'", fish_quoted(about)).ok();
+        }
     }
     writeln!(text, "complete -c ferry -n \"{none}\" -a help -d 'Show the commands, or the help of one'").ok();
-    for verb in &VERBS {
-        let here = format!("__ferry_verb | string match -q {}", verb.name);
+    for verb in verbs() {
+        let here = fish_is(verb.name);
         fish_flags(&here, verb.flags, &mut text);
-        for offer in arguments(verb).into_iter().filter(|offer| *offer != Offer::Nothing) {
+        for offer in arguments(verb).into_iter().flatten() {
             writeln!(text, "complete -c ferry -n \"{here}\" {}", fish_offer(offer).trim_start_matches("-x ")).ok();
         }
     }
@@ -318,21 +265,28 @@ fn fish() -> String {
     text
 }
 
-/// The verb is the first word behind ferry that is neither a flag nor a global flag's value.
+fn fish_is(verb: &str) -> String {
+    format!("__ferry_verb | string match -q '{verb}'")
+}
+
+/// The verb is the first word behind ferry, or the first two of a family's, that is neither a flag nor a global flag's value.
 const FISH_HEAD: &str = r#"# fish completion for ferry, made by `ferry completion fish`
 function __ferry_verb
     set -l skip 0
+    set -l verb
     for word in (commandline -opc)[2..]
         if test $skip = 1
             set skip 0
         else if string match -qr '^--?(root|store|log|log-format|log-level|cgroup-manager|rootless)$' -- $word
             set skip 1
         else if not string match -q -- '-*' $word
-            echo $word
-            return
+            set -a verb $word
+            if not contains -- "$verb" @FAMILIES@
+                break
+            end
         end
     end
-    echo ''
+    echo "$verb"
 end
 
 function __ferry_ids
@@ -381,11 +335,11 @@ mod tests {
     /// Every verb, and every flag that help shows, is somewhere in each script, in that shell's way to say it.
     #[test]
     fn every_verb_and_every_flag_is_in_every_script() {
-        let (bash, zsh, fish) = (bash(), zsh(), fish());
-        for verb in &VERBS {
-            let name = verb.name;
-            assert!(zsh.contains(&format!("        '{name}:")) && zsh.contains(&format!("    {name})\n")), "{name}");
-            assert!(fish.contains(&format!("-a {name} -d ")), "{name}");
+        let (bash, zsh, fish) = (bash::script(), zsh(), fish());
+        for verb in verbs() {
+            let (last, name) = (verb.name.split(' ').next_back().unwrap(), pattern(verb.name));
+            assert!(zsh.contains(&format!("        '{last}:")) && zsh.contains(&format!("    {name})\n")), "{name}");
+            assert!(fish.contains(&format!("-a {last} -d ")), "{name}");
             let line = bash.lines().find(|line| line.trim().starts_with(&format!("{name}) _ferry_words"))).unwrap();
             for flag in shown(verb.flags) {
                 let long = flag.long;
@@ -395,7 +349,7 @@ mod tests {
                     flag.value != Value::Switch,
                     "{name} --{long}"
                 );
-                assert!(fish.contains(&format!("match -q {name}\" -l {long}")), "{name} --{long}");
+                assert!(fish.contains(&format!("match -q '{}'\" -l {long}", verb.name)), "{name} --{long}");
                 let of_zsh = zsh.split(&format!("    {name})\n")).nth(1).unwrap().split(";;").next().unwrap();
                 assert!(of_zsh.contains(&format!("--{long}")), "{name} --{long}");
             }
@@ -415,11 +369,14 @@ mod tests {
 
     #[test]
     fn ids_are_offered_where_a_container_is_meant_that_is_there() {
-        let of = |name: &str| VERBS.iter().find(|verb| verb.name == name).map(arguments).unwrap();
-        assert_eq!(of("state"), [Offer::Ids]);
-        assert_eq!(of("kill")[0], Offer::Ids);
-        assert_eq!(of("exec")[0], Offer::Ids);
-        assert_eq!((of("run"), of("create")), (vec![Offer::Nothing], vec![Offer::Nothing]));
-        assert_eq!(of("completion"), [Offer::Words("bash|zsh|fish")]);
+        let of = |name: &str| verbs().find(|verb| verb.name == name).map(arguments).unwrap();
+        assert_eq!(of("state"), [[Offer::Ids]]);
+        assert_eq!(of("kill"), [vec![Offer::Ids], vec![]]);
+        assert_eq!(of("exec")[0], [Offer::Ids]);
+        assert_eq!((of("run"), of("create")), (vec![], vec![]));
+        assert_eq!(of("completion"), [[Offer::Words("bash|zsh|fish")]]);
+        assert_eq!(of("checkpoint"), [vec![Offer::Ids, Offer::Words("inspect")], vec![Offer::Files]]);
+        assert_eq!(of("bundle create"), [[Offer::Directories]]);
+        assert_eq!(of("mounts"), [[Offer::Words("add|remove")], [Offer::Ids], [Offer::Files]]);
     }
 }

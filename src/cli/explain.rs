@@ -13,7 +13,7 @@ use crate::lifecycle::{self, Report};
 pub const FORMAT: Flag = Flag {
     long: "format",
     short: Some('f'),
-    value: Value::Text("text|json"),
+    value: Value::Words("text|json"),
     help: "Answer in text (the default) or as json",
     ..Flag::SWITCH
 };

@@ -37,13 +37,13 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         long: "log-format",
-        value: Value::Text("text|json"),
+        value: Value::Words("text|json"),
         help: "Write the log as text (the default) or json",
         ..Flag::SWITCH
     },
     Flag {
         long: "log-level",
-        value: Value::Text("debug|warning|error"),
+        value: Value::Words("debug|warning|error"),
         help: "Keep lines of this level and above; warning is the default",
         ..Flag::SWITCH
     },
@@ -55,13 +55,13 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         long: "cgroup-manager",
-        value: Value::Text("cgroupfs|systemd|disabled"),
+        value: Value::Words("cgroupfs|systemd|disabled"),
         help: "Who makes the cgroup, if anybody; cgroupfs is the default",
         ..Flag::SWITCH
     },
     Flag {
         long: "rootless",
-        value: Value::Text("true|false|auto"),
+        value: Value::Words("true|false|auto"),
         help: "Go on without a cgroup when the kernel refuses one: true always, false never, auto (the default) where \
                config.json names no place for it; one that limits are set for must be there in any case",
         ..Flag::SWITCH

@@ -14,12 +14,7 @@ pub const VERB: Verb = Verb {
     about: "Make this program a runtime of an engine",
     arguments: Arguments::NONE,
     flags: &[
-        Flag {
-            long: "engine",
-            value: Value::Text("NAME"),
-            help: "The engine: containerd, docker or podman",
-            ..Flag::SWITCH
-        },
+        Flag { long: "engine", value: Value::Words("containerd|docker|podman"), help: "The engine", ..Flag::SWITCH },
         Flag { long: "write", help: "Change the engine's configuration; otherwise it is only shown", ..Flag::SWITCH },
         Flag { long: "undo", help: "Take out again what --write put there", ..Flag::SWITCH },
         Flag {

@@ -13,7 +13,7 @@ use crate::lifecycle;
 pub const FORMAT: Flag = Flag {
     long: "format",
     short: Some('f'),
-    value: Value::Text("table|json"),
+    value: Value::Words("table|json"),
     help: "Answer as a table (the default) or as json",
     ..Flag::SWITCH
 };

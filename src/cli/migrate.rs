@@ -50,7 +50,7 @@ pub const VERB: Verb = Verb {
         },
         Flag {
             long: "mode",
-            value: Value::Text("MODE"),
+            value: Value::Words("pre-copy|stop-and-copy|post-copy|hybrid"),
             help: "When memory is sent: pre-copy (in rounds while the container runs, and the rest while it stands still; the \
                    default where the kernel can), stop-and-copy (all of it while it stands still), post-copy (after it has \
                    gone on there, when it is touched and in the background), hybrid (in rounds, and the rest after it has \
@@ -113,7 +113,7 @@ pub const VERB: Verb = Verb {
         },
         Flag {
             long: "progress",
-            value: Value::Text("HOW"),
+            value: Value::Words("auto|json|none"),
             help: "Show progress on a terminal (auto, the default), as lines of json on standard output, or not (none)",
             ..Flag::SWITCH
         },

@@ -38,7 +38,7 @@ const CREATE: Verb = Verb {
         SHELL_JOB,
         Flag {
             long: "format",
-            value: Value::Text("FORMAT"),
+            value: Value::Words("text|json"),
             help: "Print, as text or json, how much was kept (default: the name alone)",
             ..Flag::SWITCH
         },

@@ -43,7 +43,10 @@ pub const VERB: Verb = Verb {
         text("cpu-share", "N", "Relative weight of CPU time, 2 to 262144"),
         text("cpu-rt-period", "MICROSECONDS", "The period --cpu-rt-runtime counts in; cgroup v1 only"),
         text("cpu-rt-runtime", "MICROSECONDS", "Real-time CPU time in a period; cgroup v1 only"),
-        text("cpu-idle", "0|1", "1 runs the container only when nothing else wants the CPU"),
+        Flag {
+            value: Value::Words("0|1"),
+            ..text("cpu-idle", "", "1 runs the container only when nothing else wants the CPU")
+        },
         text("cpuset-cpus", "LIST", "The CPUs it may run on, such as 0-3,7"),
         text("cpuset-mems", "LIST", "The memory nodes it may use, such as 0-1"),
         Flag { hidden: true, ..text("kernel-memory", "SIZE", "Ignored: the kernel has no such limit any more") },

@@ -89,6 +89,8 @@ pub enum Value {
     Switch,
     /// UTF-8.
     Text(&'static str),
+    /// One of these, parted by `|`: completion offers them. Whether it is one is for the verb to say.
+    Words(&'static str),
     /// A path: any bytes.
     Path(&'static str),
 }
@@ -170,7 +172,7 @@ fn wrapped(paragraph: &str) -> String {
 fn parsed(flag: &Flag) -> Arg {
     let parser = match flag.value {
         Value::Switch => ValueParser::bool(),
-        Value::Text(_) => ValueParser::string(),
+        Value::Text(_) | Value::Words(_) => ValueParser::string(),
         Value::Path(_) => ValueParser::os_string(),
     };
     let action = if flag.many { ArgAction::Append } else { ArgAction::Set };
@@ -182,8 +184,9 @@ pub fn documented(flag: &Flag) -> Arg {
     let arg = Arg::new(flag.long).long(flag.long).short(flag.short).help(flag.help);
     match flag.value {
         Value::Switch => arg.action(ArgAction::SetTrue),
-        Value::Text(name) | Value::Path(name) if flag.many => arg.value_name(name).action(ArgAction::Append),
-        Value::Text(name) | Value::Path(name) => arg.value_name(name).action(ArgAction::Set),
+        Value::Text(name) | Value::Words(name) | Value::Path(name) => {
+            arg.value_name(name).action(if flag.many { ArgAction::Append } else { ArgAction::Set })
+        }
     }
 }
 

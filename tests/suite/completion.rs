@@ -57,6 +57,17 @@ fn bash(case: &mut Case) -> Outcome {
         (&["update", "--kernel"], &[]),
         (&["mounts", ""], &["add", "remove"]),
         (&["completion", "z"], &["zsh"]),
+        (&["image", "p"], &["pull", "prune"]),
+        (&["--debug", "snapshot", "ro"], &["rollback"]),
+        (&["bundle", ""], &["create"]),
+        (&["image", "--"], &["--help"]),
+        (&["image", "pull", "--prog"], &["--progress"]),
+        (&["image", "pull", "--progress", ""], &["auto", "json", "none"]),
+        (&["install", "--engine", ""], &["containerd", "docker", "podman"]),
+        (&["migrate", "--mode", "p"], &["pre-copy", "post-copy"]),
+        (&["checkpoint", "--network-lock", "s"], &["skip"]),
+        (&["checkpoint", "--manage-cgroups-mode", "s"], &["soft", "strict"]),
+        (&["checkpoint", "insp"], &["inspect"]),
         // Behind exec's id everything is the command's own.
         (&["exec", "web", "ls", "--"], &[]),
         // The value of a flag, of which nobody knows anything.
@@ -70,7 +81,14 @@ fn bash(case: &mut Case) -> Outcome {
 fn bash_ids(case: &mut Case) -> Outcome {
     case.start_waiting()?;
     let (root, id) = (case.state_root().display().to_string(), case.id.clone());
-    for words in [&["state", ""][..], &["delete", "--force", ""], &["exec", "-t", ""], &["mounts", "add", ""]] {
+    for words in [
+        &["state", ""][..],
+        &["image", "diff", ""],
+        &["snapshot", "list", ""],
+        &["delete", "--force", ""],
+        &["exec", "-t", ""],
+        &["mounts", "add", ""],
+    ] {
         let line = [&["--root", &root], words].concat();
         assert_eq!(offered_by_bash(case, &line)?, [id.as_str()], "{words:?}");
     }
@@ -90,6 +108,13 @@ fn bash_files(case: &mut Case) -> Outcome {
     assert_eq!(files, [folder.as_str(), &file]);
     assert_eq!(offered_by_bash(case, &["run", "--bundle", &beginning])?, [folder.as_str()]);
     assert_eq!(offered_by_bash(case, &["run", "-b", &beginning])?, [folder.as_str()]);
+    for words in [&["checkpoint", "inspect", &beginning][..], &["checkpoint", "--recipient", &beginning]] {
+        let mut files = offered_by_bash(case, words)?;
+        files.sort_unstable();
+        assert_eq!(files, [folder.as_str(), &file], "{words:?}");
+    }
+    assert_eq!(offered_by_bash(case, &["bundle", "create", "--image", "alpine", &beginning])?, [folder.as_str()]);
+    assert_eq!(offered_by_bash(case, &["image", "mount", "alpine", &beginning])?, [folder.as_str()]);
     assert_eq!(offered_by_bash(case, &["--root", "=", &beginning])?, [folder]);
     Ok(())
 }
@@ -121,6 +146,8 @@ fn fish(case: &mut Case) -> Outcome {
         ("ferry list --format ", &["json", "table"]),
         ("ferry delete --fo", &["--force"]),
         ("ferry completion z", &["zsh"]),
+        ("ferry image pu", &["pull"]),
+        ("ferry image pull --progress ", &["auto", "json", "none"]),
     ] {
         let mut words = offered(case, line)?;
         words.sort_unstable();
@@ -164,6 +191,8 @@ while zpty -r shell output; do :; done
         ("ferry list --format ", &["json", "table"]),
         ("ferry delete --fo", &["--force"]),
         ("ferry completion z", &["zsh"]),
+        ("ferry image pu", &["pull"]),
+        ("ferry image pull --progress ", &["auto", "json", "none"]),
     ] {
         assert_eq!(offered(case, line)?, expected, "{line}");
     }

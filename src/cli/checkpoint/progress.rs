@@ -16,7 +16,7 @@ use crate::error::Result;
 /// `--progress`.
 pub const PROGRESS: Flag = Flag {
     long: "progress",
-    value: verb::Value::Text("HOW"),
+    value: verb::Value::Words("auto|json|none"),
     help: "Show progress as a line on a terminal (auto, the default), as lines of json on standard error, or not (none)",
     ..Flag::SWITCH
 };

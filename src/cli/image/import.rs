@@ -55,8 +55,8 @@ pub const VERB: Verb = Verb {
         Flag {
             long: "format",
             short: Some('f'),
-            value: Value::Text("FORMAT"),
-            help: "What SOURCE is: oci, docker or rootfs (default: found out)",
+            value: Value::Words("oci|docker|rootfs"),
+            help: "What SOURCE is (default: found out)",
             ..Flag::SWITCH
         },
         PLATFORM,

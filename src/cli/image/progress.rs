@@ -14,7 +14,7 @@ use crate::image::progress::{Event, Progress};
 /// `--progress`.
 pub const PROGRESS: Flag = Flag {
     long: "progress",
-    value: Value::Text("HOW"),
+    value: Value::Words("auto|json|none"),
     help: "Show progress as a bar on a terminal (auto, the default), as lines of json on standard output, or not (none)",
     ..Flag::SWITCH
 };
