@@ -35,10 +35,11 @@ pub const VERB: Verb = Verb {
             "DESCRIPTION",
             "Shows CPU time as percent of one CPU, memory and tasks in use and their limits, bytes read from and written to \
              block devices, and pressure: the percent of the last ten seconds in which a task waited for CPU, memory or \
-             block I/O. Without an ID it shows all containers below --root that run.\n\nOn a terminal the table is \
+             block I/O. Without an ID it shows all containers below --root that run. A dash is what is not counted: for want of \
+             the cgroup's controller, or of a cgroup.\n\nOn a terminal the table is \
              refreshed every --interval; elsewhere one follows the other. It ends with the last of the containers that were \
              named, or when nobody reads any more.\n\nWith --format json each line is one container's object; sizes are \
-             bytes, CPU time is in nanoseconds, and a limit that is null is none.",
+             bytes, CPU time is in nanoseconds, and null is a limit that there is not, or what is not counted.",
         ),
         ("EXIT STATUS", "0, or 1 when a container that was named does not run."),
         ("EXAMPLES", "    ferry stats\n    ferry stats --no-stream --format json web | jq .memory"),
@@ -108,15 +109,17 @@ fn table(usage: &[Usage]) -> String {
 
 fn row(usage: &Usage) -> [String; 6] {
     let percent = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"));
-    let limit = |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), size::text);
-    let pids = usage.pids_limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+    let pair = |used: Option<u64>, other: Option<u64>, text: fn(u64) -> String| match used {
+        Some(used) => format!("{} / {}", text(used), other.map_or_else(|| "max".to_owned(), text)),
+        None => "-".to_owned(),
+    };
     let waits = [usage.pressure.cpu, usage.pressure.memory, usage.pressure.io].map(percent);
     [
         usage.id.clone(),
         percent(usage.cpu_percent),
-        format!("{} / {}", size::text(usage.memory), limit(usage.memory_limit)),
-        format!("{} / {pids}", usage.pids),
-        format!("{} / {}", size::text(usage.io_read), size::text(usage.io_written)),
+        pair(usage.memory, usage.memory_limit, size::text),
+        pair(usage.pids, usage.pids_limit, |tasks| tasks.to_string()),
+        pair(usage.io_read, usage.io_written, size::text),
         waits.join("/"),
     ]
 }
@@ -132,21 +135,22 @@ mod tests {
         let usage = Usage {
             id: "web".to_owned(),
             cpu_percent: Some(12.34),
-            cpu_time: 5,
-            memory: 12 << 20,
+            cpu_time: Some(5),
+            memory: Some(12 << 20),
             memory_limit: Some(64 << 20),
-            swap: 0,
-            pids: 3,
+            swap: Some(0),
+            pids: Some(3),
             pids_limit: None,
-            io_read: 1536,
-            io_written: 0,
+            io_read: Some(1536),
+            io_written: Some(0),
             pressure: Waits { cpu: Some(0.0), memory: None, io: Some(2.5) },
             ksm: None,
         };
         let expected = "\
             ID          CPU %       MEMORY / LIMIT   PIDS        READ / WRITTEN   WAITS CPU/MEM/IO %\n\
-            web         12.3        12.0M / 64.0M    3 / max     1.5K / 0B        0.0/-/2.5\n";
-        assert_eq!(table(&[usage]), expected);
+            web         12.3        12.0M / 64.0M    3 / max     1.5K / 0B        0.0/-/2.5\n\
+            bare        -           -                -           -                -/-/-\n";
+        assert_eq!(table(&[usage, Usage { id: "bare".to_owned(), ..Usage::default() }]), expected);
     }
 
     #[test]

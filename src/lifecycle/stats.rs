@@ -17,12 +17,13 @@ use crate::process::memory_merge::{self, Merged};
 pub struct Sample {
     id: String,
     taken: Instant,
-    stats: Stats,
+    /// `None`: the container has no cgroup.
+    stats: Option<Stats>,
     ksm: Option<Merged>,
 }
 
-/// What a container uses.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// What a container uses; absent is what is not counted: for want of a cgroup, or of its controller.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// The container.
@@ -30,21 +31,21 @@ pub struct Usage {
     /// Of one CPU, since the last look; absent at the first.
     pub cpu_percent: Option<f64>,
     /// CPU time since it was created, in nanoseconds.
-    pub cpu_time: u64,
+    pub cpu_time: Option<u64>,
     /// Bytes.
-    pub memory: u64,
+    pub memory: Option<u64>,
     /// Bytes; absent: no limit.
     pub memory_limit: Option<u64>,
     /// Bytes in swap.
-    pub swap: u64,
+    pub swap: Option<u64>,
     /// Tasks.
-    pub pids: u64,
+    pub pids: Option<u64>,
     /// Absent: no limit.
     pub pids_limit: Option<u64>,
     /// Bytes read from block devices since it was created.
-    pub io_read: u64,
+    pub io_read: Option<u64>,
     /// Bytes written to block devices since it was created.
-    pub io_written: u64,
+    pub io_written: Option<u64>,
     /// The share of the last ten seconds in which a task waited, in percent.
     pub pressure: Waits,
     /// What merging its memory with that of others saved, where that was asked for.
@@ -63,7 +64,7 @@ pub struct Waits {
     pub io: Option<f64>,
 }
 
-/// Looks at the containers of these ids, or at all that have a process and a cgroup; in the order of their ids.
+/// Looks at the containers of these ids, or at all that have a process; in the order of their ids.
 ///
 /// # Errors
 /// One that was named does not run or has no cgroup; a cgroup cannot be read.
@@ -102,9 +103,12 @@ pub fn sample_again(setting: &Setting, ids: &[String]) -> Result<Vec<Sample>> {
 /// A container that nobody named, and that may be going: none of what is missing is an error.
 fn look_if_there(setting: &Setting, id: &str) -> Result<Option<Sample>> {
     let container = match live::open(setting, id) {
-        Ok(container) if container.has_process() && container.record.cgroup.is_some() => container,
+        Ok(container) if container.has_process() => container,
         _ => return Ok(None),
     };
+    if container.record.cgroup.is_none() {
+        return Ok(Some(Sample { id: id.to_owned(), taken: Instant::now(), stats: None, ksm: None }));
+    }
     match container.cgroup("count the usage of") {
         Ok(cgroup) => look(id, &container, &cgroup).map(Some),
         Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => Ok(None),
@@ -117,7 +121,7 @@ fn look(id: &str, container: &Live, cgroup: &Cgroup) -> Result<Sample> {
         true => Some(memory_merge::merged(&life::procs(cgroup)?)),
         false => None,
     };
-    Ok(Sample { id: id.to_owned(), taken: Instant::now(), stats: read(cgroup)?, ksm })
+    Ok(Sample { id: id.to_owned(), taken: Instant::now(), stats: Some(read(cgroup)?), ksm })
 }
 
 /// What each container uses, with the rates since its sample in `before`.
@@ -127,20 +131,24 @@ pub fn usage(before: &[Sample], now: &[Sample]) -> Vec<Usage> {
 }
 
 fn of(before: Option<&Sample>, now: &Sample) -> Usage {
-    let Stats { cpu, memory, pids, blkio, .. } = &now.stats;
+    let Some(Stats { cpu, memory, pids, blkio, .. }) = &now.stats else {
+        return Usage { id: now.id.clone(), ..Usage::default() };
+    };
     let limit = |limit: u64| (limit != 0 && limit != u64::MAX).then_some(limit);
-    let bytes = |op: &str| sum(&blkio.io_service_bytes_recursive, op);
+    let bytes = |op: &str| Some(sum(&blkio.io_service_bytes_recursive, op));
+    // Without its controller there is not even the word that there is no limit.
+    let in_use = (memory.usage.limit != 0).then_some(memory.usage.usage);
     Usage {
         id: now.id.clone(),
         cpu_percent: before.and_then(|before| {
-            let used = cpu.usage.total.saturating_sub(before.stats.cpu.usage.total);
+            let used = cpu.usage.total.saturating_sub(before.stats.as_ref()?.cpu.usage.total);
             percent(used, now.taken.saturating_duration_since(before.taken))
         }),
-        cpu_time: cpu.usage.total,
-        memory: memory.usage.usage,
+        cpu_time: Some(cpu.usage.total),
+        memory: in_use,
         memory_limit: limit(memory.usage.limit),
-        swap: memory.swap.usage.saturating_sub(memory.usage.usage),
-        pids: pids.current,
+        swap: in_use.map(|in_use| memory.swap.usage.saturating_sub(in_use)),
+        pids: Some(pids.current),
         pids_limit: limit(pids.limit),
         io_read: bytes("Read"),
         io_written: bytes("Write"),
@@ -170,7 +178,7 @@ mod tests {
     fn sample(id: &str, taken: Instant, cpu: u64) -> Sample {
         let mut stats = Stats::default();
         stats.cpu.usage.total = cpu;
-        Sample { id: id.to_owned(), taken, stats, ksm: None }
+        Sample { id: id.to_owned(), taken, stats: Some(stats), ksm: None }
     }
 
     #[test]
@@ -188,16 +196,27 @@ mod tests {
     #[test]
     fn what_has_no_limit_says_so() {
         let mut now = sample("a", Instant::now(), 0);
-        now.stats.memory.usage = MemoryEntry { limit: u64::MAX, usage: 100, ..MemoryEntry::default() };
-        now.stats.memory.swap = MemoryEntry { limit: u64::MAX, usage: 130, ..MemoryEntry::default() };
-        now.stats.pids.limit = 9;
+        let stats = now.stats.as_mut().unwrap();
+        stats.memory.usage = MemoryEntry { limit: u64::MAX, usage: 100, ..MemoryEntry::default() };
+        stats.memory.swap = MemoryEntry { limit: u64::MAX, usage: 130, ..MemoryEntry::default() };
+        stats.pids.limit = 9;
         let entry = |op, value| BlkioEntry { major: 8, minor: 0, op, value };
-        now.stats.blkio.io_service_bytes_recursive = vec![entry("Read", 5), entry("Write", 6), entry("Read", 7)];
+        stats.blkio.io_service_bytes_recursive = vec![entry("Read", 5), entry("Write", 6), entry("Read", 7)];
         let line = PressureLine { avg10: 1.5, ..PressureLine::default() };
-        now.stats.memory.psi = Some(Pressure { some: line, ..Pressure::default() });
+        stats.memory.psi = Some(Pressure { some: line, ..Pressure::default() });
         let usage = &usage(&[], &[now])[0];
-        assert_eq!((usage.memory, usage.memory_limit, usage.swap), (100, None, 30));
-        assert_eq!((usage.pids_limit, usage.io_read, usage.io_written), (Some(9), 12, 6));
+        assert_eq!((usage.memory, usage.memory_limit, usage.swap), (Some(100), None, Some(30)));
+        assert_eq!((usage.pids_limit, usage.io_read, usage.io_written), (Some(9), Some(12), Some(6)));
         assert_eq!(usage.pressure, Waits { memory: Some(1.5), ..Waits::default() });
+    }
+
+    #[test]
+    fn what_nobody_counts_is_not_nothing() {
+        let now = sample("a", Instant::now(), 7);
+        let without_controllers = &usage(&[], std::slice::from_ref(&now))[0];
+        assert_eq!((without_controllers.memory, without_controllers.swap), (None, None));
+        assert_eq!(without_controllers.cpu_time, Some(7));
+        let without_a_cgroup = Sample { stats: None, ..now };
+        assert_eq!(usage(&[], &[without_a_cgroup])[0], Usage { id: "a".to_owned(), ..Usage::default() });
     }
 }

@@ -14,6 +14,7 @@ use super::scenario::{Outcome, Scenario, scenario};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("who_works_and_who_sleeps", &[Delegated(ALL), Ferry], rates),
     scenario("all_containers_or_the_named_ones", &[Root, CgroupV2(&[]), Ferry], which),
+    scenario("what_is_not_counted_is_told", &[Root, CgroupV2(&[]), Ferry], not_counted),
     scenario("a_stream_ends_with_its_container", &[Root, CgroupV2(&[]), Ferry], end_of_container),
     scenario("a_stream_ends_with_its_reader", &[Root, CgroupV2(&[]), Ferry], end_of_reader),
     scenario("memory_is_merged_where_it_is_asked_for", &[Ksm, Ferry], merged),
@@ -62,6 +63,24 @@ fn which(case: &mut Case) -> Outcome {
     assert!(end.stderr.contains("not running"), "{}", end.stderr);
     // Among all it is no matter that one has stopped.
     assert_eq!(ids(stats(case, &[])?), [json!(other)]);
+    Ok(())
+}
+
+/// Beside a container with a cgroup, one without.
+fn not_counted(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    let (bundle, id, other) = (case.write_config()?, case.id.clone(), case.other_id());
+    case.begin(&["--cgroup-manager", "disabled", "run", "--detach", "--bundle", &bundle, &other])?.until("ready")?;
+    let told = stats(case, &[])?;
+    assert_eq!(told.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), [json!(id), json!(other)]);
+    let has_memory = case.cgroups().iter().any(|cgroup| cgroup.join("memory.current").exists());
+    assert_eq!((told[0]["memory"].is_u64(), told[0]["cpuTime"].is_u64()), (has_memory, true), "{told:?}");
+    for key in ["cpuPercent", "cpuTime", "memory", "swap", "pids", "ioRead", "ioWritten"] {
+        assert_eq!(told[1].get(key), Some(&Value::Null), "{key} of {}", told[1]);
+    }
+    let table = case.call(&["stats", "--no-stream"])?.success()?.stdout;
+    let row = table.lines().find(|line| line.starts_with(&other)).ok_or("no line of the other")?;
+    assert_eq!(row.split_whitespace().skip(1).collect::<Vec<_>>(), ["-", "-", "-", "-", "-/-/-"]);
     Ok(())
 }
 
