@@ -7,6 +7,9 @@
 /// In words: what is wrong with it.
 pub fn bytes(given: &str) -> Result<i64, String> {
     let text = given.trim().to_ascii_lowercase();
+    if text.starts_with('-') {
+        return Err("it is negative".to_owned());
+    }
     let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(number_ends);
     let shift =
@@ -27,7 +30,11 @@ pub fn bytes(given: &str) -> Result<i64, String> {
 /// # Errors
 /// In words: what is wrong with it.
 pub fn limit(given: &str) -> Result<i64, String> {
-    if given == "-1" { Ok(-1) } else { bytes(given) }
+    match given.trim() {
+        "-1" => Ok(-1),
+        negative if negative.starts_with('-') => Err("it is negative, and only -1 stands for no limit".to_owned()),
+        size => bytes(size),
+    }
 }
 
 /// Bytes as a person reads them, in three digits or so: `12.3M`.
@@ -98,6 +105,7 @@ mod tests {
         assert_eq!(bytes("64x").unwrap_err(), "unknown unit \"x\" (known: k, m, g, t, p)");
         assert_eq!(bytes("64mm").unwrap_err(), "unknown unit \"mm\" (known: k, m, g, t, p)");
         assert_eq!(bytes("m").unwrap_err(), "it does not begin with a number");
+        assert_eq!(bytes("-5m").unwrap_err(), "it is negative");
         for wrong in ["", ".", "1.2.3", "-5", "-1", "1e3", "5bb", "5bib"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
@@ -110,6 +118,6 @@ mod tests {
     fn a_limit_may_be_none() {
         assert_eq!(limit("-1"), Ok(-1));
         assert_eq!(limit("1k"), Ok(1024));
-        assert!(limit("-2").is_err());
+        assert_eq!(limit("-5").unwrap_err(), "it is negative, and only -1 stands for no limit");
     }
 }
