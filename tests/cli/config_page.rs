@@ -18,8 +18,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
          its vocabulary (a namespace, a resource limit, a seccomp action) is an error, and nothing is left of the container \
          then.\n\nLimits are those of cgroup v2. One that cannot be enforced on this host is an error that names it; none is \
          dropped in silence. An ordinary user's container without limits needs no cgroup and goes on where none can be made \
-         (--rootless).\n\nWithout a mount namespace nothing can be mounted, masked or made read-only, and asking for it is an \
-         error: it would be done to the host. The same holds for a host name without a uts namespace.\n\nNothing may be \
+         (--rootless).\n\nA container without a mount namespace has its mounts on the host, below its root, until it is deleted, \
+         and ferry warns of it. Where its root is the host's own, or it has a user namespace, it can have none: asking for \
+         mounts, masked or read-only paths is an error then, and so is linux.rootfsPropagation always. A host name without a \
+         uts namespace is an error, too: it would be the host's.\n\nOptions that are for a new filesystem alone have no \
+         effect on a bind mount, and ferry warns of them; on the command line they are refused.\n\nNothing may be \
          mounted over procfs but the files that LXCFS provides. Links of the image are followed inside its root, and not at \
          all on the way to procfs and sysfs.\n\nA system call that no rule of a seccomp profile names and that is newer than \
          all those it names answers ENOSYS, so that programs fall back as on an older kernel.\n\nA label for AppArmor or \
