@@ -169,7 +169,9 @@ fn open(address: &str, patience: Duration) -> Result<UnixStream> {
             for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
                 set(&stream, Some(patience)).or_cannot("talk to the bus at", address)?;
             }
-            connect(stream.as_raw_fd(), &name).or_cannot("connect to the bus at", address)?;
+            connect(stream.as_raw_fd(), &name)
+                .or_cannot("connect to the bus at", address)
+                .map_err(|error| error.hint("where systemd does not run, leave out --systemd-cgroup"))?;
             return Ok(stream);
         }
     }

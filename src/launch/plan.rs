@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::ownership;
@@ -40,6 +41,8 @@ pub struct Options {
     pub listen_fds: u32,
     /// Who makes the cgroup.
     pub cgroup_driver: Driver,
+    /// Whether the container goes on where no cgroup can be had; unsaid, one of an ordinary user does that names no place for it.
+    pub rootless: Option<bool>,
     /// The root is a copy-on-write overlay, staged upon this directory.
     pub copy_on_write: Option<PathBuf>,
     /// The root is an image's layers, stacked.
@@ -217,7 +220,11 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
     let limits = cgroup::resources::plan(&config.linux.resources)?;
     warnings.extend(limits.notes.iter().cloned());
     warnings.extend(extensions::unheeded(&config.annotations));
-    let place = cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str())?;
+    let goes_on = options.rootless.unwrap_or(!host.privileged && config.linux.cgroups_path.is_empty());
+    let place = match cgroup::location::find(options.cgroup_driver, &config.linux.cgroups_path, id.as_str()) {
+        Err(error) if goes_on && limits.writes.is_empty() && error.errno() == Some(Errno::ENOENT) => Place::Nowhere,
+        found => found?,
+    };
     // Without a scope they mean nothing: engines set them whichever driver it is.
     let properties = match &place {
         Place::Scope(_) => cgroup::properties::of_annotations(&config.annotations)?,

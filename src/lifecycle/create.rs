@@ -167,6 +167,7 @@ pub(super) fn begin(setting: &Setting, options: &Options, mut source: Source, ga
         preserve_fds: options.preserve_fds,
         listen_fds: listen_fds(),
         cgroup_driver: setting.cgroup_manager,
+        rootless: setting.rootless,
         copy_on_write: stage,
         layers: source.image.as_ref().and_then(|image| image.layers(&setting.root.join(id.as_str()))),
     };

@@ -455,7 +455,8 @@ fn cgroup_view(root: &Root, mount: &Mount, view: &CgroupView) -> Result<OwnedFd>
         Errno::EPERM
     };
     let Some(host_path) = &view.host_path else {
-        return Err(Error::kernel("mount", named(), refusal).hint("this host has no cgroup v2 tree"));
+        return Err(Error::kernel("mount", named(), refusal)
+            .hint("this host has no cgroup v2 tree: leave the mount out of config.json"));
     };
     let options = Options { bind: Some(false), data: Vec::new(), ..mount.options.clone() };
     bind(root, host_path, None, &mount.destination, &options)

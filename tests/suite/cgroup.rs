@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::{Case, marked_processes};
-use super::need::Need::{CgroupV2, Ferry, OrdinaryUser, Root};
+use super::need::Need::{CgroupV2, Ferry, OrdinaryUser, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
@@ -47,10 +48,30 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("exec_follows_the_first_process", &[Root, CgroupV2(&["pids"]), Ferry], exec_follows),
     scenario("exec_where_the_cgroup_is_gone", &[Root, CgroupV2(&["pids"]), Ferry], exec_moved),
     scenario("events_stats", &[Root, CgroupV2(&["memory", "pids", "cpu"])], stats),
+    scenario("without_a_tree_a_container_can_go_on", &[Root, Ferry, Tool("unshare")], without_a_tree),
     scenario("devices_are_denied", &[Root], devices),
     scenario("a_limit_without_delegation_is_refused", &[OrdinaryUser, Ferry], rootless_limit),
     scenario("without_limits_no_cgroup_is_needed", &[OrdinaryUser], rootless_none),
 ];
+
+/// On a host that has mounted no cgroup tree, one that may do without goes on, and nobody else.
+fn without_a_tree(case: &mut Case) -> Outcome {
+    let mounts = case.config["mounts"].as_array().into_iter().flatten().filter(|row| row["type"] != "cgroup");
+    case.config["mounts"] = mounts.cloned().collect();
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let mut run = |rootless: &str| {
+        let ferry = case.command(&["--rootless", rootless, "run", "--bundle", &bundle, &id]);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "umount -R /sys/fs/cgroup && exec \"$@\"", "sh"]);
+        case.finish(command.arg(ferry.get_program()).args(ferry.get_args()))
+    };
+    run("true")?.success()?;
+    for rootless in ["false", "auto"] {
+        let end = run(rootless)?.failure()?;
+        assert!(end.stderr.contains("cannot find a cgroup v2 tree"), "{rootless}: {}", end.stderr);
+    }
+    Ok(())
+}
 
 /// The container's directory in the v2 tree.
 fn directory(case: &mut Case) -> Result<PathBuf, Failed> {

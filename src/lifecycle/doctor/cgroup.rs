@@ -16,7 +16,8 @@ use crate::sys::bpf::{self, Instruction};
 /// What was found.
 pub(super) fn findings(host: &Host) -> Result<Vec<Finding>> {
     let Some(tree) = location::find_tree()? else {
-        let fix = "mount -t cgroup2 none /sys/fs/cgroup; until then --cgroup-manager disabled";
+        let fix = "mount -t cgroup2 none /sys/fs/cgroup; until then --cgroup-manager disabled, and no cgroup mount in \
+                   config.json";
         return Ok(vec![Finding::missing("cgroup", "no cgroup v2 tree is mounted", fix)]);
     };
     let offered = words(&tree.mount.join("cgroup.controllers"));

@@ -22,7 +22,8 @@ use crate::spec::{Config, Document};
 pub fn explain(setting: &Setting, bundle: &Path, config: Option<&Path>) -> Result<Report> {
     let source = create::read(bundle, config)?;
     let document = Document::new(&source.path, source.text);
-    let options = plan::Options { cgroup_driver: setting.cgroup_manager, ..plan::Options::default() };
+    let Setting { cgroup_manager: cgroup_driver, rootless, .. } = *setting;
+    let options = plan::Options { cgroup_driver, rootless, ..plan::Options::default() };
     let mut plan = plan::plan(&example_id(&source.bundle)?, &source.config, &source.bundle, &host::probe(), &options)
         .map_err(|error| document.locate(error))?;
     check::run_begins(setting, &mut plan)?;
