@@ -156,17 +156,21 @@ pub const VERB: Verb = Verb {
              filesystem cannot be an upper layer), the container gets a copy of the image's files, with a warning.\n\nWith --erofs the layers come from \
              their EROFS images: few large files of the host in place of many small ones, each mounted once for all \
              containers and unmounted with the last. Only root can; where the kernel cannot, the layers' directories stand \
-             in for them, with a warning.",
+             in for them, with a warning.\n\nFor a bundle alone, and refused with --rootfs and --image, are --bundle, \
+             --config, --console-socket, --pidfd-socket, --keep, --no-subreaper, --no-pivot, --no-new-keyring, \
+             --preserve-fds and --ksm.",
         ),
         (
             "EXIT STATUS",
-            "The program's own, or 128 and the number of the signal that ended it. 1 when it could not be run; then \
-             nothing is left of the container. With --detach 0 once it runs.",
+            "The program's own, or 128 and the number of the signal that ended it. With --detach 0 once it runs. 1 when it \
+             could not be run; then nothing is left of the container. With --rootfs or --image that is 127 when there is no \
+             such program inside, and 126 when it is none that can be executed, as shells have it.",
         ),
         (
             "EXAMPLES",
             "    ferry run --bundle /srv/web web\n    ferry run --detach --pid-file /run/web.pid --bundle /srv/web web\n    \
              ferry run --rootfs ./alpine -- sh\n    \
+             ferry run --rootfs ./alpine --detach --pid-file /run/web.pid -- httpd -f\n    \
              ferry run --image debian:12 -- apt list\n    \
              ferry run --rootfs ./alpine --memory 64m --volume ./src:/src:ro make -C /src",
         ),
@@ -174,20 +178,22 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-/// Flags that say how a bundle is run; the rest of the table, but for `--detach`, is `--rootfs`'s.
-const BUNDLE_ONLY: [&str; 11] = [
+/// Flags that say how a bundle is run; the rest of the table, but for those of [`EITHER`], is `--rootfs`'s.
+const BUNDLE_ONLY: [&str; 10] = [
     "bundle",
     "config",
     "console-socket",
     "pidfd-socket",
     "keep",
-    "pid-file",
     "no-subreaper",
     "no-pivot",
     "no-new-keyring",
     "preserve-fds",
     "ksm",
 ];
+
+/// Flags of both, beside the two that tell which it is.
+const EITHER: [&str; 4] = ["detach", "pid-file", "rootfs", "image"];
 
 /// The two things that can be run.
 #[derive(Debug, PartialEq)]
@@ -214,9 +220,8 @@ fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
 fn form(matches: &ArgMatches, caller: &Caller) -> Result<Form> {
     let (rootfs, image) = (given::absolute(matches, "rootfs")?, given::string(matches, "image"));
     let bare = rootfs.is_some() || image.is_some();
-    let of_the_other = |flag: &&Flag| match (BUNDLE_ONLY.contains(&flag.long), flag.long) {
-        (_, "detach" | "rootfs" | "image") => false,
-        (bundles, _) => bundles == bare && matches.contains_id(flag.long),
+    let of_the_other = |flag: &&Flag| {
+        !EITHER.contains(&flag.long) && BUNDLE_ONLY.contains(&flag.long) == bare && matches.contains_id(flag.long)
     };
     if let Some(flag) = VERB.flags.iter().find(of_the_other) {
         let sentence = match (&rootfs, &image) {
@@ -284,7 +289,7 @@ mod tests {
 
     #[test]
     fn flags_of_the_one_form_are_refused_in_the_other() {
-        for flag in VERB.flags.iter().filter(|flag| !["detach", "rootfs", "image"].contains(&flag.long)) {
+        for flag in VERB.flags.iter().filter(|flag| !EITHER.contains(&flag.long)) {
             let value = if flag.value == Value::Switch { "" } else { "=1" };
             let (line, said) = match BUNDLE_ONLY.contains(&flag.long) {
                 true => (format!("--rootfs /r --{}{value} sh", flag.long), "does not go with --rootfs"),
@@ -292,6 +297,14 @@ mod tests {
             };
             assert!(refused(&line).starts_with(&format!("--{} {said}", flag.long)), "{line}: {}", refused(&line));
         }
+    }
+
+    #[test]
+    fn what_is_a_bundles_alone_is_said() {
+        let (_, description) = VERB.details[0];
+        let (_, said) = description.split_once("For a bundle alone").unwrap();
+        assert!(BUNDLE_ONLY.iter().all(|flag| said.contains(&format!("--{flag}"))), "{said}");
+        assert!(EITHER.iter().all(|flag| !BUNDLE_ONLY.contains(flag)));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn flags(matches: &ArgMatches, rootfs: PathBuf, args: Vec<String>, caller: &
         read_only: given::switch(matches, "read-only"),
         tty: terminal(matches, detach, caller)?,
         detach,
+        pid_file: given::absolute(matches, "pid-file")?,
         erofs: given::switch(matches, "erofs"),
     })
 }
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn a_root_filesystem_takes_every_flag() {
         let line = "--rootfs /r --name web --hostname h -e A=1 -e LANG -e NONE --cwd /w -u 1:2 --mount src=/a,dst=/b \
-                    -v /c:/d:ro -m 64m --cpus 1.5 --pids-limit 100 --read-only -t -- ls -l --rootfs";
+                    -v /c:/d:ro -m 64m --cpus 1.5 --pids-limit 100 --read-only --pid-file /p -t -- ls -l --rootfs";
         let bind = |source: &str, destination: &str, options: &[&str]| Mount {
             kind: "bind".to_owned(),
             source: source.into(),
@@ -159,6 +160,7 @@ mod tests {
             read_only: true,
             tty: true,
             detach: false,
+            pid_file: Some("/p".into()),
             erofs: false,
         };
         assert_eq!(rootfs(line, false), expected);

@@ -70,7 +70,11 @@ pub fn run(setting: &Setting, image: &str, options: &Options) -> Result<u8> {
         return Err(Error::plain("--tty does not go with --detach").hint("give --no-tty"));
     }
     let options_of_run = run::Options {
-        create: create::Options { id: options.id.clone(), ..create::Options::default() },
+        create: create::Options {
+            id: options.id.clone(),
+            pid_file: options.pid_file.clone(),
+            ..create::Options::default()
+        },
         detach: options.detach,
         ..run::Options::default()
     };

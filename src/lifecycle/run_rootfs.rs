@@ -42,6 +42,8 @@ pub struct Options {
     pub tty: bool,
     /// Does not wait.
     pub detach: bool,
+    /// Gets the process id.
+    pub pid_file: Option<PathBuf>,
     /// Of an image: its layers are EROFS images.
     pub erofs: bool,
 }
@@ -71,7 +73,8 @@ pub fn run(setting: &Setting, options: &Options) -> Result<u8> {
         upper: None,
         again: None,
     };
-    let create = create::Options { id: options.id.clone(), ..create::Options::default() };
+    let create =
+        create::Options { id: options.id.clone(), pid_file: options.pid_file.clone(), ..create::Options::default() };
     run::run_source(setting, &run::Options { create, detach: options.detach, ..run::Options::default() }, source)
 }
 

@@ -22,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("mount", &[Ferry], mount),
     scenario("volume", &[Ferry], volume),
     scenario("a_mistyped_option_is_refused", &[Ferry], mistyped),
+    scenario("the_pid_of_a_detached_one_is_written", &[Ferry], pid_file),
     scenario("read_only", &[Ferry], read_only),
     scenario("tty", &[Ferry], tty),
     scenario("the_hosts_own_root", &[Ferry], host_root),
@@ -134,6 +135,15 @@ fn mistyped(case: &mut Case) -> Outcome {
         let told = end.stderr.contains(&format!("for {flag}: ")) && !end.stderr.contains("config.json:");
         assert!(told, "{value}: {}", end.stderr);
     }
+    Ok(())
+}
+
+fn pid_file(case: &mut Case) -> Outcome {
+    let (tree, file, id) = (case.bundle.rootfs().display().to_string(), case.path("pid"), case.id.clone());
+    let words =
+        ["run", "--rootfs", &tree, "--name", &id, "--detach", "--pid-file", &file, "--", "/probe", "sleep", "forever"];
+    case.begin(&words)?.until("ready")?;
+    assert_eq!(fs::read_to_string(&file)?, case.state()?["pid"].to_string());
     Ok(())
 }
 
