@@ -89,7 +89,7 @@ fn explain_fails(case: &mut Case) -> Outcome {
             "createRuntime hook #1",
         ),
         ("/hooks", json!({"poststart": [{"path": "/etc/passwd"}]}), "poststart hook #0"),
-        ("/linux/netDevices", json!({"nowhere0": {}}), "no such interface"),
+        ("/linux/netDevices", json!({"nowhere0": {}}), "linux.netDevices"),
     ] {
         case.config = good.clone();
         let at = pointer.rsplit_once('/').map_or(("", ""), |parts| parts);
