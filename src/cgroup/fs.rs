@@ -6,11 +6,10 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
-use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Gid, Mode, Uid, accessat, chownat, flock, mkdirat, unlinkat};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Mode, accessat, flock, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
@@ -472,35 +471,6 @@ pub fn attach(cgroup: &Cgroup, pid: Pid) -> Result<()> {
         Errno::ACCESS | Errno::PERM => error.hint("both cgroups and their common ancestor must be writable"),
         _ => error,
     })
-}
-
-/// Files that a cgroup's owner may write, where the kernel does not tell.
-const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
-
-/// Gives the cgroup to the host user that the container's user is, so that the container may divide it further. Only the
-/// directory and the files the kernel calls safe to give away change hands: never a limit (runtime-spec, Cgroup ownership).
-///
-/// # Errors
-///
-/// The kernel refuses. A file that this cgroup does not have is passed over.
-pub fn delegate(cgroup: &Cgroup, uid: Uid) -> Result<()> {
-    give_away(cgroup, uid, &delegated(Path::new("/sys/kernel/cgroup/delegate")))
-}
-
-/// The files that this kernel calls safe to give away, a line each.
-fn delegated(list: &Path) -> String {
-    std::fs::read_to_string(list).unwrap_or_else(|_| DELEGATED.into())
-}
-
-fn give_away(cgroup: &Cgroup, uid: Uid, list: &str) -> Result<()> {
-    let no_group: Option<Gid> = None;
-    for name in std::iter::once("").chain(list.lines()) {
-        match chownat(cgroup, OsStr::from_bytes(name.as_bytes()), Some(uid), no_group, AtFlags::EMPTY_PATH) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            answer => answer.or_cannot("give away", format!("{}/{name}", cgroup.path.display()))?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Making real cgroups, and the refusals of a host whose controllers are elsewhere.
 
 use super::*;
+use crate::cgroup::delegation::delegate;
 use crate::cgroup::life;
 use crate::cgroup::location;
 use crate::cgroup::resources::plan_update;
 use crate::cgroup::trial::{PATIENCE, Trial, skip};
+use rustix::fs::Uid;
 
 fn limits(json: &str) -> Limits {
     plan_update(&serde_json::from_str(json).unwrap()).unwrap()
@@ -251,33 +253,6 @@ fn usage_that_cannot_be_read_refuses_nothing() {
         return skip("this cgroup has the memory controller");
     }
     check_memory(&cgroup, MemoryCheck { limit: Some(1), with_swap: None }).unwrap();
-}
-
-#[test]
-fn gives_away_the_directory_and_the_safe_files_only() {
-    use std::os::unix::fs::MetadataExt;
-    let Some(trial) = Trial::new("delegate") else { return };
-    let cgroup = trial.create("box");
-    delegate(&cgroup, Uid::from_raw(4321)).unwrap();
-    let owner = |name: &str| std::fs::metadata(cgroup.path.join(name)).unwrap().uid();
-    for (name, uid) in [("", 4321), ("cgroup.procs", 4321), ("cgroup.subtree_control", 4321), ("cgroup.freeze", 0)] {
-        assert_eq!(owner(name), uid, "{name}");
-    }
-}
-
-#[test]
-fn a_listed_file_that_is_not_there_is_passed_over() {
-    use std::os::unix::fs::MetadataExt;
-    let Some(trial) = Trial::new("absent") else { return };
-    let cgroup = trial.create("box");
-    give_away(&cgroup, Uid::from_raw(4321), "no.such.file\ncgroup.procs\n").unwrap();
-    assert_eq!(std::fs::metadata(cgroup.path.join("cgroup.procs")).unwrap().uid(), 4321);
-}
-
-#[test]
-fn without_the_kernels_list_the_specifications_is_used() {
-    let list = delegated(Path::new("/no/such/list"));
-    assert_eq!(list.lines().collect::<Vec<_>>(), ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"]);
 }
 
 /// Runs `body` on a thread of an ordinary user: the kernel keeps ids and capabilities by the thread.

@@ -11,6 +11,7 @@
 //!   or systemd::start   Unit, pid, Limits -> its path       clone before this; then fs::open
 //! controllers::offer    Location, Cgroup                    enable every other controller
 //! fs::apply             Cgroup, Limits                      write the files
+//! delegation::delegate  Cgroup, Uid                         give it to the container's root
 //! previous::read        Cgroup, Limits    -> Previous       what an update that fails goes back to
 //! devices::install      Cgroup, Limits.devices              a BPF program on the cgroup
 //! life::freeze, thaw, kill, wait_empty, procs, remove       the cgroup as a whole
@@ -20,6 +21,7 @@
 pub mod balance;
 pub mod controllers;
 mod dbus;
+pub mod delegation;
 mod device_program;
 pub mod devices;
 mod file;

@@ -54,7 +54,7 @@ impl Plan {
             }
             cgroup::fs::apply(cgroup, limits)?;
             if let Some(owner) = self.cgroup.owner {
-                cgroup::fs::delegate(cgroup, rustix::fs::Uid::from_raw(owner))?;
+                cgroup::delegation::delegate(cgroup, rustix::fs::Uid::from_raw(owner))?;
             }
         }
         Ok(())

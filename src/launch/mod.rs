@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod birth;
 pub mod descriptor;
+pub mod enter;
 pub mod execute;
 pub mod foreground;
 pub mod gate;

@@ -8,8 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -20,7 +18,7 @@ use super::foreground::Attended;
 use super::init::{self, Init};
 use super::plan::Plan;
 use super::protocol::{Channel, Message};
-use super::{descriptor, gate, hooks, sources};
+use super::{descriptor, enter, gate, hooks, sources};
 use crate::cgroup::location::Place;
 use crate::cgroup::{Cgroup, resctrl};
 use crate::container::record::{Init as InitProcess, Record};
@@ -29,7 +27,6 @@ use crate::container::store::Entry;
 use crate::error::{Context, Error, Result};
 use crate::host::{self, Host};
 use crate::log::{Log, Milestone};
-use crate::namespaces::plan::clone_flag;
 use crate::namespaces::{Join, Kind, User, id_map};
 use crate::network;
 use crate::process::command::Beginning;
@@ -134,7 +131,7 @@ impl Launch<'_> {
 
     /// A namespace that the child joins itself.
     fn open_joined(&self, kind: Kind) -> Result<Option<OwnedFd>> {
-        self.plan.namespaces.join.iter().find(|join| join.kind == kind).map(open_namespace).transpose()
+        self.plan.namespaces.join.iter().find(|join| join.kind == kind).map(enter::open).transpose()
     }
 
     /// The clone itself. Namespaces that are joined are joined by ferry first, for the child to inherit, and left again:
@@ -145,10 +142,10 @@ impl Launch<'_> {
         if let User::Join(path) = &self.plan.namespaces.user {
             return self.born_between(channel, init, cgroup, Some(path));
         }
-        if joins.iter().any(|join| !is_the_childs(join)) && host::in_user_namespace() {
+        if joins.iter().any(|join| !enter::is_the_childs(join)) && host::in_user_namespace() {
             return self.born_between(channel, init, cgroup, None);
         }
-        let way_back = enter(joins)?;
+        let way_back = enter::beside(joins)?;
         // The container's processes see it from its first moment, and over a user namespace that root makes any other root has all
         // rights. An ordinary user's has its maps to be written first.
         if self.host.privileged && self.plan.namespaces.has_company() {
@@ -165,7 +162,7 @@ impl Launch<'_> {
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(init);
-                leave(way_back)?;
+                enter::leave(way_back)?;
                 Ok((Child { pid, pidfd, channel, console: None, moved: None }, moved))
             }
         }
@@ -178,7 +175,7 @@ impl Launch<'_> {
         cgroup: Option<&Cgroup>,
         user: Option<&Path>,
     ) -> Result<(Child, bool)> {
-        let user = user.map(|path| Ok((path, open_namespace(&Join { kind: Kind::User, path: path.to_owned() })?)));
+        let user = user.map(|path| Ok((path, enter::open(&Join { kind: Kind::User, path: path.to_owned() })?)));
         let user = user.transpose()?;
         match clone_into(0, None, Parent::Caller)?.0 {
             Cloned::Child => {
@@ -189,9 +186,9 @@ impl Launch<'_> {
                 let scored = if init.is_scored { Ok(()) } else { init::oom_score("self", self.plan.process.as_ref()) };
                 let entered = scored.and_then(|()| hidden::hide()).and_then(|()| match &user {
                     Some((path, namespace)) => {
-                        self.give_up_groups().and_then(|()| enter_around(namespace, path, joins))
+                        self.give_up_groups().and_then(|()| enter::around(namespace, path, joins))
                     }
-                    None => enter(joins).map(drop),
+                    None => enter::beside(joins).map(drop),
                 });
                 let born = entered
                     .and_then(|()| clone_into(self.plan.namespaces.clone_flags(), cgroup, Parent::CallersParent));
@@ -446,66 +443,6 @@ pub fn wait_for_end(pid: Pid) -> Result<u8> {
             Err(answer) => return Err(Error::kernel("wait for", "the container's process", answer)),
         }
     }
-}
-
-/// Opens a namespace that is to be joined.
-///
-/// # Errors
-/// What open(2) answers.
-pub fn open_namespace(join: &Join) -> Result<OwnedFd> {
-    open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .or_cannot("open namespace", join.path.display())
-        .map_err(|error| error.hint("the path must be a namespace's: /proc/PID/ns/…, or a bind mount of one"))
-}
-
-/// Joins a user namespace and others with it. What the host's rights suffice for is joined before they are given up: it need
-/// not belong to the user namespace. What only the rights inside open comes after.
-fn enter_around(user_namespace: &OwnedFd, user: &Path, joins: &[Join]) -> Result<()> {
-    let mut later = Vec::new();
-    for join in joins {
-        match enter(std::slice::from_ref(join)) {
-            Err(error) if error.errno() == Some(Errno::EPERM) => later.push(join.clone()),
-            answer => drop(answer?),
-        }
-    }
-    setns(user_namespace, CloneFlags::CLONE_NEWUSER).or_cannot("join user namespace", user.display())?;
-    enter(&later).map(drop)
-}
-
-/// Whether the child joins it by itself: the mount namespace, which would change what paths mean here, and the cgroup
-/// namespace, from inside of which the kernel clones nothing into a cgroup outside of it.
-fn is_the_childs(join: &Join) -> bool {
-    matches!(join.kind, Kind::Mount | Kind::Cgroup)
-}
-
-/// Joins namespaces, but for those that the child joins; answers the way back for those that bind ferry
-/// itself.
-fn enter(joins: &[Join]) -> Result<Vec<(CloneFlags, OwnedFd)>> {
-    let mut way_back = Vec::new();
-    for join in joins.iter().filter(|join| !is_the_childs(join)) {
-        let namespace = open_namespace(join)?;
-        let file = match join.kind {
-            Kind::Pid => "pid_for_children",
-            Kind::Time => "time_for_children",
-            kind => kind.row().file,
-        };
-        let own = Join { kind: join.kind, path: Path::new("/proc/self/ns").join(file) };
-        way_back.push((clone_flag(join.kind), open_namespace(&own)?));
-        setns(namespace, clone_flag(join.kind)).map_err(|answer| not_joined(join, answer))?;
-    }
-    Ok(way_back)
-}
-
-/// What to say of a namespace that setns(2) refuses.
-pub fn not_joined(join: &Join, answer: Errno) -> Error {
-    let error = Error::kernel("join namespace", join.path.display().to_string(), answer);
-    error.hint(format!("it must be a {} namespace that this user may enter", join.kind.row().name))
-}
-
-fn leave(way_back: Vec<(CloneFlags, OwnedFd)>) -> Result<()> {
-    way_back
-        .into_iter()
-        .try_for_each(|(flag, namespace)| setns(namespace, flag).or_cannot("return to", "ferry's own namespaces"))
 }
 
 /// The state that hooks and agents get: with the process also where the container is none yet, or is no more.

@@ -11,7 +11,7 @@ use super::{Setting, create};
 use crate::cgroup::{self, Place, resctrl};
 use crate::error::{Context, Result};
 use crate::launch::plan::Plan;
-use crate::launch::{hooks, parent};
+use crate::launch::{enter, hooks};
 use crate::namespaces::{Join, Kind, User};
 use crate::network::devices;
 use crate::path::Root;
@@ -49,10 +49,10 @@ fn namespaces(plan: &Plan) -> Result<()> {
         User::Inherit | User::Make { .. } => None,
     };
     plan.namespaces.join.iter().chain(&user).try_for_each(|join| {
-        let namespace = parent::open_namespace(join)?;
+        let namespace = enter::open(join)?;
         match namespace_flag(namespace.as_fd()) {
             Ok(flag) if flag == join.kind.row().flag => Ok(()),
-            _ => Err(parent::not_joined(join, Errno::EINVAL)),
+            _ => Err(enter::not_joined(join, Errno::EINVAL)),
         }
     })
 }
