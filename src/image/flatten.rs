@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, mknodat, statat, utimensat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, linkat, mkdirat, mknodat, statat, utimensat};
 use rustix::io::Errno as Answer;
 
 use super::copy::GoOn;
@@ -61,6 +61,11 @@ struct Level {
 /// # Errors
 /// What the kernel answers, with the path that it answers to; EPERM for a device without the right to make one.
 pub fn flatten(merged: &Merged, to: BorrowedFd<'_>) -> Result<Copied> {
+    // Of no layer at all: no layer says how its root is.
+    if merged.root().is_empty() {
+        let made = fchmod(to, Mode::from_raw_mode(0o755)).map_err(errno);
+        return made.map_err(cannot(Path::new(""))).map(|()| Copied::default());
+    }
     tree(merged.root(), to, Marks::Obeyed, &|| Ok(()))
 }
 

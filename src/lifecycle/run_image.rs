@@ -155,12 +155,14 @@ pub(super) fn text(config: &Config) -> Result<Vec<u8>> {
     serde_json::to_vec(config).map_err(|error| Error::said("write", "the configuration", error.to_string()))
 }
 
-/// Whether the image's layers were unpacked in a user namespace.
+/// Whether the image's layers were unpacked in a user namespace; of an image without layers, whether they would have been.
 ///
 /// # Errors
 /// They are not unpacked.
 pub(super) fn unpacked(store: &Store, image: &crate::image::Image) -> Result<bool> {
-    let Some(top) = image.chain.last() else { return Ok(false) };
+    let Some(top) = image.chain.last() else {
+        return Ok(!rustix::process::geteuid().is_root() || host::in_user_namespace());
+    };
     match store.layer(top)? {
         Some(layer) => Ok(layer.user_namespace),
         None => {

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::case::Case;
+use super::case::{Case, names_in};
 use super::checkpoint::CRIU;
 use super::migrate::{copied_bundle, counter, destination, gone, settled, words};
 use super::migrate_cut_off::{one_goes_on, restoring};
@@ -26,6 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_given_up_is_nobody_elses_to_let_go_on", NEEDS, given_up),
     scenario("another_container_of_that_id_is_left_alone", NEEDS, stranger),
     scenario("one_that_ended_there_is_known_whatever_comes_after", NEEDS, ended_since),
+    scenario("a_removal_that_was_cut_off_is_gone_on_with", NEEDS, half_removed),
     scenario("one_that_is_made_meanwhile_is_left_alone", CRIU, made_meanwhile),
     scenario("one_that_is_killed_while_it_stands_still_does_not_go_on", CRIU, killed_meanwhile),
 ];
@@ -50,6 +51,18 @@ fn killed_at(call: &str, number: u32, file: &str) -> String {
     format!("strace -D -qq -o /dev/null -P {file} -e {trace} -e {inject}")
 }
 
+/// `migrate` with these words, which strace kills.
+fn killed(case: &mut Case, strace: &str, words: &[&str]) -> Outcome {
+    let mut strace = strace.split(' ');
+    let ferry = case.command(&[&["--store", &case.path("store"), "migrate"], words].concat());
+    let mut command = Command::new(strace.next().unwrap_or_default());
+    command.args(strace).arg(ferry.get_program()).args(ferry.get_args());
+    command.envs(ferry.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 137);
+    Ok(())
+}
+
 fn status(case: &mut Case, id: &str) -> Result<String, Failed> {
     Ok(case.call(&["state", id])?.success()?.json()?["status"].as_str().unwrap_or_default().to_owned())
 }
@@ -66,13 +79,7 @@ fn killed_while_it_looks(case: &mut Case) -> Outcome {
         let (row, file) = unknown(case, &there)?;
         // The first write freezes, and the second one thaws.
         let strace = killed_at("write", 2, &file);
-        let mut strace = strace.split(' ');
-        let ferry = case.command(&["--store", &case.path("store"), "migrate", "--recover", &there]);
-        let mut command = Command::new(strace.next().unwrap_or_default());
-        command.args(strace).arg(ferry.get_program()).args(ferry.get_args());
-        command.envs(ferry.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        assert_eq!(output::code(output::wait(&mut child, case.patience())?), 137);
+        killed(case, &strace, &["--recover", &there])?;
         assert_eq!(status(case, &there)?, "paused");
         for _ in 0..asked_first {
             recover(case, &there)?;
@@ -110,6 +117,18 @@ fn given_up(case: &mut Case) -> Outcome {
         assert_eq!(status(case, &here)?, "paused");
     }
     one_goes_on(case, row, &there, "not resumed")
+}
+
+/// The source dies between its record and its directory.
+fn half_removed(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (row, _) = unknown(case, &there)?;
+    let (entry, to) = (case.state_root().join(&here), destination(case));
+    // Record, configuration, directory.
+    killed(case, &killed_at("unlinkat", 3, &entry.display().to_string()), &["--recover", &here, &to])?;
+    assert_eq!(names_in(&entry), Vec::<String>::new());
+    assert!(entry.exists());
+    one_goes_on(case, row, &there, "half removed")
 }
 
 /// A container of that id, of another bundle, once its program has said its last word.

@@ -196,8 +196,10 @@ impl Container for Running<'_> {
         if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
             return Ok(());
         }
-        let live = live::open_locked(self.setting, self.id)?;
-        delete::clean_up(self.setting, &live.entry, Some(&live.record))
+        let entry = Store::new(&self.setting.root).open(&Id::new(self.id)?)?;
+        entry.lock()?;
+        // One without a record is what a removal that was cut off has left.
+        delete::clean_up(self.setting, &entry, entry.record()?.as_ref())
     }
 }
 
