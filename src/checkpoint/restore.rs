@@ -162,6 +162,9 @@ impl<'a> Restore<'a> {
         let mut inherited: Vec<OwnedFd> = joined.inherited.into_iter().map(|(_, namespace)| namespace).collect();
         streams.inherit(&mut options, &mut inherited, owner(plan))?;
         options.join = joined.by_path;
+        // The newer way takes which mounts are shared from one of them, and needs one that shows all of its filesystem, which a mapped
+        // source does not.
+        options.mounts_by_path = plan.rootfs.mounts.iter().any(|mount| mount.idmap.is_some());
         let root = stage::place(&plan.rootfs, on);
         options.root = Some(root.as_os_str().as_bytes().to_vec());
         let (there, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;

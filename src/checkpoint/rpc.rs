@@ -131,6 +131,8 @@ pub struct Options {
     pub lsm_mount_context: Option<String>,
     /// How connections are kept still.
     pub network_lock: Option<NetworkLock>,
+    /// Whether mounts are made again by mount(2).
+    pub mounts_by_path: bool,
     /// A file with options that go before these.
     pub config_file: Option<Vec<u8>>,
 }
@@ -180,7 +182,7 @@ impl Options {
         out.flag(46, self.tcp_skip_in_flight).flag(48, self.lazy_pages);
         out.bytes_if(51, self.config_file.as_ref()).flag(52, self.tcp_close);
         out.bytes_if(53, self.lsm_profile.as_ref()).bytes_if(63, self.lsm_mount_context.as_ref());
-        out.signed_if(64, self.network_lock.map(|method| method as i32));
+        out.signed_if(64, self.network_lock.map(|method| method as i32)).flag(65, self.mounts_by_path);
         out
     }
 }

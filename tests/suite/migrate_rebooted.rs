@@ -88,6 +88,8 @@ fn goes_down(case: &Case, word: &str, id: &str, root: &Path) -> Outcome {
         if Instant::now() > end {
             return Err(format!("{found:?} do not go down").into());
         }
+        // The youngest first: what is being restored would go on once CRIU, which has it in its hands, is gone.
+        found.reverse();
         send(Signal::SIGKILL, &found);
         found = processes(case, word, id);
     }
