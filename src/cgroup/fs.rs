@@ -102,8 +102,18 @@ pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
         Ok(dir) => dir,
         Err(error) => return Err(undone(&path, made, error)),
     };
-    // Whoever has it is about to clone into it: it stays, also if it was made here.
-    lock(&dir, &path)?;
+    match lock(&dir) {
+        Ok(()) => (),
+        // Whoever has it is about to clone into it: it stays, also if it was made here.
+        Err(Errno::WOULDBLOCK) => return refuse(&path, "another container is just being put there").map(|()| None),
+        Err(answer) => {
+            return Err(undone(
+                &path,
+                made,
+                Error::kernel("lock the cgroup", path.display().to_string(), file::answer(answer)),
+            ));
+        }
+    }
     // Also one that was made here: another start may have found it, and be done with the lock.
     let checked =
         check_empty(&dir, &path).and_then(|()| if made == 0 { check_takes_processes(&dir, &path) } else { Ok(()) });
@@ -113,12 +123,16 @@ pub fn create(location: &Location, limits: &Limits) -> Result<Option<Cgroup>> {
     }
 }
 
-/// Never waits: anybody who may open a cgroup can have it locked.
-fn lock(dir: &OwnedFd, path: &Path) -> Result<()> {
-    match flock(dir, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => refuse(path, "another container is just being put there"),
-        answer => answer.or_cannot("lock the cgroup", path.display()),
-    }
+/// Never waits: anybody who may open a cgroup can have it locked. Who starts a container there is done in a moment, so that it is asked
+/// for twice.
+fn lock(dir: &OwnedFd) -> Result<(), Errno> {
+    let ask = || loop {
+        match flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::INTR) => (),
+            answer => return answer,
+        }
+    };
+    ask().or_else(|answer| if answer == Errno::WOULDBLOCK { ask() } else { Err(answer) })
 }
 
 fn may_do_without(location: &Location, limits: &Limits) -> bool {
