@@ -164,7 +164,7 @@ impl<'a> Restore<'a> {
         options.join = joined.by_path;
         // The newer way takes which mounts are shared from one of them, and needs one that shows all of its filesystem, which a mapped
         // source does not.
-        options.mounts_by_path = plan.rootfs.mounts.iter().any(|mount| mount.idmap.is_some());
+        options.mounts_by_path = plan.rootfs.is_mapped();
         let root = stage::place(&plan.rootfs, on);
         options.root = Some(root.as_os_str().as_bytes().to_vec());
         let (there, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;

@@ -40,11 +40,7 @@ impl Upper {
 
 /// Where the root comes to be, of what is on this stage.
 pub(super) fn place(rootfs: &Rootfs, stage: &Path) -> PathBuf {
-    if rootfs.mounts.iter().any(|mount| mount.idmap.is_some()) {
-        stage.join(overlay::ROOT)
-    } else {
-        built(rootfs, stage)
-    }
+    if rootfs.is_mapped() { stage.join(overlay::ROOT) } else { built(rootfs, stage) }
 }
 
 /// Where it is built.

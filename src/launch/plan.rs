@@ -230,6 +230,8 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         Place::Scope(_) => cgroup::properties::of_annotations(&config.annotations)?,
         Place::Directory(_) | Place::Nowhere => Properties::default(),
     };
+    // Asked for only where something would be done to it: it takes a look at the paths of what is joined.
+    let apart = || namespaces.has_apart(Kind::Network);
     Ok(Plan {
         id: id.clone(),
         oci_version: config.oci_version.clone(),
@@ -238,8 +240,8 @@ pub fn plan(id: &Id, config: &Config, bundle: &Path, host: &Host, options: &Opti
         hostname: config.hostname.clone(),
         domainname: config.domainname.clone(),
         loopback: namespaces.makes(Kind::Network),
-        net_devices: devices::plan(&config.linux.net_devices, namespaces.has_apart(Kind::Network), host.privileged)?,
-        bandwidth: bandwidth::plan(&config.annotations, namespaces.has_apart(Kind::Network), host.privileged)?,
+        net_devices: devices::plan(&config.linux.net_devices, apart, host.privileged)?,
+        bandwidth: bandwidth::plan(&config.annotations, apart, host.privileged)?,
         sysctl: process::sysctl::plan(&config.linux.sysctl, &namespaces)?,
         rootfs,
         cgroup: CgroupPlan {

@@ -39,7 +39,11 @@ pub struct Bandwidth {
 ///
 /// # Errors
 /// A value that is no rate, a container on the host's network, a caller that may not.
-pub fn plan(annotations: &BTreeMap<String, String>, own_network: bool, privileged: bool) -> Result<Option<Bandwidth>> {
+pub fn plan(
+    annotations: &BTreeMap<String, String>,
+    own_network: impl Fn() -> bool,
+    privileged: bool,
+) -> Result<Option<Bandwidth>> {
     let mut bandwidth = Bandwidth { egress: None, ingress: None };
     for (key, value) in annotations {
         let Some(direction) = key.strip_prefix(PREFIX) else { continue };
@@ -52,7 +56,7 @@ pub fn plan(annotations: &BTreeMap<String, String>, own_network: bool, privilege
         let Some(rate) = rate(value) else {
             return refused("it is a number of bits each second, from 8k on, with k, M or G behind it: 10M");
         };
-        if !own_network {
+        if !own_network() {
             return refused("the container shares the host's network, which it would limit");
         }
         if !privileged {
@@ -249,7 +253,7 @@ mod tests {
     use super::*;
 
     fn planned(direction: &str, value: &str) -> Result<Option<Bandwidth>> {
-        plan(&BTreeMap::from([(format!("{PREFIX}{direction}"), value.into())]), true, true)
+        plan(&BTreeMap::from([(format!("{PREFIX}{direction}"), value.into())]), || true, true)
     }
 
     #[test]
@@ -269,9 +273,9 @@ mod tests {
     #[test]
     fn who_and_where() {
         let asked = BTreeMap::from([("dev.ferry.network.egress".into(), "1M".into())]);
-        assert!(plan(&asked, false, true).unwrap_err().to_string().contains("shares the host's network"));
-        assert!(plan(&asked, true, false).unwrap_err().to_string().contains("only root"));
-        assert_eq!(plan(&BTreeMap::new(), false, false), Ok(None));
+        assert!(plan(&asked, || false, true).unwrap_err().to_string().contains("shares the host's network"));
+        assert!(plan(&asked, || true, false).unwrap_err().to_string().contains("only root"));
+        assert_eq!(plan(&BTreeMap::new(), || false, false), Ok(None));
     }
 
     #[test]

@@ -33,12 +33,16 @@ pub struct Device {
 ///
 /// # Errors
 /// No network namespace to move them to, a caller that may not, a name that is none or is given twice.
-pub fn plan(configured: &BTreeMap<String, NetDevice>, own_network: bool, privileged: bool) -> Result<Vec<Device>> {
+pub fn plan(
+    configured: &BTreeMap<String, NetDevice>,
+    own_network: impl Fn() -> bool,
+    privileged: bool,
+) -> Result<Vec<Device>> {
     const AT: &str = "linux.netDevices";
     if configured.is_empty() {
         return Ok(Vec::new());
     }
-    if !own_network {
+    if !own_network() {
         return Err(Error::config(AT, "needs a network namespace to move them to, and linux.namespaces has none"));
     }
     if !privileged {
@@ -294,7 +298,7 @@ mod tests {
     use super::*;
 
     fn planned(name: &str, inside: &str) -> Result<Vec<Device>> {
-        plan(&BTreeMap::from([(name.into(), NetDevice { name: inside.into() })]), true, true)
+        plan(&BTreeMap::from([(name.into(), NetDevice { name: inside.into() })]), || true, true)
     }
 
     #[test]
@@ -310,13 +314,13 @@ mod tests {
         assert!(error("eth%d", "x").starts_with("linux.netDevices.eth%d: "));
         let both = |inside: &str| {
             let device = || NetDevice { name: inside.into() };
-            plan(&BTreeMap::from([("a".into(), device()), ("b".into(), device())]), true, true)
+            plan(&BTreeMap::from([("a".into(), device()), ("b".into(), device())]), || true, true)
         };
         assert!(both("x").unwrap_err().to_string().ends_with("x is the name of two interfaces"));
         assert_eq!(both("x%d").unwrap().len(), 2);
         let pair = |first: &str, second: &str| {
             let device = |inside: &str| NetDevice { name: inside.into() };
-            plan(&BTreeMap::from([("a".into(), device(first)), ("b".into(), device(second))]), true, true)
+            plan(&BTreeMap::from([("a".into(), device(first)), ("b".into(), device(second))]), || true, true)
         };
         for (first, second) in [("x%d", "x0"), ("x12", "x%d"), ("%dx", "7x")] {
             let error = pair(first, second).unwrap_err().to_string();
@@ -331,9 +335,9 @@ mod tests {
     #[test]
     fn who_and_where() {
         let devices = BTreeMap::from([("eth0".into(), NetDevice::default())]);
-        assert!(plan(&devices, false, true).unwrap_err().to_string().contains("needs a network namespace"));
-        assert!(plan(&devices, true, false).unwrap_err().to_string().contains("only root"));
-        assert_eq!(plan(&BTreeMap::new(), false, false), Ok(Vec::new()));
+        assert!(plan(&devices, || false, true).unwrap_err().to_string().contains("needs a network namespace"));
+        assert!(plan(&devices, || true, false).unwrap_err().to_string().contains("only root"));
+        assert_eq!(plan(&BTreeMap::new(), || false, false), Ok(Vec::new()));
     }
 
     #[test]

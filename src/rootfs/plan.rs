@@ -190,6 +190,11 @@ impl Rootfs {
     pub fn is_handed(&self) -> bool {
         self.handed || self.mounts.iter().any(|mount| mount.handed)
     }
+
+    /// Whether a mount has ids of its own.
+    pub fn is_mapped(&self) -> bool {
+        self.mounts.iter().any(|mount| mount.idmap.is_some())
+    }
 }
 
 /// The host's directory that becomes the root filesystem, for [`Around`].
