@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{getegid, geteuid};
 use rustix::fs::{Access, access};
 
+use crate::procfs;
 use crate::sys::capability;
 
 /// CAP_SYS_ADMIN: linux/capability.h.
@@ -41,13 +42,13 @@ pub fn probe() -> Host {
 /// user_namespaces(7)
 pub fn outer_uid() -> u32 {
     let own = geteuid().as_raw();
-    std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|map| outer_in(&map, own)).unwrap_or(own)
+    procfs::text("/proc/self/uid_map").ok().and_then(|map| outer_in(&map, own)).unwrap_or(own)
 }
 
 /// Whether this process is in a user namespace below the host's, which maps every id there is to itself. Without /proc there
 /// is no telling, and the host's is likelier.
 pub fn in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
+    procfs::text("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
 }
 
 fn maps_all(map: &str) -> bool {

@@ -20,7 +20,7 @@
 //! | rank | modules | what they are |
 //! |---|---|---|
 //! | 0 | `sys` | raw kernel calls the crates lack, the only `unsafe` |
-//! | 1 | `error`, `log`, `host`, `passwd`, `path`, `procfs` | what everything stands on |
+//! | 1 | `error`, `log`, `passwd`, `path`, `procfs`, `host` | what everything stands on |
 //! | 2 | `spec` | config.json as checked types |
 //! | 3 | `namespaces`, `rootfs`, `security`, `process`, `cgroup`, `network`, `image` | the parts of a container |
 //! | 4 | `container` | a container's record on disk |

@@ -17,7 +17,7 @@ use source::{Source, is_word, line_of, tree, words};
 /// The modules of each rank, lowest first, as in `src/lib.rs`.
 const RANKS: &[&[&str]] = &[
     &["sys"],
-    &["error", "log", "host", "passwd", "path", "procfs"],
+    &["error", "log", "passwd", "path", "procfs", "host"],
     &["spec"],
     &["namespaces", "rootfs", "security", "process", "cgroup", "network", "image"],
     &["container"],
@@ -33,14 +33,14 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("log", "error", "an error is what a log line carries"),
     ("host", "error", "everything that can fail says so with it"),
     ("path", "error", "everything that can fail says so with it"),
+    ("host", "procfs", "who we are stands in the id map of a process"),
     ("procfs", "error", "everything that can fail says so with it"),
-    ("procfs", "path", "files in procfs are resolved like all others"),
     ("process", "namespaces", "which kernel parameters a container may set depends on the namespaces it has"),
     ("process", "security", "capabilities are part of who a process runs as"),
     ("rootfs", "namespaces", "what may be mounted depends on the namespaces it is mounted in"),
     ("migrate", "checkpoint", "what becomes of a container that was dumped for it"),
     ("image", "security", "who takes a layer apart confines itself first"),
-    ("image", "rootfs", "whether a mounted image is in use, the mount table says"),
+    ("image", "rootfs", "the EROFS images of layers are mounted in the store"),
 ];
 
 /// Files that may be longer than [`LONGEST`], and why.

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::procfs;
 use crate::spec::resources::DeviceRule;
 use crate::sys::bpf::{self, Instruction};
 
@@ -96,7 +97,7 @@ fn load(program: &[Instruction]) -> Result<Option<OwnedFd>> {
 /// Whether the kernel takes us for an ordinary user: not root, or root of a user namespace only.
 fn unprivileged() -> bool {
     let whole_map = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !nix::unistd::geteuid().is_root() || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole_map)
+    !nix::unistd::geteuid().is_root() || !procfs::text("/proc/self/uid_map").is_ok_and(whole_map)
 }
 
 #[cfg(test)]

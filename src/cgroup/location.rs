@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
+use crate::procfs::{self, mountinfo};
 
 /// `f_type` of a cgroup v2 filesystem, from linux/magic.h.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
@@ -97,7 +98,7 @@ pub fn find_tree() -> Result<Option<Tree>> {
             return Ok(Some(Tree { mount: mount.into(), hybrid }));
         }
     }
-    let table = std::fs::read("/proc/self/mountinfo").or_cannot("read", "/proc/self/mountinfo")?;
+    let table = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
     Ok(tree_in(&table))
 }
 
@@ -105,42 +106,10 @@ fn is_cgroup2(path: &str) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as u64 == CGROUP2_SUPER_MAGIC)
 }
 
-/// The first v2 mount in a mountinfo table, and whether there are v1 mounts too.
-fn tree_in(mountinfo: &[u8]) -> Option<Tree> {
-    let mut mount = None;
-    let mut hybrid = false;
-    for line in mountinfo.split(|byte| *byte == b'\n') {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        // The optional fields before the lone dash vary in number; the type comes right after it.
-        let kind = fields.iter().position(|field| *field == b"-").and_then(|dash| fields.get(dash + 1));
-        match kind {
-            Some(&b"cgroup2") if mount.is_none() => mount = fields.get(4).map(|field| unescape(field)),
-            Some(&b"cgroup") => hybrid = true,
-            _ => {}
-        }
-    }
-    mount.map(|mount| Tree { mount, hybrid })
-}
-
-/// Undoes mountinfo's octal escapes (`\040` is a space).
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal =
-            (first == b'\\').then(|| tail.get(..3)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsStr::from_bytes(&bytes))
+/// The first v2 mount in a mount table, and whether there are v1 mounts too.
+fn tree_in(table: &[mountinfo::Row]) -> Option<Tree> {
+    let mount = table.iter().find(|row| row.kind == "cgroup2")?.point.clone();
+    Some(Tree { mount, hybrid: table.iter().any(|row| row.kind == "cgroup") })
 }
 
 /// The path of our own cgroup in the v2 tree, from its mount's root (`/user.slice/…`).
@@ -149,7 +118,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 ///
 /// /proc is not mounted, or we are in no v2 cgroup.
 pub fn own_path() -> Result<PathBuf> {
-    let table = std::fs::read("/proc/self/cgroup").or_cannot("read", "/proc/self/cgroup")?;
+    let table = procfs::read("/proc/self/cgroup").or_cannot("read", "/proc/self/cgroup")?;
     own_path_in(&table).ok_or_else(|| Error::said("find our own cgroup in", "/proc/self/cgroup", "it has no line 0::"))
 }
 
@@ -160,7 +129,7 @@ pub fn own_path() -> Result<PathBuf> {
 /// The process is gone.
 pub fn of_process(pid: Pid) -> Result<Option<PathBuf>> {
     let file = format!("/proc/{pid}/cgroup");
-    let table = std::fs::read(&file).or_cannot("read", &file)?;
+    let table = procfs::read(&file).or_cannot("read", &file)?;
     let (Some(tree), Some(path)) = (find_tree()?, own_path_in(&table)) else { return Ok(None) };
     Ok(Some(tree.mount.join(path.strip_prefix("/").unwrap_or(&path))))
 }
@@ -326,8 +295,8 @@ mod tests {
             32 31 0:29 / /c/cpu rw,relatime - cgroup cgroup rw,cpu\n\
             41 31 0:38 / /c/my\\040tree rw,relatime shared:1 - cgroup2 cgroup2 rw\n\
             42 31 0:38 / /second rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(tree_in(table), Some(Tree { mount: "/c/my tree".into(), hybrid: true }));
-        assert_eq!(tree_in(b"31 23 0:28 / /cgroup2 rw - tmpfs cgroup2 rw\n"), None);
+        assert_eq!(tree_in(&mountinfo::rows(table)), Some(Tree { mount: "/c/my tree".into(), hybrid: true }));
+        assert_eq!(tree_in(&mountinfo::rows(b"31 23 0:28 / /cgroup2 rw - tmpfs cgroup2 rw\n")), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::procfs;
 
 use super::file;
 use super::location;
@@ -17,7 +18,7 @@ pub(super) fn explain(above: BorrowedFd<'_>, above_path: &Path, write: &Write) -
     let controller = &*write.controller;
     let field = format!("linux.resources.{}", write.field);
     let refuse = |why: String| Error::said("set", field, why);
-    let v1 = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let v1 = procfs::text("/proc/self/cgroup").unwrap_or_default();
     if bound_to_v1(&v1, controller) {
         return refuse(format!("{controller} is bound to cgroup v1 on this host"))
             .hint("boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all, or leave the limit out");

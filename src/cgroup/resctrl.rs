@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::procfs;
+use crate::procfs::mountinfo;
 use crate::spec::config::IntelRdt;
 
 /// What is done in the resctrl filesystem.
@@ -106,17 +106,12 @@ pub fn plan(configured: Option<&IntelRdt>, id: &str) -> Result<Option<Plan>> {
 /// # Errors
 /// No resctrl filesystem is mounted.
 pub fn locate(plan: &Plan) -> Result<Groups> {
-    let mounts = procfs::text("/proc/self/mounts").or_cannot("read", "/proc/self/mounts")?;
-    let mount = mount_point(&mounts).ok_or_else(|| {
+    let mounts = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
+    let mount = mounts.into_iter().find(|row| row.kind == "resctrl").map(|row| row.point).ok_or_else(|| {
         Error::config("linux.intelRdt", "cannot be carried out: this host has no resctrl filesystem mounted")
             .hint("where the processor has it: mount -t resctrl resctrl /sys/fs/resctrl")
     })?;
     Ok(groups(plan, &mount, |path| path.exists()))
-}
-
-fn mount_point(mounts: &str) -> Option<PathBuf> {
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.find(|fields| fields.get(2) == Some(&"resctrl")).and_then(|fields| fields.get(1).map(PathBuf::from))
 }
 
 fn groups(plan: &Plan, mount: &Path, exists: impl Fn(&Path) -> bool) -> Groups {
@@ -308,13 +303,6 @@ mod tests {
         assert!(!holds(there, "L3:0=fe"));
         assert!(!holds(there, "L2:0=ff"));
         assert!(!holds(there, "nonsense"));
-    }
-
-    #[test]
-    fn the_mount_is_found_by_its_type() {
-        let mounts = "proc /proc proc rw 0 0\nresctrl /mnt/r resctrl rw 0 0\n";
-        assert_eq!(mount_point(mounts), Some("/mnt/r".into()));
-        assert_eq!(mount_point("resctrl /x tmpfs rw 0 0\n"), None);
     }
 
     /// The same calls on a plain directory: what is made, written and removed, apart from the processor.

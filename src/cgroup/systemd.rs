@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
 use crate::host::outer_uid;
+use crate::procfs;
 
 use super::dbus::{Body, Bus, Call, Property, Value};
 use super::location::Unit;
@@ -71,7 +72,7 @@ impl Manager {
             answer => answer,
         }?;
         let path = format!("/proc/{pid}/cgroup");
-        let table = std::fs::read_to_string(&path).or_cannot("read", &path)?;
+        let table = procfs::text(&path).or_cannot("read", &path)?;
         let place = table.lines().find_map(|line| line.strip_prefix("0::"));
         match place {
             Some(place) if place.ends_with(&format!("/{name}")) => Ok(PathBuf::from(place.trim_start_matches('/'))),

@@ -10,13 +10,14 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Pid};
 
-use super::held::{self, Status};
+use super::held::{self, Among, Status};
 use super::images::{self, Kind};
 use super::{audit_files, audit_limits, audit_mounts};
 use crate::error::{Context, Error, Result};
 use crate::launch::Plan;
 use crate::namespaces::{self, User};
 use crate::path::Root;
+use crate::procfs;
 use crate::security::capabilities;
 use crate::spec::config::IdMapping;
 
@@ -51,9 +52,10 @@ pub fn filters(directory: &Path, plan: &Plan) -> Result<()> {
 /// # Errors
 /// A process has more than the configuration gives.
 pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
+    let own = cgroups_of(Path::new(&format!("/proc/{criu}")))?;
     let mut seen = Vec::new();
     let mut any = false;
-    for process in held::processes(criu) {
+    for process in held::processes(criu, Among::restored(&plan.namespaces)) {
         let process = process?;
         any = true;
         let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -61,7 +63,7 @@ pub fn check(plan: &Plan, root: &Root, criu: Pid) -> Result<()> {
         for thread in held::threads(&process) {
             rights(plan, &thread?).map_err(of_process)?;
         }
-        cgroups(&process, criu).and_then(|whole| whole.map_err(of_process))?;
+        cgroups(&process, &own).and_then(|whole| whole.map_err(of_process))?;
         separate(plan, &process).and_then(|whole| whole.map_err(of_process))?;
         audit_limits::check(plan, &process).and_then(|whole| whole.map_err(of_process))?;
         audit_files::check(plan, &process).and_then(|whole| whole.map_err(of_process))?;
@@ -137,24 +139,25 @@ fn outside(id: u32, maps: Option<&[IdMapping]>) -> Option<u32> {
     })
 }
 
-/// CRIU was born in the container's cgroups; what it restores is there or below.
-fn cgroups(process: &Path, criu: Pid) -> Result<std::result::Result<(), String>> {
-    let read = |path: &Path| std::fs::read_to_string(path).or_cannot("read", path.display());
-    let (theirs, own) = (read(&process.join("cgroup"))?, read(Path::new(&format!("/proc/{criu}/cgroup")))?);
-    let own: Vec<&str> = own.lines().collect();
-    let is_inside = |line: &str| own.iter().any(|own| is_at_or_below(line, own));
-    Ok(match theirs.lines().all(is_inside) {
+/// CRIU was born in the container's cgroups, which are `own`; what it restores is there or below.
+fn cgroups(process: &Path, own: &[Vec<u8>]) -> Result<std::result::Result<(), String>> {
+    let is_inside = |line: &Vec<u8>| own.iter().any(|own| is_at_or_below(line, own));
+    Ok(match cgroups_of(process)?.iter().all(is_inside) {
         true => Ok(()),
         false => Err("is not in the container's cgroup".to_owned()),
     })
 }
 
-/// `hierarchy:controllers:path`.
-fn is_at_or_below(line: &str, own: &str) -> bool {
-    match line.strip_prefix(own.trim_end_matches('/')) {
-        Some(rest) => (rest.is_empty() || rest.starts_with('/')) && !rest.split('/').any(|part| part == ".."),
-        None => false,
-    }
+/// Lines of `hierarchy:controllers:path`. proc_pid_cgroup(5)
+fn cgroups_of(process: &Path) -> Result<Vec<Vec<u8>>> {
+    let path = process.join("cgroup");
+    let table = procfs::read(&path).or_cannot("read", path.display())?;
+    Ok(table.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn is_at_or_below(line: &[u8], own: &[u8]) -> bool {
+    let Some(rest) = line.strip_prefix(own.strip_suffix(b"/").unwrap_or(own)) else { return false };
+    (rest.is_empty() || rest.starts_with(b"/")) && !rest.split(|byte| *byte == b'/').any(|part| part == b"..")
 }
 
 /// Namespaces that are to be the container's own are not ferry's, and those it joins are the ones it names.
@@ -186,7 +189,7 @@ fn triple(map: &IdMapping) -> [u32; 3] {
 }
 
 fn map(path: &Path) -> Result<Vec<[u32; 3]>> {
-    let text = std::fs::read_to_string(path).or_cannot("read", path.display())?;
+    let text = procfs::text(path).or_cannot("read", path.display())?;
     let numbers: Vec<u32> = text.split_whitespace().map_while(|number| number.parse().ok()).collect();
     Ok(numbers.chunks_exact(3).map(|chunk| [chunk[0], chunk[1], chunk[2]]).collect())
 }
@@ -215,7 +218,7 @@ mod tests {
             ("0::/x", "0::/", true),
             ("4:cpu:/a", "0::/a", false),
         ] {
-            assert_eq!(is_at_or_below(line, own), inside, "{line} in {own}");
+            assert_eq!(is_at_or_below(line.as_bytes(), own.as_bytes()), inside, "{line} in {own}");
         }
     }
 

@@ -7,6 +7,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::error::{Context, Result};
 use crate::launch::Plan;
 use crate::launch::plan::ProcessPlan;
+use crate::procfs;
 
 /// The rows of `/proc/PID/limits`. fs/proc/base.c, lnames
 const ROWS: [(Resource, &str); 16] = [
@@ -40,7 +41,7 @@ type Verdict = std::result::Result<(), String>;
 /// It cannot be looked at.
 pub fn check(plan: &Plan, process: &Path) -> Result<Verdict> {
     let Some(planned) = &plan.process else { return Ok(Ok(())) };
-    let read = |path: &Path| std::fs::read_to_string(path).or_cannot("read", path.display());
+    let read = |path: &Path| procfs::text(path).or_cannot("read", path.display());
     let table = read(&process.join("limits"))?;
     for limit in &planned.limits {
         let row = ROWS.iter().find(|(resource, _)| *resource == limit.resource).map_or("", |(_, row)| *row);
@@ -108,8 +109,9 @@ fn scheduling(planned: &ProcessPlan, process: &Path, limits: &str) -> Result<Ver
         None => (own.nice.min(0), own.priority, own.policy),
     };
     let nice = i64::from(nice).min(20 - most_nice.min(40) as i64);
-    for thread in std::fs::read_dir(process.join("task")).or_cannot("read", process.display())?.flatten() {
-        let thread = scheduled(&thread.path())?;
+    let threads = process.join("task");
+    for thread in procfs::numbers(&threads).or_cannot("read", process.display())? {
+        let thread = scheduled(&threads.join(thread.to_string()))?;
         let is_more = u64::from(thread.priority) > most_priority.max(priority.into())
             || thread.policy == DEADLINE && policy != DEADLINE
             || i64::from(thread.nice) < nice;
@@ -122,8 +124,8 @@ fn scheduling(planned: &ProcessPlan, process: &Path, limits: &str) -> Result<Ver
 
 fn scheduled(directory: &Path) -> Result<Scheduled> {
     let path = directory.join("stat");
-    let text = std::fs::read(&path).or_cannot("read", path.display())?;
-    row(&String::from_utf8_lossy(&text)).ok_or(nix::errno::Errno::EPROTO).or_cannot("read", path.display())
+    let text = procfs::text(&path).or_cannot("read", path.display())?;
+    row(&text).ok_or(nix::errno::Errno::EPROTO).or_cannot("read", path.display())
 }
 
 /// Fields 19, 40 and 41, of which the third is the first behind the name, which may hold anything. proc_pid_stat(5)

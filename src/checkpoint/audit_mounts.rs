@@ -10,8 +10,8 @@ use rustix::fs::{FileType, fstat};
 use super::external;
 use crate::error::{Context, Result};
 use crate::path::{Links, Root};
+use crate::procfs::mountinfo::{self, Row};
 use crate::rootfs::Rootfs;
-use crate::rootfs::mountinfo::{self, unescape};
 use crate::rootfs::plan::{Mount, What};
 use crate::sys::mount::{
     MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
@@ -26,16 +26,6 @@ const RESTRICTIONS: [(u64, &str); 5] = [
     (MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
 ];
 
-/// What the kernel shows of a mount. proc_pid_mountinfo(5)
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    point: PathBuf,
-    options: Vec<String>,
-    kind: String,
-    /// The filesystem's own, as it shows them.
-    data: String,
-}
-
 type Verdict = std::result::Result<(), String>;
 
 /// Looks at the mounts of a process, whose root is to be `own`; `Ok(Err(…))`: the configuration does not have them so.
@@ -43,9 +33,7 @@ type Verdict = std::result::Result<(), String>;
 /// # Errors
 /// It cannot be looked at.
 pub fn check(rootfs: &Rootfs, own: &Root, process: &Path) -> Result<Verdict> {
-    let path = process.join("mountinfo");
-    let text = std::fs::read(&path).or_cannot("read", path.display())?;
-    let shown: Vec<Shown> = text.split(|byte| *byte == b'\n').filter_map(parse).collect();
+    let shown = mountinfo::read_of(process).or_cannot("read the mounts of", process.display())?;
     let root = Root::open(&process.join("root"))?;
     let place = |path: &Path| external::inside(&root, path);
     let mut known = BTreeSet::from([PathBuf::from("/"), PathBuf::from("/dev/console")]);
@@ -65,19 +53,6 @@ pub fn check(rootfs: &Rootfs, own: &Root, process: &Path) -> Result<Verdict> {
     Ok(verdicts.into_iter().collect())
 }
 
-fn parse(line: &[u8]) -> Option<Shown> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-    let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
-    let options = text(fields.get(5)?).split(',').map(str::to_owned).collect();
-    Some(Shown {
-        point: unescape(fields.get(4)?),
-        options,
-        kind: text(fields.get(dash + 1)?),
-        data: text(fields.get(dash + 3)?),
-    })
-}
-
 /// The host's mounts below what is bound come along.
 fn below_binds(rootfs: &Rootfs, root: &Root) -> Result<BTreeSet<PathBuf>> {
     let host = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
@@ -92,11 +67,11 @@ fn below_binds(rootfs: &Rootfs, root: &Root) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// The mount that is seen at a place: the last one there.
-fn at<'a>(shown: &'a [Shown], place: &Path) -> Option<&'a Shown> {
+fn at<'a>(shown: &'a [Row], place: &Path) -> Option<&'a Row> {
     shown.iter().rfind(|mount| mount.point == place)
 }
 
-fn base(rootfs: &Rootfs, own: &Root, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+fn base(rootfs: &Rootfs, own: &Root, root: &Root, shown: &[Row]) -> Result<Verdict> {
     let row = at(shown, Path::new("/"));
     if rootfs.read_only_root && !row.is_some_and(|row| row.has("ro")) {
         return Ok(Err("can write to its root, which root.readonly forbids".to_owned()));
@@ -105,7 +80,7 @@ fn base(rootfs: &Rootfs, own: &Root, root: &Root, shown: &[Shown]) -> Result<Ver
     Ok(if same { Ok(()) } else { Err("has another root filesystem".to_owned()) })
 }
 
-fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+fn planned(rootfs: &Rootfs, root: &Root, shown: &[Row]) -> Result<Verdict> {
     let is_last = |index: usize, mount: &Mount| {
         rootfs.mounts[index + 1..].iter().all(|later| later.destination != mount.destination)
     };
@@ -150,7 +125,7 @@ fn planned(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
 }
 
 /// The first option of a filesystem's own, of those that take something away, that it does not have as it is planned.
-fn wider_data<'a>(root: &Root, mount: &'a Mount, place: &Path, row: &Shown) -> Result<Option<&'a str>> {
+fn wider_data<'a>(root: &Root, mount: &'a Mount, place: &Path, row: &Row) -> Result<Option<&'a str>> {
     if !matches!(row.kind.as_str(), "tmpfs" | "proc") {
         return Ok(None);
     }
@@ -195,7 +170,7 @@ fn names_of(hidepid: &str) -> impl Iterator<Item = &'static str> {
 }
 
 /// What is masked reads as nothing, and what cannot be written is on a mount that says so.
-fn hidden(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
+fn hidden(rootfs: &Rootfs, root: &Root, shown: &[Row]) -> Result<Verdict> {
     for path in &rootfs.masked {
         let Ok(found) = root.resolve(path, Links::Follow) else { continue };
         let stat = fstat(&found).or_cannot("look at", path.display())?;
@@ -223,12 +198,6 @@ fn hidden(rootfs: &Rootfs, root: &Root, shown: &[Shown]) -> Result<Verdict> {
     Ok(Ok(()))
 }
 
-impl Shown {
-    fn has(&self, option: &str) -> bool {
-        self.options.iter().any(|word| word == option)
-    }
-}
-
 fn identity(file: std::os::fd::BorrowedFd<'_>, named: &Path) -> Result<(u64, u64)> {
     let stat = fstat(file).or_cannot("look at", named.display())?;
     Ok((stat.st_dev, stat.st_ino))
@@ -244,19 +213,6 @@ fn path_identity(path: &Path) -> Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_with_and_without_optional_fields() {
-        let row =
-            parse(b"36 35 98:0 /mnt1 /mnt\\0402 rw,nosuid,noatime master:1 shared:2 - ext4 /dev/root rw").unwrap();
-        assert_eq!((row.point.as_path(), row.kind.as_str()), (Path::new("/mnt 2"), "ext4"));
-        assert!(row.has("nosuid") && !row.has("ro"));
-        assert_eq!(row.data, "rw");
-        assert_eq!(parse(b"1 0 0:1 / / ro - tmpfs - rw").unwrap().kind, "tmpfs");
-        assert_eq!(parse(b"1 0 0:1 / / ro - tmpfs -"), None);
-        assert_eq!(parse(b"1 0 0:1 / /"), None);
-        assert_eq!(parse(b""), None);
-    }
 
     #[test]
     fn a_tmpfs_has_more_or_not() {

@@ -25,8 +25,9 @@ use crate::host;
 use crate::namespaces::{self, Kind};
 use crate::path::{Root, fd_path};
 use crate::procfs;
+use crate::procfs::mountinfo;
 use crate::rootfs::mount::new_filesystem;
-use crate::rootfs::{self, mountinfo, options as mount};
+use crate::rootfs::{self, options as mount};
 use crate::spec::Config;
 use crate::sys::fd;
 
@@ -346,7 +347,7 @@ fn config_file(config: &Config) -> Option<Vec<u8>> {
 }
 
 fn table(pid: Pid) -> Result<Vec<mountinfo::Row>> {
-    mountinfo::read_of(pid).or_cannot("read the mounts of process", pid)
+    mountinfo::read_of(Path::new(&format!("/proc/{pid}"))).or_cannot("read the mounts of process", pid)
 }
 
 /// The container's processes; without a cgroup only the first is known.

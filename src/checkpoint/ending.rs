@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::held::{self, Status};
+use super::held::{self, Among, Status};
 use crate::error::{Error, Result};
 use crate::procfs;
 use crate::sys::signal::pidfd_send;
@@ -61,7 +61,8 @@ fn wait(pidfd: BorrowedFd<'_>) -> Result<bool> {
 /// One that cannot be looked at may be in it.
 fn holds_one_in_its_code(criu: Pid) -> bool {
     let is_in_it = |thread: Result<Status>| thread.map_or(true, |thread| thread.is_in_foreign_code());
-    held::processes(criu).any(|process| process.map_or(true, |process| held::threads(&process).any(is_in_it)))
+    held::processes(criu, Among::All)
+        .any(|process| process.map_or(true, |process| held::threads(&process).any(is_in_it)))
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::stage;
 use crate::error::{Context, Error, Result};
 use crate::namespaces::{Join, Kind, Namespaces};
 use crate::path::{Links, Root, fd_path};
+use crate::procfs::mountinfo::Row;
 use crate::rootfs::Rootfs;
-use crate::rootfs::mountinfo::Row;
 use crate::rootfs::plan::What;
 
 /// The name of everything that masks a file.

@@ -1,11 +1,13 @@
 //! The processes that CRIU holds by ptrace, as `/proc/PID/status` shows them. proc_pid_status(5)
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::error::{Context, Result};
+use crate::namespaces::{Kind, Namespaces};
 use crate::procfs;
 
 /// A process, or one of its threads.
@@ -31,31 +33,53 @@ pub struct Status {
     pub filtered: bool,
 }
 
+/// Whom to look through for those that are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// Every process of the machine.
+    All,
+    /// Those that descend from this one: fewer, where all that are held stand still until each has been looked at.
+    Descendants,
+}
+
+impl Among {
+    /// Whom a restore may have made. Nobody leaves a pid namespace for another parent, and its first process is this one's child.
+    pub fn restored(namespaces: &Namespaces) -> Self {
+        if namespaces.makes(Kind::Pid) { Self::Descendants } else { Self::All }
+    }
+}
+
 /// Every process that `tracer` holds: its directory in `/proc`. One that cannot be looked at is an error and not left out,
 /// since it may be the one that matters.
-pub fn processes(tracer: Pid) -> impl Iterator<Item = Result<PathBuf>> {
+pub fn processes(tracer: Pid, among: Among) -> impl Iterator<Item = Result<PathBuf>> {
     let held = move |path: PathBuf| {
         let status = status(&path)?;
         Ok(status.filter(|status| status.tracer == tracer.as_raw()).map(|_| path))
     };
-    numbered(Path::new("/proc")).filter_map(move |path| path.and_then(held).transpose())
+    let found = match among {
+        Among::All => procfs::numbers("/proc"),
+        Among::Descendants => {
+            procfs::descendants([Pid::this()]).map(|pids| pids.into_iter().map(Pid::as_raw).collect())
+        }
+    };
+    directories(found, Path::new("/proc")).filter_map(move |path| path.and_then(held).transpose())
 }
 
 /// The threads of a process, the first one among them. Errors are as with processes.
 pub fn threads(process: &Path) -> impl Iterator<Item = Result<Status>> + use<> {
-    numbered(&process.join("task")).filter_map(|thread| thread.and_then(|thread| status(&thread)).transpose())
+    let directory = process.join("task");
+    directories(procfs::numbers(&directory), &directory)
+        .filter_map(|thread| thread.and_then(|thread| status(&thread)).transpose())
 }
 
-/// The directories of processes or threads in a directory: none, once whatever it is of has ended.
-fn numbered(directory: &Path) -> impl Iterator<Item = Result<PathBuf>> + use<> {
-    let is_number =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
-    let read = || std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect();
-    let (paths, failed): (Vec<PathBuf>, _) = match procfs::unless_ended(read()).or_cannot("read", directory.display()) {
-        Ok(paths) => (paths.unwrap_or_default(), None),
+/// The directories of the processes or threads that were found in one: none, once whatever it is of has ended.
+fn directories(found: io::Result<Vec<i32>>, within: &Path) -> impl Iterator<Item = Result<PathBuf>> + use<> {
+    let (numbers, failed) = match procfs::unless_ended(found).or_cannot("read", within.display()) {
+        Ok(numbers) => (numbers.unwrap_or_default(), None),
         Err(error) => (Vec::new(), Some(Err(error))),
     };
-    paths.into_iter().filter(is_number).map(Ok).chain(failed)
+    let within = within.to_owned();
+    numbers.into_iter().map(move |number| Ok(within.join(number.to_string()))).chain(failed)
 }
 
 /// `None`: it has ended.

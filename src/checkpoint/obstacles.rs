@@ -84,7 +84,7 @@ pub fn check(id: &str, config: &Config, pids: &[Pid], choice: &Choice) -> Result
 pub fn not_below(first: Pid, pids: &[Pid]) -> Vec<Pid> {
     // One that has ended meanwhile is nobody's child.
     let parent = |pid: &Pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let status = procfs::text(format!("/proc/{pid}/status")).unwrap_or_default();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
         parent.filter(|parent| *parent > 0).map(Pid::from_raw)
     };
@@ -113,8 +113,7 @@ fn connections(pid: Pid, links: &[String]) -> Vec<Obstacle> {
     if sockets.is_empty() {
         return Vec::new();
     }
-    let tables =
-        ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default());
+    let tables = ["tcp", "tcp6"].map(|name| procfs::text(format!("/proc/{pid}/net/{name}")).unwrap_or_default());
     let rows = tables.iter().flat_map(|table| table.lines());
     rows.filter_map(|row| established(row).filter(|(inode, _)| sockets.contains(inode)))
         .map(|(_, port)| Obstacle {

@@ -43,9 +43,10 @@ use crate::namespaces::{Join, Kind, Namespaces, User};
 use crate::path::{Links, Root};
 use crate::process::scheduling;
 use crate::process::sysctl::{self, Sysctl};
+use crate::procfs::{self, mountinfo};
+use crate::rootfs::Base;
 use crate::rootfs::options::Attributes;
 use crate::rootfs::plan::{Mount, What};
-use crate::rootfs::{Base, mountinfo};
 use crate::spec::Config;
 use crate::sys::mount::{MOUNT_ATTR_NOSYMFOLLOW, MountAttr, mount_setattr};
 
@@ -312,8 +313,9 @@ fn audit(plan: &Plan, root: &Path, criu: Pid) -> Result<()> {
         Some(Ok(pid)) => kill(Pid::from_raw(pid)),
         _ => Ok(()),
     };
+    let restored = held::processes(criu, held::Among::restored(&plan.namespaces));
     // All that can be, whatever stands in the way of one.
-    let error = held::processes(criu).fold(error, |error, process| error.and_then(process.and_then(end)));
+    let error = restored.fold(error, |error, process| error.and_then(process.and_then(end)));
     Err(error.and_then(kill(criu)))
 }
 
@@ -424,7 +426,7 @@ fn is_told(pipe: &OwnedFd) -> Result<bool> {
 /// Cgroups of the dump are to be where CRIU itself is now: controllers, and path. proc_pid_cgroup(5)
 fn cgroup_roots(pid: Pid) -> Result<Vec<Pair>> {
     let path = format!("/proc/{pid}/cgroup");
-    let table = std::fs::read_to_string(&path).or_cannot("read", &path)?;
+    let table = procfs::text(&path).or_cannot("read", &path)?;
     Ok(table.lines().flat_map(cgroup_line).collect())
 }
 

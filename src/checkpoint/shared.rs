@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::error::{Context, Result};
 use crate::namespaces::{Join, Kind, Namespaces};
 use crate::process::sysctl::{self, Sysctl};
+use crate::procfs;
 
 /// The parameters that CRIU writes. criu/criu/uts_ns.c, ipc_ns.c
 const PARAMETERS: [(Kind, &[&str]); 2] = [
@@ -100,7 +101,7 @@ impl Shared {
 /// A parameter as it stands. `None`: this kernel has none of that name.
 fn read(file: &str) -> Option<Result<Sysctl>> {
     let path = format!("/proc/sys/{file}");
-    match std::fs::read_to_string(&path) {
+    match procfs::text(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         value => Some(value.or_cannot("read", path).map(|value| Sysctl { file: file.to_owned(), value })),
     }
@@ -116,7 +117,7 @@ pub(super) fn system_v(namespace: &Path) -> Result<Vec<&'static str>> {
         let has = |file: &str| {
             let path = format!("/proc/sysvipc/{file}");
             // The first line names the columns.
-            std::fs::read_to_string(&path).or_cannot("read", path).map(|table| table.lines().count() > 1)
+            procfs::text(&path).or_cannot("read", path).map(|table| table.lines().count() > 1)
         };
         KINDS.iter().filter_map(|(file, what)| has(file).map(|has| has.then_some(*what)).transpose()).collect()
     })

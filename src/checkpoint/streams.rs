@@ -18,7 +18,8 @@ use super::criu::FIRST_INHERITED;
 use super::images;
 use super::rpc::Options;
 use crate::error::{Context, Error, Result};
-use crate::rootfs::mountinfo::Row;
+use crate::procfs;
+use crate::procfs::mountinfo::Row;
 
 /// The file's name among the images.
 pub const FILE: &str = "descriptors.json";
@@ -232,7 +233,7 @@ fn is_read(pid: Pid, number: i32) -> Option<bool> {
 }
 
 fn fdinfo(pid: Pid, number: i32, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let text = procfs::text(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
 }
 

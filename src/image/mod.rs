@@ -100,5 +100,5 @@ impl Store {
 
 /// Whether something is mounted there.
 fn mounted(point: &Path) -> bool {
-    crate::rootfs::mountinfo::read().is_ok_and(|rows| rows.iter().any(|row| row.point == point))
+    crate::procfs::mountinfo::read().is_ok_and(|rows| rows.iter().any(|row| row.point == point))
 }

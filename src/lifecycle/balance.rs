@@ -14,6 +14,7 @@ use crate::cgroup::balance::{self, FIRST_STEP, Lists, Policy, Seen, Take};
 use crate::cgroup::{Cgroup, reclaim, stats};
 use crate::container::Store;
 use crate::error::{Context, Error, Result};
+use crate::procfs;
 use crate::sys::sched::{SchedAttr, sched_setattr};
 
 /// How to balance.
@@ -167,7 +168,7 @@ fn note(outcomes: &mut Vec<Outcome>, seen: &[Seen], takes: &[Take]) {
 
 /// Bytes free in the host's swap.
 fn free_swap() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").or_cannot("read", "/proc/meminfo")?;
+    let text = procfs::text("/proc/meminfo").or_cannot("read", "/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("SwapFree:"));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kilobytes

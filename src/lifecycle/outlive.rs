@@ -15,7 +15,7 @@ use crate::procfs;
 /// A CRIU whose ferry was killed ends what it has restored. It is in the container's cgroup; one that is ending itself has left it
 /// and has no command line any more, and traces what it restored until it has ended that.
 pub fn criu(cgroup: &cgroup::Cgroup) -> Result<()> {
-    let words = |pid: Pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = |pid: Pid| procfs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_criu = |line: &[u8]| line.split(|byte| *byte == 0).any(|word| word == b"swrk");
     for pid in life::procs(cgroup)? {
         if is_criu(&words(pid)) {

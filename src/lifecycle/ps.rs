@@ -3,8 +3,8 @@
 //! The cgroup knows them all. Without one they are the first process, those that share its pid namespace (`exec` puts
 //! some there that are no children of it), and the descendants of all these. proc_pid_task(5)
 
-use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
@@ -12,8 +12,9 @@ use nix::unistd::Pid;
 use super::{Setting, live};
 use crate::cgroup::life;
 use crate::container::Record;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::namespaces::Kind;
+use crate::procfs;
 
 /// Host ids of the container's processes, in ascending order; none for one that has stopped.
 ///
@@ -37,62 +38,31 @@ pub(super) fn related(record: &Record, init: i32) -> Result<Vec<i32>> {
         return Err(Error::said("list the processes of", format!("container {:?}", record.id), "it has no cgroup")
             .hint("and this kernel was built without CONFIG_PROC_CHILDREN, which would tell them too"));
     }
-    let mut queue = vec![init];
+    let mut known = vec![init];
     if record.namespaces.contains(&Kind::Pid) {
-        queue.extend(namespace_members(init));
+        known.extend(namespace_members(init).or_cannot("read", "/proc")?);
     }
-    let mut found = BTreeSet::new();
-    while let Some(pid) = queue.pop() {
-        if found.insert(pid) {
-            queue.extend(children(pid));
-        }
-    }
-    Ok(found.into_iter().collect())
+    let found = procfs::descendants(known.into_iter().map(Pid::from_raw));
+    let found = found.or_cannot("list the processes of", format!("container {:?}", record.id))?;
+    Ok(found.into_iter().map(Pid::as_raw).collect())
 }
 
 /// Processes in the pid namespace of `init`. Those that may not be looked at are another user's.
-fn namespace_members(init: i32) -> Vec<i32> {
+fn namespace_members(init: i32) -> io::Result<Vec<i32>> {
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let Some(own) = namespace(init) else { return Vec::new() };
-    numbers("/proc").into_iter().filter(|pid| namespace(*pid).as_ref() == Some(&own)).collect()
-}
-
-/// The children of every thread of a process. One that has ended meanwhile has none.
-fn children(pid: i32) -> Vec<i32> {
-    let tasks = format!("/proc/{pid}/task");
-    let of = |task: i32| fs::read_to_string(format!("{tasks}/{task}/children")).unwrap_or_default();
-    let lists: Vec<String> = numbers(&tasks).into_iter().map(of).collect();
-    lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
-}
-
-/// The entries of a directory of procfs that are numbers.
-fn numbers(dir: &str) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    let Some(own) = namespace(init) else { return Ok(Vec::new()) };
+    let is_member = |pid: &i32| namespace(*pid).as_ref() == Some(&own);
+    Ok(procfs::numbers("/proc")?.into_iter().filter(is_member).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
-
     use super::*;
-
-    #[test]
-    fn children_are_found_through_the_thread_that_started_them() {
-        let child = std::thread::spawn(|| Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn());
-        let mut child = child.join().unwrap().unwrap();
-        let pid = child.id() as i32;
-        let own = children(std::process::id() as i32);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(own.contains(&pid), "{own:?}");
-        assert!(!children(std::process::id() as i32).contains(&pid));
-    }
 
     #[test]
     fn this_process_is_in_its_own_namespace() {
         let own = std::process::id() as i32;
-        assert!(namespace_members(own).contains(&own));
-        assert!(namespace_members(i32::MAX).is_empty());
+        assert!(namespace_members(own).unwrap().contains(&own));
+        assert!(namespace_members(i32::MAX).unwrap().is_empty());
     }
 }

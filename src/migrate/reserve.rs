@@ -6,6 +6,7 @@ use std::path::Path;
 use super::message::{Blob, Machine, PROTOCOL, Request};
 use crate::checkpoint::root::Image;
 use crate::error::{Context, Result};
+use crate::procfs;
 
 /// What images take beside memory. Bytes.
 const BESIDE: u64 = 16 << 20;
@@ -85,7 +86,7 @@ fn criu_version(version: u32) -> String {
 pub fn machine(criu: u32) -> Result<Machine> {
     let names = rustix::system::uname();
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").or_cannot("read", "/proc/cpuinfo")?;
+    let cpuinfo = procfs::text("/proc/cpuinfo").or_cannot("read", "/proc/cpuinfo")?;
     Ok(Machine {
         architecture: text(names.machine()),
         kernel: text(names.release()),
@@ -133,7 +134,7 @@ const KERNEL_ONLY: [&str; 16] = [
 /// # Errors
 /// procfs cannot be read.
 pub fn memory_free() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").or_cannot("read", "/proc/meminfo")?;
+    let text = procfs::text("/proc/meminfo").or_cannot("read", "/proc/meminfo")?;
     Ok(available(&text).unwrap_or(0))
 }
 

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
+use crate::procfs;
 use crate::sys::memory::set_memory_merge;
 
 /// The annotation that asks for it: `true` or `false`.
@@ -79,7 +80,7 @@ pub struct Merged {
 /// Sums what merging saved for processes. One that is gone, or is not ours to look at, saved nothing.
 pub fn merged(pids: &[Pid]) -> Merged {
     let page = rustix::param::page_size() as u64;
-    let texts = pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/ksm_stat")).ok());
+    let texts = pids.iter().filter_map(|pid| procfs::text(format!("/proc/{pid}/ksm_stat")).ok());
     texts.map(|text| merged_in(&text, page)).fold(Merged::default(), |sum, one| Merged {
         merged: sum.merged.saturating_add(one.merged),
         profit: sum.profit.saturating_add(one.profit),

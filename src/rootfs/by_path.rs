@@ -21,9 +21,9 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags as Seen, fstat, fstatfs, mkdirat, openat, statvfs};
 
-use super::mountinfo;
 use super::options::{Attributes, Options};
 use crate::path::{Links, Root, errno, fd_path};
+use crate::procfs::mountinfo;
 use crate::sys::mount as attr;
 
 /// What the stage covers: a directory that every procfs has, and nothing of which a container needs.

@@ -11,7 +11,6 @@ pub mod idmapped;
 pub mod label;
 pub mod layers;
 pub mod mount;
-pub mod mountinfo;
 pub mod on_host;
 pub mod options;
 pub mod overlay;

@@ -13,10 +13,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 
 use super::mount::{detached, place, propagate};
-use super::mountinfo;
 use super::pivot::open_directory;
 use crate::error::{Context, Result};
 use crate::path::{Root, fd_path};
+use crate::procfs::mountinfo;
 
 /// Binds the root directory onto itself.
 ///

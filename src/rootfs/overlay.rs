@@ -16,10 +16,10 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, mkdirat, opena
 
 use super::copy;
 use super::mount::{clone_tree, new_filesystem, place, read_only};
-use super::mountinfo;
 use super::options::Options;
 use crate::error::{Context, Error, Result};
 use crate::path::{Root, fd_path};
+use crate::procfs::mountinfo;
 
 /// Top-level directories that a container gets its own of: what they show of the host is the kernel's and the running
 /// system's, its sockets among them.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -11,10 +11,10 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::mount::{clone_tree, place, propagate, read_only};
-use super::mountinfo;
 use super::plan::{MountedIn, Rootfs};
 use crate::error::{Context, Result};
 use crate::path::{Root, fd_path};
+use crate::procfs::mountinfo;
 
 /// Cuts the mount tree off from the host as configured, and binds `directory` onto itself: a root must be a mount of its
 /// own, and nothing mounted below it may show up on the host. `handed` is the directory, where the host side opened it.
@@ -118,26 +118,20 @@ pub fn isolate(rootfs: &Rootfs) -> Result<()> {
 fn hide_kernel_views(root: &Root) -> Result<()> {
     let own = fd_path(root.dir());
     let own = std::fs::read_link(OsStr::from_bytes(own.as_bytes())).or_cannot("name", root)?;
-    let table = std::fs::read("/proc/self/mountinfo").or_cannot("read", "/proc/self/mountinfo")?;
-    for place in whole_views(&table).filter(|place| !place.starts_with(&own)) {
-        match umount_or_cover(&place) {
+    let table = mountinfo::read().or_cannot("read", "/proc/self/mountinfo")?;
+    for row in table.iter().filter(|row| is_whole_view(row) && !row.point.starts_with(&own)) {
+        match umount_or_cover(&row.point) {
             // One above it has taken it along, the procfs at /proc among them.
             Ok(()) | Err(Errno::ENOENT) => (),
-            Err(answer) => return Err(answer).or_cannot("hide", place.display()),
+            Err(answer) => return Err(answer).or_cannot("hide", row.point.display()),
         }
     }
     Ok(())
 }
 
-/// Where procfs and sysfs are mounted from their root. Names there are bytes, and a place is to be hidden whatever it is called.
-/// proc_pid_mountinfo(5)
-fn whole_views(table: &[u8]) -> impl Iterator<Item = PathBuf> {
-    table.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ').skip(3);
-        let (top, place) = (fields.next()?, fields.next()?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (top == b"/" && matches!(kind, b"proc" | b"sysfs")).then(|| mountinfo::unescape(place))
-    })
+/// Whether procfs or sysfs is mounted from its root.
+fn is_whole_view(row: &mountinfo::Row) -> bool {
+    row.top == Path::new("/") && matches!(row.kind.as_str(), "proc" | "sysfs")
 }
 
 /// Without the right to unmount, which a user namespace has over its own mounts only, something is put over it.
@@ -204,7 +198,8 @@ mod tests {
 23 1 8:1 / / rw - ext4 /dev/sda1 rw
 24 1 0:19 / /mnt/\xff rw shared:1 - proc proc rw
 ";
-        let found: Vec<PathBuf> = whole_views(table).collect();
+        let rows = mountinfo::rows(table);
+        let found: Vec<&Path> = rows.iter().filter(|row| is_whole_view(row)).map(|row| row.point.as_path()).collect();
         assert_eq!(found, [Path::new("/proc"), Path::new("/a b"), Path::new(OsStr::from_bytes(b"/mnt/\xff"))]);
     }
 }

@@ -9,6 +9,7 @@ use crate::checkpoint::criu::shown;
 use crate::checkpoint::root::{DIFF, Origin};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
+use crate::procfs;
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;
@@ -142,7 +143,7 @@ impl Host {
     pub fn own(criu: u32) -> Result<Self> {
         let name = rustix::system::uname();
         let architecture = name.machine().to_string_lossy().into_owned();
-        let cpus = std::fs::read_to_string("/proc/cpuinfo").or_cannot("read", "/proc/cpuinfo")?;
+        let cpus = procfs::text("/proc/cpuinfo").or_cannot("read", "/proc/cpuinfo")?;
         Ok(Self {
             kernel: name.release().to_string_lossy().into_owned(),
             criu,

@@ -14,6 +14,7 @@ use super::{FORMAT, Store};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
 use crate::path::errno;
+use crate::procfs;
 
 const RECORD: &str = "use.json";
 const RECORD_NEW: &str = "use.json.new";
@@ -119,8 +120,8 @@ fn namespace_of(process: &str) -> Option<u64> {
 
 /// Whether any process that may be looked at is in this mount namespace.
 fn is_inhabited(namespace: u64) -> bool {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.into_iter().any(|entry| namespace_of(&entry.file_name().to_string_lossy()) == Some(namespace))
+    let processes = procfs::numbers("/proc").unwrap_or_default();
+    processes.into_iter().any(|pid| namespace_of(&pid.to_string()) == Some(namespace))
 }
 
 /// The name of a user's directory: the same user has the same name, and no two share one.

@@ -16,6 +16,7 @@ use crate::namespaces::{Join, Kind, User};
 use crate::network::devices;
 use crate::path::Root;
 use crate::process::limits;
+use crate::procfs;
 use crate::rootfs::pivot;
 use crate::rootfs::plan::{Base, Mount, What};
 use crate::sys::clone::namespace_flag;
@@ -38,7 +39,7 @@ pub(super) fn run_begins(setting: &Setting, plan: &mut Plan) -> Result<()> {
     devices::look_for(&plan.net_devices)?;
     plan.resctrl.as_ref().map(resctrl::locate).transpose()?;
     hooks::look_for(&plan.hooks, &plan.bundle)?;
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let known = procfs::text("/proc/filesystems").unwrap_or_default();
     plan.warnings.extend(unknown_filesystems(&plan.rootfs.mounts, &known));
     Ok(())
 }

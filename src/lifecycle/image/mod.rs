@@ -11,6 +11,7 @@ use crate::image::manifest::{self, Platform};
 use crate::image::store::{self, Store};
 use crate::image::unpack::How;
 use crate::namespaces::{id_map, inside};
+use crate::procfs;
 
 pub mod bundle;
 pub mod check;
@@ -89,6 +90,6 @@ pub fn options(max_size: Option<u64>, platform: Option<Platform>, erofs: Option<
 
 /// How many user ids there are here.
 fn ids() -> u64 {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = procfs::text("/proc/self/uid_map").unwrap_or_default();
     map.lines().filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok()).sum()
 }

@@ -26,6 +26,7 @@ use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
 use crate::migrate::source::{self, NoConvergence, PreCopy, Source};
 use crate::migrate::transport::{Connection, Destination, Reach};
+use crate::procfs;
 use crate::spec::Document;
 
 mod container;
@@ -269,7 +270,7 @@ fn memory(container: &Live) -> Result<u64> {
     let pids = cgroup::life::procs(&container.cgroup("migrate")?)?;
     let resident = |pid: &nix::unistd::Pid| {
         // One that has ended meanwhile has none.
-        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        let text = procfs::text(format!("/proc/{pid}/statm")).unwrap_or_default();
         text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0)
     };
     Ok(pids.iter().map(resident).sum::<u64>().saturating_mul(page))

@@ -1,8 +1,11 @@
-//! `/proc` of the host: who a process is, beyond its pid.
+//! `/proc` of the host: who a process is, beyond its pid, and what descends from it.
 //!
 //! A pid alone is no identity: it is used again. With the time the process started (clock ticks since boot, field 22 of
 //! its stat file) it is, for as long as the machine is up. proc(5)
 
+pub mod mountinfo;
+
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -54,12 +57,60 @@ fn parse(text: &[u8]) -> Option<Stat> {
     Some(Stat { start_time, state, exits: flags & PF_EXITING != 0 })
 }
 
-/// A file of `/proc`. Names of processes, files and mounts stand there as whoever gave them chose, and need not be text.
+/// A file of `/proc`, which has no size to go by: `std::fs::read` asks for one, and then begins with reads of 32 bytes.
+///
+/// # Errors
+/// What open(2) and read(2) answer.
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    // The kernel gives no more than a page at a time.
+    let mut bytes = Vec::with_capacity(4096);
+    // Of a file itself the size would be asked here as well.
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`read`]. Names of processes, files and mounts stand there as whoever gave them chose, and need not be text.
 ///
 /// # Errors
 /// What open(2) and read(2) answer.
 pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The entries of a directory that are numbers: of `/proc` the processes, of a process' `task` its threads.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn numbers(directory: impl AsRef<Path>) -> io::Result<Vec<i32>> {
+    let number = |entry: io::Result<std::fs::DirEntry>| entry.map(|entry| entry.file_name().to_str()?.parse().ok());
+    std::fs::read_dir(directory)?.filter_map(|entry| number(entry).transpose()).collect()
+}
+
+/// These processes and all that descend from them: whole where none of them comes or goes meanwhile. It needs a kernel with
+/// CONFIG_PROC_CHILDREN, as every one has that knows checkpoints. proc_tid_children(5)
+///
+/// # Errors
+/// One that has not ended cannot be looked at.
+pub fn descendants(of: impl IntoIterator<Item = Pid>) -> io::Result<BTreeSet<Pid>> {
+    let mut queue: Vec<Pid> = of.into_iter().collect();
+    let mut found = BTreeSet::new();
+    while let Some(pid) = queue.pop() {
+        if found.insert(pid) {
+            queue.extend(children(pid)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The children of every thread of a process; none of what has ended.
+fn children(pid: Pid) -> io::Result<Vec<Pid>> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut children = Vec::new();
+    for thread in unless_ended(numbers(&tasks))?.unwrap_or_default() {
+        let listed = unless_ended(text(format!("{tasks}/{thread}/children")))?.unwrap_or_default();
+        children.extend(listed.split_whitespace().filter_map(|child| child.parse().ok().map(Pid::from_raw)));
+    }
+    Ok(children)
 }
 
 /// What was asked about a process; `None`: it has ended. Any other answer says nothing about that.
@@ -111,6 +162,30 @@ mod tests {
         assert_eq!(read.unwrap(), "Name:\t\u{fffd}\nState:\tR");
         assert!(unless_ended(text(&path)).unwrap().is_none(), "it is gone");
         assert!(unless_ended(text(path.with_file_name("."))).is_err(), "a directory is not");
+    }
+
+    #[test]
+    fn what_is_longer_than_a_page_is_read_whole() {
+        let path = std::env::temp_dir().join(format!("ferry-procfs-long-{}", std::process::id()));
+        let written: Vec<u8> = (0..20_000_u32).map(|at| at as u8).collect();
+        std::fs::write(&path, &written).unwrap();
+        let found = read(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(found.unwrap(), written);
+    }
+
+    #[test]
+    fn children_are_found_through_the_thread_that_started_them() {
+        use std::process::{Command, Stdio};
+        let cat = || Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut child = std::thread::spawn(cat).join().unwrap().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let own = descendants([Pid::this()]).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(own.contains(&pid) && own.contains(&Pid::this()), "{own:?}");
+        assert!(!descendants([Pid::this()]).unwrap().contains(&pid));
+        assert_eq!(descendants([Pid::from_raw(i32::MAX)]).unwrap().len(), 1, "one that is not there has none");
     }
 
     #[test]
