@@ -23,6 +23,8 @@ use crate::sys::{fd, seccomp, signal, stub};
 /// Becomes `process` and executes its program as it `begins`; `procfs` is there when the process has a label. What fails is for the caller
 /// to report on `report`, whose stream ends when the program is executed.
 ///
+/// With a `gate` it is there that the stub waits and reports, and the stream of `report` ends before.
+///
 /// `last`, where there is something, is done with the rights of the process and under its filter: programs of the image that
 /// are started for it (startContainer hooks) may do no more than it.
 ///
@@ -33,6 +35,7 @@ pub fn execute(
     begins: &command::Beginning,
     procfs: Option<&OwnedFd>,
     report: &Channel,
+    gate: Option<&OwnedFd>,
     last: Option<&dyn Fn() -> Result<()>>,
 ) -> Result<Infallible> {
     // As the container's root, who may read its passwd file.
@@ -42,14 +45,22 @@ pub fn execute(
     let in_stub = process.seccomp.as_ref().filter(|filter| last_act && filter.notify.is_none());
     // One that lets the last steps through is installed here, where no process of the container can attach: the stub shares
     // its rights, and with CAP_SYS_PTRACE they suffice to keep it from installing anything.
-    let in_stub = in_stub.filter(|filter| !filter.lets_through(LAST_CALLS));
+    let in_stub = in_stub
+        .filter(|filter| !filter.lets_through(LAST_CALLS) || gate.is_some() && !filter.lets_through(stub::GATE_CALLS));
     let (bytes, flags) = in_stub.map_or((Vec::new(), 0), |filter| (filter.to_bytes(), filter.flags));
     let label = process.label.as_ref().zip(procfs).map(|(label, procfs)| stub::Label {
         procfs: procfs.as_raw_fd(),
         file: label.file,
         text: &label.text,
     });
-    let sealed = stub::sealed(report.as_fd().as_raw_fd(), label, &bytes, flags)
+    let gate = gate.map(|listener| Ok((listener, super::gate::signals()?))).transpose()?;
+    let reports = match &gate {
+        Some((listener, signals)) => {
+            stub::Report::Gate(stub::Gate { listener: listener.as_raw_fd(), signals: signals.as_raw_fd() })
+        }
+        None => stub::Report::On(report.as_fd().as_raw_fd()),
+    };
+    let sealed = stub::sealed(reports, label, &bytes, flags)
         .or_cannot("make", "the stub in a memory file")
         .map_err(|error| error.hint("with vm.memfd_noexec=2 no memory file can be executed: set it to 0 or 1"))?;
     let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
@@ -84,16 +95,30 @@ pub fn execute(
         last()?;
         capabilities::hide().or_cannot("drop", "capabilities")?;
     }
-    restore_signals()?;
-    // The stub itself closes both before the program is there.
-    fcntl(report.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).or_cannot("keep", "the report's descriptor")?;
+    // The stub itself closes what is kept before the program is there.
+    match &gate {
+        // Blocked until the gate is opened: the first process of a pid namespace would not hear them.
+        Some((listener, signals)) => {
+            signal::set_defaults().or_cannot("restore", "signals")?;
+            keep(listener, "the gate")?;
+            keep(signals, "the signals at the gate")?;
+        }
+        None => {
+            restore_signals()?;
+            keep(report, "the report's descriptor")?;
+        }
+    }
     if let (Some(_), Some(procfs)) = (label, procfs) {
-        fcntl(procfs, FcntlArg::F_SETFD(FdFlag::empty())).or_cannot("keep", "the private procfs")?;
+        keep(procfs, "the private procfs")?;
     }
     if last_act && in_stub.is_none() {
         install_filter(process, report)?;
     }
     fexecve(sealed.as_fd(), &args, &env).or_cannot("execute", "the stub")
+}
+
+fn keep(fd: &impl AsFd, what: &str) -> Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map(drop).or_cannot("keep", what)
 }
 
 /// What is still called under a filter that is installed before the stub is executed: by ferry, and by the stub.

@@ -1,4 +1,5 @@
-//! The gate between `create` and `start`: a socket in the container's directory on which the child waits.
+//! The gate between `create` and `start`: a socket in the container's directory on which the child waits, in the stub where it can
+//! ([`Plan::waits_in_stub`](super::plan::Plan::waits_in_stub)).
 //!
 //! `start` connects, and the connection is what everything after is reported on: it ends when the program is executed, and
 //! carries the error when it is not. A pipe could only be opened, and `start` would not learn what became of it.
@@ -41,9 +42,7 @@ const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Si
 /// # Errors
 /// The kernel's answer.
 pub fn wait(listener: &OwnedFd) -> Result<Channel> {
-    let ending: SigSet = ENDING.into_iter().collect();
-    let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .or_cannot("wait for", "signals at the gate")?;
+    let signals = signals()?;
     loop {
         let mut waited = [&listener.as_fd(), &signals.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
         match poll(&mut waited, PollTimeout::NONE) {
@@ -58,6 +57,16 @@ pub fn wait(listener: &OwnedFd) -> Result<Channel> {
             answer => return answer.map(|raw| Channel::from_socket(received(raw))).or_cannot("wait at", "the gate"),
         }
     }
+}
+
+/// Signals that end what waits, to be read.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn signals() -> Result<SignalFd> {
+    let ending: SigSet = ENDING.into_iter().collect();
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    SignalFd::with_flags(&ending, flags).or_cannot("wait for", "signals at the gate")
 }
 
 /// Opens the gate of a created container.

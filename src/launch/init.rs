@@ -159,7 +159,7 @@ impl Init<'_> {
     }
 
     fn go(&mut self) -> Result<()> {
-        if let Some(listener) = self.gate.take() {
+        if let Some(listener) = self.gate.take_if(|_| !self.plan.waits_in_stub()) {
             self.give_up(&listener)?;
             self.channel = gate::wait(&listener)?;
         }
@@ -168,7 +168,8 @@ impl Init<'_> {
         let run = || self.run_hooks("startContainer", &hooks, Status::Created);
         hidden::hide()?;
         let last: Option<&dyn Fn() -> Result<()>> = if hooks.is_empty() { None } else { Some(&run) };
-        execute(process, &self.begins, self.procfs.as_ref(), &self.channel, last).map(|never| match never {})
+        let gate = self.gate.as_ref();
+        execute(process, &self.begins, self.procfs.as_ref(), &self.channel, gate, last).map(|never| match never {})
     }
 
     /// Whoever gets into this process while it waits finds nothing of the host's in its hands.

@@ -74,7 +74,7 @@ impl<'a> Joining<'a> {
 pub fn main(mut joining: Joining<'_>) -> ! {
     let steps = Joining::STEPS.iter().try_for_each(|(_, step)| step(&mut joining)).and_then(|()| joining.let_go());
     let failed = match steps {
-        Ok(()) => execute(joining.process, &joining.begins, joining.procfs.as_ref(), &joining.channel, None)
+        Ok(()) => execute(joining.process, &joining.begins, joining.procfs.as_ref(), &joining.channel, None, None)
             .map(|never| match never {}),
         Err(error) => Err(error),
     };

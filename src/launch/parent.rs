@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::birth::clone_into;
@@ -367,6 +367,16 @@ impl Child {
     /// It has ended.
     pub fn go(&self) -> Result<()> {
         self.channel.send(&Message::Go, None)
+    }
+
+    /// Whether it has not ended.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn is_alive(&self) -> Result<bool> {
+        let seen = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(self.pid), seen | WaitPidFlag::__WALL);
+        Ok(status.or_cannot("look at", "the container's process")? == WaitStatus::StillAlive)
     }
 
     /// Ends the child and reaps it.

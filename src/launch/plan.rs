@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::resource::Resource;
 use serde::Serialize;
 
 use super::ownership;
@@ -27,6 +28,7 @@ use crate::security::seccomp::{self, Program};
 use crate::spec::config::{Config, ConsoleSize, Hooks, Process};
 use crate::spec::extensions;
 use crate::spec::seccomp::Seccomp;
+use crate::sys::stub;
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -158,6 +160,25 @@ impl Plan {
             log.debug(format_args!("container {}: mounts: {}", self.id, self.rootfs.mounts.len()));
         }
         self.process.iter().for_each(|process| process.say(log));
+    }
+}
+
+impl Plan {
+    /// Whether what `create` leaves waiting is the stub, with everything done that can be done before: it has no more rights than the
+    /// program, and is none of the host's files. ferry itself has to wait where something is left to do behind the gate, for hooks
+    /// and for an agent; where the filter would not let it wait that has to be there by then; and where the limit on descriptors
+    /// leaves none to the gate.
+    pub fn waits_in_stub(&self) -> bool {
+        /// Beside the streams and those that are preserved: the gate's own and the connection, with some to spare.
+        const DESCRIPTORS: u64 = 16;
+        let Some(process) = &self.process else { return false };
+        let lets_wait = process.seccomp.as_ref().is_none_or(|filter| {
+            filter.notify.is_none() && (process.identity.no_new_privileges || filter.lets_through(stub::GATE_CALLS))
+        });
+        let suffices = |limit: &Limit| {
+            limit.resource != Resource::RLIMIT_NOFILE || limit.soft >= u64::from(process.preserve_fds) + DESCRIPTORS
+        };
+        self.hooks.start_container.is_empty() && lets_wait && process.limits.iter().all(suffices)
     }
 }
 

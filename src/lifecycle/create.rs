@@ -105,10 +105,8 @@ pub fn create(setting: &Setting, options: &Options) -> Result<()> {
     console(terminal, options.console_socket.as_deref())?;
     let mut begun = begin(setting, options, source, true)?;
     let ready = begun.serve(setting).and_then(|reached| match reached {
-        // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
         Reached::Ready => announce(&begun.child, &begun.plan, options)
-            .and_then(|()| begun.entry.unlock())
-            .and_then(|()| begun.child.go())
+            .and_then(|()| begun.let_go(setting))
             // Killed or deleted since it was unlocked.
             .map_err(|error| if error.errno() == Some(nix::errno::Errno::EPIPE) { begun.ended() } else { error }),
         Reached::End => Err(begun.ended()),
@@ -382,6 +380,21 @@ impl Begun {
             streams: &self.streams,
         };
         launch.serve(&mut self.child, &self.record, self.cgroup.as_ref())
+    }
+
+    /// Lets the child go to its gate.
+    fn let_go(&mut self, setting: &Setting) -> Result<()> {
+        if !self.plan.waits_in_stub() {
+            // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
+            self.entry.unlock()?;
+            return self.child.go();
+        }
+        // What can fail on its way there is told here, and nobody opens the gate before.
+        self.child.go()?;
+        match self.serve(setting)? {
+            Reached::End if self.child.is_alive()? => self.entry.unlock(),
+            Reached::End | Reached::Ready => Err(self.ended()),
+        }
     }
 
     /// What to say of a child that ended without a word.

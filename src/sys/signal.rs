@@ -22,15 +22,24 @@ pub fn set_action(signal: Signal, action: &SigAction) -> Result<(), Errno> {
     unsafe { sigaction(signal, action) }.map(drop)
 }
 
-/// Every disposition the default and no signal blocked, as a program expects to begin: what ferry's caller ignores, or has it
-/// ignore as nohup(1) does, would be ignored after execve(2) too.
+/// Every disposition the default and no signal blocked, as a program expects to begin.
+///
+/// # Errors
+/// What a filter around ferry answers.
+pub fn reset() -> Result<(), Errno> {
+    set_defaults()?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Every disposition the default: what ferry's caller ignores, or has it ignore as nohup(1) does, would be ignored after execve(2)
+/// too.
 ///
 /// All of them are set, for to ask which are ignored is as many calls, or a file in /proc that takes longer. By number, since the
 /// C library keeps a few to itself, which another one's program may ignore.
 ///
 /// # Errors
 /// What a filter around ferry answers.
-pub fn reset() -> Result<(), Errno> {
+pub fn set_defaults() -> Result<(), Errno> {
     const LAST: i32 = 64;
     // The kernel's `struct sigaction` and the size of its mask: rt_sigaction(2). All zeros is the default without flags.
     let (default, mask) = ([0_u64; 4], size_of::<u64>());
@@ -39,7 +48,7 @@ pub fn reset() -> Result<(), Errno> {
         // SAFETY: the kernel reads one sigaction, which outlives the call and names no handler; the old one is not asked for.
         answer(unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), no_old, mask) })?;
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+    Ok(())
 }
 
 /// Has a program begin as after [`reset`].

@@ -16,6 +16,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario("a_config_that_is_changed_later_changes_nothing", &[], changed_config),
     scenario("without_a_process_start_is_refused_and_the_container_stays", &[Ferry], no_process),
+    scenario("what_keeps_the_stub_from_waiting_does_not_keep_the_program_from_its_start", &[], waits),
+    scenario("what_the_process_cannot_become_is_told_by_create", &[Ferry], told_early),
     scenario("an_old_and_a_later_minor_version_are_taken", &[], versions),
     scenario("what_is_no_version_is_refused", &[Peer("runc", "no check"), Peer("crun", "no check")], no_version),
     scenario("the_same_cgroups_path_is_the_same_place", &[Root, Ferry], cgroups_path),
@@ -94,6 +96,62 @@ fn no_process(case: &mut Case) -> Outcome {
     let state = case.state()?;
     assert_eq!((&state["status"], &state["pid"]), (&json!("created"), &json!(pid)));
     case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(case.leftovers()?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A filter, a limit or a hook that a process could not wait under, each with rights of ferry's left to take away.
+fn waits(case: &mut Case) -> Outcome {
+    let refused = |name: &str, privileged: bool| {
+        let rule = json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": 95});
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+        json!({"linux": {"seccomp": profile}, "process": {"noNewPrivileges": !privileged}})
+    };
+    let hook = json!([{"path": "/probe", "args": ["probe", "exit", "0"]}]);
+    let limit = json!([{"type": "RLIMIT_NOFILE", "soft": 4, "hard": 4}]);
+    let changes = [
+        refused("accept4", true),
+        refused("accept4", false),
+        refused("ppoll", true),
+        refused("read", false),
+        json!({"process": {"rlimits": limit}}),
+        json!({"hooks": {"startContainer": hook}}),
+        json!({}),
+    ];
+    let plain = case.config.clone();
+    for change in changes {
+        case.config = plain.clone();
+        merge(&mut case.config, &change);
+        case.args(&["/probe", "exit", "7"]).create()?;
+        let (id, pid) = (case.id.clone(), case.pid()?);
+        case.call(&["start", &id])?.success().map_err(|why| format!("{change}: {why:?}"))?;
+        case.wait_for(pid)?;
+        case.call(&["delete", &id])?.success()?;
+        // And it ends by a signal while it waits.
+        case.create()?;
+        let pid = case.pid()?;
+        case.call(&["kill", &id])?.success()?;
+        case.wait_for(pid)?;
+        assert_eq!(case.state()?["status"], "stopped", "{change}");
+        case.call(&["delete", &id])?.success()?;
+    }
+    Ok(())
+}
+
+fn merge(into: &mut Value, change: &Value) {
+    match change.as_object() {
+        Some(fields) => fields.iter().for_each(|(key, value)| merge(&mut into[key], value)),
+        None => *into = change.clone(),
+    }
+}
+
+/// Nobody who starts a container looks for what is wrong with its configuration.
+fn told_early(case: &mut Case) -> Outcome {
+    case.config["process"]["user"] = json!({"uid": 4294967295_u32, "gid": 0});
+    let bundle = case.write_config()?;
+    let id = case.id.clone();
+    let end = case.call(&["create", "--bundle", &bundle, &id])?.failure()?;
+    assert!(end.stderr.contains("4294967295"), "{}", end.stderr);
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())
 }

@@ -132,7 +132,7 @@ fn namespaces() -> Finding {
 /// Every program is started through a sealed file in memory: without it nothing starts.
 fn program() -> Finding {
     let subject = "executable memory files";
-    match stub::sealed(2, None, &[], 0) {
+    match stub::sealed(stub::Report::On(2), None, &[], 0) {
         Ok(_) => Finding::ok(subject, "available"),
         Err(answer) => Finding::missing(subject, answer.desc(), "sysctl vm.memfd_noexec=1").needed(),
     }

@@ -2,6 +2,7 @@
 //! hooks that are programs of the image. What they want is the runtime itself: its file, its memory, the host behind it.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -21,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
         &[Root, Peer("runc", "1.1.5: no access to the root directory")],
         newcomers_of_user,
     ),
+    scenario("who_waits_for_start_has_the_programs_rights_and_no_file_of_the_runtimes", &[], waiting),
     scenario("who_joins_a_user_namespace_cannot_be_looked_into", &[], joining),
     scenario(
         "groups_of_the_caller_stay_outside_of_a_user_namespace",
@@ -88,6 +90,41 @@ fn attached(case: &mut Case, deed: fn(&mut Case) -> Outcome) -> Outcome {
 fn newcomers_of_user(case: &mut Case) -> Outcome {
     super::super::namespaces::mapped(case, 100_000)?;
     attached(case, |case| visited(case, &["user", "pid"]))
+}
+
+/// Whoever may attach to it, a neighbour in its pid namespace with CAP_SYS_PTRACE, is to gain nothing by that.
+fn waiting(case: &mut Case) -> Outcome {
+    let by_root = nix::unistd::geteuid().is_root();
+    config::capabilities(&mut case.config, &["CAP_KILL"]);
+    if by_root {
+        case.config["process"]["user"] = json!({"uid": 4711, "gid": 4712});
+    }
+    case.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95},
+    ]});
+    // Without them it takes a right to install the filter, which is to be gone by then.
+    case.config["process"]["noNewPrivileges"] = false.into();
+    let mut lines = case.args(&["/probe"]).create()?;
+    let pid = case.pid()?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let row = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        let has = u64::from_str_radix(&row(set), 16)?;
+        assert_eq!(has & !(1 << 5), 0, "{set} {has:x}");
+    }
+    assert_eq!(row("Seccomp:"), "2");
+    if by_root {
+        assert_eq!((row("Uid:").as_str(), row("Gid:").as_str()), ("4711\t4711\t4711\t4711", "4712\t4712\t4712\t4712"));
+        let executed = std::fs::metadata(format!("/proc/{pid}/exe"))?;
+        let runtime = std::fs::metadata(&case.stage.runtime.path)?;
+        assert_ne!((executed.dev(), executed.ino()), (runtime.dev(), runtime.ino()));
+    }
+    let id = case.id.clone();
+    case.call(&["start", &id])?.success()?;
+    let told: serde_json::Value = serde_json::from_str(&lines.until("capabilities")?)?;
+    // What waited with all signals blocked does not leave them so.
+    assert_eq!(told["signals"]["blocked"], "0000000000000000", "{told}");
+    Ok(())
 }
 
 /// An ordinary user's containers have a user namespace, and his runtime has no more rights than they.

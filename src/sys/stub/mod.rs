@@ -6,6 +6,9 @@
 //! then on `/proc/self/exe` is a sealed memory file, and no descriptor or mapping of ferry's binary is left. It costs
 //! one exec of a program without a libc, against a whole second start of the runtime from a sealed copy.
 //!
+//! That of `create` waits in it for `start` ([`Gate`]): in the hands of whoever may attach to it, a neighbour in its pid namespace with
+//! CAP_SYS_PTRACE, it is no more than the container's own program would be.
+//!
 //! The stub marks the report descriptor close-on-exec, writes the label that the next exec is to have (a security module's
 //! transition takes place at the first exec after it, which must not be the stub's own), installs the seccomp filter that it carries (so that nothing but
 //! `execve` is called under the filter), and executes `argv[0]` with the rest of its arguments. What fails is written to
@@ -13,6 +16,8 @@
 //!
 //! Executing twice changes nothing for capabilities: the rules of capabilities(7) are idempotent for a program without
 //! file capabilities, and ambient ones survive it.
+
+mod code;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -25,6 +30,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{fexecve, pipe2};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
+
+use code::{MACHINE, code};
 
 /// Where the stub failed: the first word of its report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +55,34 @@ pub struct Label<'a> {
     pub text: &'a str,
 }
 
+/// Where the stub reports.
+#[derive(Debug, Clone, Copy)]
+pub enum Report {
+    /// A descriptor that is there.
+    On(RawFd),
+    /// The connection of whoever opens the gate, for which it waits.
+    Gate(Gate),
+}
+
+/// What the stub waits at, with all signals blocked until then; it closes both.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate {
+    /// A listening socket.
+    pub listener: RawFd,
+    /// A signalfd that does not block: the stub ends by what it reads there, with the status of 128 and the signal.
+    pub signals: RawFd,
+}
+
+/// What the stub calls at its gate.
+pub const GATE_CALLS: &[i64] = &[
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_exit_group,
+];
+
 /// Reads a report: the stage and the errno.
 pub fn parse_report(bytes: &[u8]) -> Option<(Stage, Errno)> {
     let word = |at: usize| Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
@@ -60,12 +95,12 @@ pub fn parse_report(bytes: &[u8]) -> Option<(Stage, Errno)> {
     Some((stage, Errno::from_raw(word(4)?)))
 }
 
-/// Writes the stub to a sealed memory file: it reports to `report`, asks for `label`, and installs `filter` (instructions of
+/// Writes the stub to a sealed memory file: it reports to `report` or waits at its gate first, asks for `label`, and installs `filter` (instructions of
 /// 8 bytes each) with `filter_flags` unless it is empty.
 ///
 /// # Errors
 /// What memfd_create(2), write(2) and fcntl(2) answer; EACCES where `vm.memfd_noexec` is 2.
-pub fn sealed(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_flags: u32) -> Result<OwnedFd, Errno> {
+pub fn sealed(report: Report, label: Option<Label<'_>>, filter: &[u8], filter_flags: u32) -> Result<OwnedFd, Errno> {
     let errno = |answer: rustix::io::Errno| Errno::from_raw(answer.raw_os_error());
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Executable on purpose where the kernel asks for it to be said (6.3); older ones do not know the flag.
@@ -90,7 +125,7 @@ pub fn sealed(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_fla
 /// As [`sealed`].
 pub fn lead(command: &mut Command, program: &CStr, args: &[CString], env: &[CString]) -> Result<File, Errno> {
     let (told, report) = pipe2(OFlag::O_CLOEXEC)?;
-    let stub = sealed(report.as_raw_fd(), None, &[], 0)?;
+    let stub = sealed(Report::On(report.as_raw_fd()), None, &[], 0)?;
     let args: Vec<CString> = std::iter::once(program.to_owned()).chain(args.iter().cloned()).collect();
     let env = env.to_vec();
     let execute = move || -> std::io::Result<()> {
@@ -112,7 +147,7 @@ const EHDR: usize = 64;
 const PHDR: usize = 56;
 const CODE: usize = EHDR + 2 * PHDR;
 
-/// What the code reads, right behind it. The assembly below knows these offsets.
+/// What the code reads, right behind it. The assembly in [`code`](mod@code) knows these offsets.
 #[repr(C)]
 struct Parameters {
     report: i32,
@@ -126,13 +161,20 @@ struct Parameters {
     /// The file's path, with a NUL byte.
     label_file_address: u64,
     label_address: u64,
+    /// -1: no gate.
+    listener: i32,
+    signals: i32,
 }
 
 /// The whole ELF file: header, one segment to run, one that says the stack is not, code, parameters, filter, label.
-fn image(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_flags: u32) -> Vec<u8> {
+fn image(report: Report, label: Option<Label<'_>>, filter: &[u8], filter_flags: u32) -> Vec<u8> {
     let code = code();
     let parameters_at = (CODE + code.len()).next_multiple_of(8);
     let filter_at = parameters_at + size_of::<Parameters>();
+    let (report, gate) = match report {
+        Report::On(fd) => (fd, Gate { listener: -1, signals: -1 }),
+        Report::Gate(gate) => (-1, gate),
+    };
     let (procfs, file, text) = label.map_or((-1, "", ""), |label| (label.procfs, label.file, label.text));
     let file_at = filter_at + filter.len();
     let text_at = file_at + file.len() + 1;
@@ -151,6 +193,8 @@ fn image(report: RawFd, label: Option<Label<'_>>, filter: &[u8], filter_flags: u
     image.extend_from_slice(&(text.len() as u32).to_ne_bytes());
     image.extend_from_slice(&(BASE + file_at as u64).to_ne_bytes());
     image.extend_from_slice(&(BASE + text_at as u64).to_ne_bytes());
+    image.extend_from_slice(&gate.listener.to_ne_bytes());
+    image.extend_from_slice(&gate.signals.to_ne_bytes());
     image.extend_from_slice(filter);
     image.extend_from_slice(file.as_bytes());
     image.push(0);
@@ -183,172 +227,6 @@ fn push_segment(image: &mut Vec<u8>, kind: u32, flags: u32, size: usize) {
     }
 }
 
-/// The machine code between the two labels.
-fn code() -> &'static [u8] {
-    let (start, end) = (&raw const ferry_stub_start, &raw const ferry_stub_end);
-    // SAFETY: both labels are in one read-only section of this program, `end` behind `start`, with nothing but the
-    // assembled bytes between them; the section is mapped for as long as the program runs.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-}
-
-unsafe extern "C" {
-    static ferry_stub_start: u8;
-    static ferry_stub_end: u8;
-}
-
-#[cfg(target_arch = "x86_64")]
-const MACHINE: u16 = 62;
-
-// The parameters stand at ferry_stub_end, rounded up to 8 bytes from the start of the file; the code is aligned so that
-// this is ferry_stub_end itself.
-#[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
-    ".pushsection .rodata.ferry_stub, \"a\", @progbits",
-    ".balign 8",
-    ".global ferry_stub_start",
-    ".global ferry_stub_end",
-    "ferry_stub_start:",
-    "mov rbx, rsp", // argc, argv…, 0, envp…
-    "mov eax, 72",  // fcntl(report, F_SETFD, FD_CLOEXEC)
-    "mov edi, dword ptr [rip + ferry_stub_end]",
-    "mov esi, 2",
-    "mov edx, 1",
-    "syscall",
-    "mov ebp, 2", // the stage: the program would have the report
-    "test rax, rax",
-    "js 3f",
-    "cmp dword ptr [rip + ferry_stub_end + 28], 0",
-    "je 4f",
-    "mov ebp, 3",   // the stage
-    "mov eax, 257", // openat(procfs, file, O_WRONLY | O_CLOEXEC)
-    "mov edi, dword ptr [rip + ferry_stub_end + 24]",
-    "mov rsi, qword ptr [rip + ferry_stub_end + 32]",
-    "mov edx, 0x80001",
-    "syscall",
-    "test rax, rax",
-    "js 3f",
-    "mov edi, eax", // write(file, label, length)
-    "mov eax, 1",
-    "mov rsi, qword ptr [rip + ferry_stub_end + 40]",
-    "mov edx, dword ptr [rip + ferry_stub_end + 28]",
-    "syscall",
-    "test rax, rax",
-    "js 3f",
-    "mov eax, 3", // close(procfs)
-    "mov edi, dword ptr [rip + ferry_stub_end + 24]",
-    "syscall",
-    "4:",
-    "mov ebp, 1",
-    "cmp qword ptr [rip + ferry_stub_end + 8], 0",
-    "je 2f",
-    "mov eax, 317", // seccomp(SECCOMP_SET_MODE_FILTER, flags, &fprog)
-    "mov edi, 1",
-    "mov esi, dword ptr [rip + ferry_stub_end + 4]",
-    "lea rdx, [rip + ferry_stub_end + 8]",
-    "syscall",
-    "test rax, rax",
-    "jnz 3f",
-    "2:",
-    "mov ebp, 2",
-    "mov rdi, qword ptr [rbx + 8]", // execve(argv[0], argv + 1, envp)
-    "lea rsi, [rbx + 16]",
-    "mov rcx, qword ptr [rbx]",
-    "lea rdx, [rbx + rcx*8 + 16]",
-    "mov eax, 59",
-    "syscall",
-    "3:",
-    "neg eax",
-    "shl rax, 32",
-    "or rax, rbp",
-    "push rax",
-    "mov eax, 1", // write(report, &[stage, errno], 8)
-    "mov edi, dword ptr [rip + ferry_stub_end]",
-    "mov rsi, rsp",
-    "mov edx, 8",
-    "syscall",
-    "mov eax, 231", // exit_group(1)
-    "mov edi, 1",
-    "syscall",
-    ".balign 8",
-    "ferry_stub_end:",
-    ".byte 0",
-    ".popsection",
-);
-
-#[cfg(target_arch = "aarch64")]
-const MACHINE: u16 = 183;
-
-#[cfg(target_arch = "aarch64")]
-std::arch::global_asm!(
-    ".pushsection .rodata.ferry_stub, \"a\", @progbits",
-    ".balign 8",
-    ".global ferry_stub_start",
-    ".global ferry_stub_end",
-    "ferry_stub_start:",
-    "mov x19, sp", // argc, argv…, 0, envp…
-    "adr x20, ferry_stub_end",
-    "ldr w0, [x20]", // fcntl(report, F_SETFD, FD_CLOEXEC)
-    "mov x1, #2",
-    "mov x2, #1",
-    "mov x8, #25",
-    "svc #0",
-    "mov x21, #2", // the stage: the program would have the report
-    "tbnz x0, #63, 3f",
-    "ldr w3, [x20, #28]",
-    "cbz w3, 4f",
-    "mov x21, #3",        // the stage
-    "ldr w0, [x20, #24]", // openat(procfs, file, O_WRONLY | O_CLOEXEC)
-    "ldr x1, [x20, #32]",
-    "movz w2, #1",
-    "movk w2, #8, lsl #16",
-    "mov x8, #56",
-    "svc #0",
-    "tbnz x0, #63, 3f",
-    "ldr x1, [x20, #40]", // write(file, label, length)
-    "ldr w2, [x20, #28]",
-    "mov x8, #64",
-    "svc #0",
-    "tbnz x0, #63, 3f",
-    "ldr w0, [x20, #24]", // close(procfs)
-    "mov x8, #57",
-    "svc #0",
-    "4:",
-    "mov x21, #1",
-    "ldr x3, [x20, #8]",
-    "cbz x3, 2f",
-    "mov x0, #1", // seccomp(SECCOMP_SET_MODE_FILTER, flags, &fprog)
-    "ldr w1, [x20, #4]",
-    "add x2, x20, #8",
-    "mov x8, #277",
-    "svc #0",
-    "cbnz x0, 3f",
-    "2:",
-    "mov x21, #2",
-    "ldr x0, [x19, #8]", // execve(argv[0], argv + 1, envp)
-    "add x1, x19, #16",
-    "ldr x3, [x19]",
-    "add x2, x19, x3, lsl #3",
-    "add x2, x2, #16",
-    "mov x8, #221",
-    "svc #0",
-    "3:",
-    "neg x0, x0",
-    "orr x0, x21, x0, lsl #32",
-    "str x0, [sp, #-16]!",
-    "ldr w0, [x20]", // write(report, &[stage, errno], 8)
-    "mov x1, sp",
-    "mov x2, #8",
-    "mov x8, #64",
-    "svc #0",
-    "mov x0, #1", // exit_group(1)
-    "mov x8, #94",
-    "svc #0",
-    ".balign 8",
-    "ferry_stub_end:",
-    ".byte 0",
-    ".popsection",
-);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,7 +239,7 @@ mod tests {
         let procfs = File::open("/proc").unwrap();
         rustix::io::fcntl_setfd(&procfs, rustix::io::FdFlags::empty()).unwrap();
         let label = label.map(|(file, text)| Label { procfs: procfs.as_raw_fd(), file, text });
-        let stub = sealed(2, label, &[], 0).unwrap();
+        let stub = sealed(Report::On(2), label, &[], 0).unwrap();
         let mut command = Command::new(format!("/proc/self/fd/{}", stub.as_raw_fd()));
         command.arg0("/bin/cat").args(["cat", file]).output().unwrap()
     }
@@ -372,6 +250,52 @@ mod tests {
         let labelled = cat("/proc/self/timerslack_ns", Some(("self/timerslack_ns", "77777")));
         assert_eq!(String::from_utf8_lossy(&labelled.stdout), "77777\n");
         assert_ne!(String::from_utf8_lossy(&cat("/proc/self/timerslack_ns", None).stdout), "77777\n");
+    }
+
+    /// A stub that waits, with every signal blocked, and what opens its gate.
+    fn waiting(name: &str) -> (std::process::Child, std::path::PathBuf) {
+        use std::os::unix::net::UnixListener;
+        let path = std::env::temp_dir().join(format!("ferry-stub-{name}-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let signals = nix::sys::signalfd::SignalFd::with_flags(
+            &[nix::sys::signal::Signal::SIGTERM].into_iter().collect(),
+            nix::sys::signalfd::SfdFlags::SFD_NONBLOCK,
+        );
+        let signals = signals.unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let gate = Gate { listener: listener.as_raw_fd(), signals: signals.as_fd().as_raw_fd() };
+        let stub = sealed(Report::Gate(gate), None, &[], 0).unwrap();
+        let mut command = Command::new(format!("/proc/self/fd/{}", stub.as_raw_fd()));
+        command.arg0("/bin/cat").args(["cat", "/proc/self/status"]).stdout(std::process::Stdio::piped());
+        // SAFETY: one system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                nix::sys::signal::SigSet::all().thread_block()?;
+                Ok(())
+            });
+        }
+        (command.spawn().unwrap(), path)
+    }
+
+    #[test]
+    fn the_program_is_executed_once_the_gate_is_opened_with_no_signal_blocked() {
+        let (child, path) = waiting("opened");
+        let connected = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let mut told = Vec::new();
+        std::io::Read::read_to_end(&mut &connected, &mut told).unwrap();
+        assert_eq!(parse_report(&told), None, "the stream ends with the exec");
+        let said = child.wait_with_output().unwrap();
+        assert!(String::from_utf8_lossy(&said.stdout).contains("SigBlk:\t0000000000000000"), "{said:?}");
+    }
+
+    #[test]
+    fn a_signal_ends_it_at_the_gate() {
+        let (mut child, path) = waiting("ended");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
