@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 /// How many times a walk that was disturbed by a rename is tried again before it is given up.
 const ATTEMPTS: u32 = 256;
 /// As the kernel's own limit: path_resolution(7).
-const MAX_LINKS: u32 = 40;
+pub const MAX_LINKS: u32 = 40;
 
 /// A directory that nothing resolved through it can leave.
 #[derive(Debug)]

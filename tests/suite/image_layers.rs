@@ -25,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("links_have_no_content", &[Ferry], sized_links),
     scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
     scenario("marks_of_a_layer_are_seen_when_it_is_completed", &[Ferry], marks),
+    scenario("links_of_a_layer_lead_to_the_directories_of_those_below", &[Ferry, Root], through_links),
     scenario("what_a_layer_replaces_is_no_damage", &[Ferry], replaced),
     scenario("an_image_without_layers_runs", &[Ferry], no_layers),
 ];
@@ -251,6 +252,48 @@ fn marks(case: &mut Case) -> Outcome {
     clear(case)
 }
 
+/// What is put through a link of the same layer is said of where it leads, however it is called.
+fn through_links(case: &mut Case) -> Outcome {
+    let owned = [("uid", &b"33"[..]), ("gid", b"44"), ("mtime", b"1000000001")];
+    let low = Layer::new().records(&owned)?.entry(EntryType::Directory, "secret/", 0o700, "", b"")?;
+    let low = low.records(&owned)?.entry(EntryType::Directory, "secret/in/", 0o1777, "", b"")?;
+    let low = low.file("secret/in/old", 0o644, b"old")?.link("lower", "secret")?.finish()?;
+    // Straight, over two links and back up, and by a link of the layer below.
+    for (links, whiteout) in [
+        (&[("ln", "secret/in")][..], "secret/in/.wh.old"),
+        (&[("by", "/none/../secret"), ("ln", "by/in/.")], "by/in/.wh.old"),
+        (&[("ln", "lower/in")], "lower/in/.wh.old"),
+    ] {
+        let mut upper = Layer::new();
+        for (name, target) in links {
+            upper = upper.link(name, target)?;
+        }
+        let upper = upper.file("ln/x", 0o644, b"x")?.directory("ln/sub/")?.file("ln/sub/y", 0o644, b"y")?;
+        // A link to what is removed then, the one by one name and the other by another.
+        let upper = upper.hard_link("kept", "ln/old")?.file(whiteout, 0o644, b"")?;
+        let root = files(case, &[low.clone(), upper.finish()?]).map_err(|why| format!("{links:?}: {why:?}"))?;
+        let seen = |path: &str| fs::symlink_metadata(root.join(path));
+        for (path, mode) in [("secret", 0o700), ("secret/in", 0o1777)] {
+            let stat = seen(path)?;
+            let found = (stat.mode() & 0o7777, stat.uid(), stat.gid(), stat.mtime());
+            assert_eq!(found, (mode, 33, 44, 1_000_000_001), "{links:?}: {path}");
+        }
+        assert_eq!(seen("secret/in/sub")?.mtime(), 1_700_000_000, "{links:?}");
+        for (path, text) in [("secret/in/x", Some("x")), ("secret/in/sub/y", Some("y")), ("secret/in/old", None)] {
+            assert_eq!(shown(&root, path).as_deref(), text, "{links:?}: {path}");
+        }
+        assert_eq!(shown(&root, "kept").as_deref(), Some("old"), "{links:?}");
+    }
+    // One that leads to itself leads nowhere.
+    let layout = case.path("layout");
+    remove_tree(layout.as_ref())?;
+    let looped = Layer::new().link("a", "b")?.link("b", "a")?.file("a/x", 0o644, b"x")?.finish()?;
+    fixtures::layout(layout.as_ref(), "test:2", &[low, looped], &json!({}))?;
+    let refused = image(case, &["import", &layout])?.failure()?;
+    assert!(refused.stderr.contains("cannot unpack \"a/x\": ELOOP"), "{}", refused.stderr);
+    clear(case)
+}
+
 fn replaced(case: &mut Case) -> Outcome {
     let low = Layer::new().file("low", 0o644, b"low")?.directory("usr/")?.link("lib", "usr")?.finish()?;
     let large = vec![b'x'; 5000];
@@ -271,7 +314,11 @@ fn replaced(case: &mut Case) -> Outcome {
     let removed = found.iter().filter(|path| fs::remove_file(path.join("x")).is_ok());
     assert!(removed.count() > 0, "{found:?}");
     let damaged = image(case, &["check"])?;
-    assert!(damaged.code == 1 && damaged.stdout.contains("0 bytes, and 5000 were unpacked"), "{}", damaged.stdout);
+    assert!(
+        damaged.code == 1 && damaged.stdout.contains("0 bytes, and 5000 were unpacked"),
+        "{}",
+        damaged.stdout
+    );
     clear(case)
 }
 

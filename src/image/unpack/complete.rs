@@ -81,7 +81,7 @@ pub fn complete(rest: Rest, dir: &Rc<OwnedFd>, lowers: &Parts) -> Result<u64> {
 type Times = BTreeMap<Vec<u8>, Timestamps>;
 
 /// What `path`, which is in `from`, is called once that is `to`.
-fn moved(path: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+pub(super) fn moved(path: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let behind = &path[from.len()..];
     if to.is_empty() { behind[1..].to_vec() } else { [to, behind].concat() }
 }

@@ -37,6 +37,7 @@ mod links;
 mod marks;
 mod siblings;
 mod sparse;
+mod way;
 
 pub use count::Count;
 use entries::{Entries, Entry};
@@ -167,6 +168,7 @@ impl Layer {
     fn entry(&mut self, entry: Entry, content: &mut impl Read) -> Result<()> {
         let Some(mut header) = Header::read(entry)? else { return Ok(()) };
         self.count.entries += 1;
+        self.settle(&mut header).map_err(|answer| Error::kernel("unpack", header.named(), answer))?;
         let cannot = |answer: Errno| Error::kernel("unpack", header.named(), answer);
         if header.path.is_empty() {
             return self.root_itself(&header).map_err(cannot);
