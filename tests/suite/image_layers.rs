@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Failed;
@@ -12,7 +13,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags, lgetxattr, lsetxattr, mkdirat, openat
 use serde_json::json;
 use tar::EntryType;
 
-use super::case::{Case, find_named, remove_tree};
+use super::case::{Case, find_named, names_in, remove_tree};
 use super::image::{clear, ferry, image};
 use super::need::Need::{Ferry, Root};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -26,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
     scenario("marks_of_a_layer_are_seen_when_it_is_completed", &[Ferry], marks),
     scenario("links_of_a_layer_lead_to_the_directories_of_those_below", &[Ferry, Root], through_links),
+    scenario("what_is_of_group_0_is_so_whoever_unpacks_it", &[Ferry, Root], groups),
     scenario("what_a_layer_replaces_is_no_damage", &[Ferry], replaced),
     scenario("an_image_without_layers_runs", &[Ferry], no_layers),
 ];
@@ -292,6 +294,40 @@ fn through_links(case: &mut Case) -> Outcome {
     let refused = image(case, &["import", &layout])?.failure()?;
     assert!(refused.stderr.contains("cannot unpack \"a/x\": ELOOP"), "{}", refused.stderr);
     clear(case)
+}
+
+/// By a process of another group, and into a store whose directory gives another.
+fn groups(case: &mut Case) -> Outcome {
+    let low = Layer::new().directory("d/")?.file("d/file", 0o4755, b"x")?.file("implied/x", 0o644, b"x")?;
+    let low = low.link("link", "d")?.entry(EntryType::Fifo, "pipe", 0o644, "", b"")?.finish()?;
+    let up = Layer::new().hard_link("copied", "d/file")?.file("d/new", 0o644, b"x")?.file("link/too", 0o644, b"x")?;
+    let layout = case.path("layout");
+    fixtures::layout(layout.as_ref(), "test:1", &[low, up.finish()?], &json!({}))?;
+    let store = case.host_directory("store")?;
+    for (process, directory, mode) in [(1000, 0, 0o700), (0, 1000, 0o2700)] {
+        chown(&store, None, Some(directory))?;
+        fs::set_permissions(&store, fs::Permissions::from_mode(mode))?;
+        let mut import = case.command(&["--store", &store.display().to_string(), "image", "import", &layout]);
+        case.finish(import.gid(process))?.success()?;
+        let layers = store.join("layers");
+        let mut left: Vec<PathBuf> = names_in(&layers).iter().map(|name| layers.join(name).join("diff")).collect();
+        let mut seen = 0;
+        while let Some(path) = left.pop() {
+            let stat = fs::symlink_metadata(&path)?;
+            assert_eq!((stat.uid(), stat.gid()), (0, 0), "{process}: {}", path.display());
+            if stat.is_dir() {
+                assert_eq!(stat.mode() & 0o7777, 0o755, "{process}: {}", path.display());
+                left.extend(names_in(&path).iter().map(|name| path.join(name)));
+            }
+            seen += 1;
+        }
+        // Seven of the lower layer; of the upper its own three, their two directories, and what was copied up for the link.
+        assert_eq!(seen, 13, "{process}");
+        clear(case)?;
+        remove_tree(&store)?;
+        fs::create_dir(&store)?;
+    }
+    Ok(())
 }
 
 fn replaced(case: &mut Case) -> Outcome {

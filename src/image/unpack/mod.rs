@@ -56,6 +56,8 @@ pub struct How {
     pub user_namespace: bool,
     /// Whether only one id is to be had, so that everything is made to belong to it.
     pub one_id: bool,
+    /// Whether this process makes files of another group than 0.
+    pub other_group: bool,
     /// The largest file, holes included. Bytes.
     pub max_size: u64,
 }
@@ -101,7 +103,8 @@ pub fn with_bodies(
         rest: Rest { user: how.user_namespace, ..Rest::default() },
         buffer: vec![0; PIECE],
     };
-    // Until an entry says otherwise, the layers below decide on the root directory.
+    // Until an entry says otherwise, the layers below decide on the root directory; where there are none, it is as any other.
+    layer.plain(b"").or_cannot("unpack layer", named)?;
     layer.rest.implied.insert(Vec::new());
     let broken = |why: std::io::Error| Error::said("unpack layer", named.to_owned(), why.to_string());
     let room = Room::new();
@@ -139,15 +142,15 @@ struct Layer {
 /// What a directory gives to whatever is made in it, and the archive does not.
 #[derive(Debug, Clone, Copy)]
 struct Gives {
-    /// Its group.
+    /// A group that may be another than 0: the directory's own, as its mode or how it is mounted has it, or the process'.
     group: bool,
     /// Its default ACL.
     acls: bool,
 }
 
 impl Gives {
-    fn of(dir: &OwnedFd) -> Result<Self, Errno> {
-        let group = fstat(dir).map_err(errno)?.st_mode & 0o2000 != 0;
+    fn of(dir: &OwnedFd, how: &How) -> Result<Self, Errno> {
+        let group = how.other_group || fstat(dir).map_err(errno)?.st_gid != 0;
         Ok(Self { group, acls: xattr::gives_acls(dir.as_fd()) })
     }
 }
@@ -220,7 +223,7 @@ impl Layer {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => self.imply(parent)?,
                 answer => answer?,
             };
-            let gives = Gives::of(&dir)?;
+            let gives = Gives::of(&dir, &self.how)?;
             self.parent = Some((parent.to_vec(), dir, gives));
         }
         match &self.parent {
@@ -256,10 +259,13 @@ impl Layer {
         self.open_dir(path)
     }
 
-    /// Takes from a directory that was not mentioned what the one above it has given it.
+    /// Takes from a directory that was not mentioned what the one above it, or the process, has given it.
     fn plain(&self, path: &[u8]) -> Result<(), Errno> {
         let dir = self.open_dir(path)?;
         xattr::without_acls(dir.as_fd())?;
+        if !self.how.one_id {
+            fchown(&dir, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(errno)?;
+        }
         fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(errno)
     }
 
@@ -353,7 +359,7 @@ impl Layer {
         }
         self.directory_belongings(header, &opened, gives.group)?;
         // Its own entries come next, mostly.
-        let gives = Gives::of(&opened)?;
+        let gives = Gives::of(&opened, &self.how)?;
         self.parent = Some((header.path.clone(), opened, gives));
         Ok(())
     }
@@ -437,18 +443,19 @@ impl Layer {
         utimensat(dir, name, &both(header.mtime), nofollow).map_err(errno)
     }
 
-    /// Who unpacks is root, here or in a user namespace, and owns what it makes; a set-group-id directory gives its group.
+    /// Who unpacks is root, here or in a user namespace, and owns what it makes; `set_group` where that may be of another group.
     fn own(
         &mut self,
         header: &Header,
         set_group: bool,
         chown: impl FnOnce(Uid, Gid) -> rustix::io::Result<()>,
     ) -> Result<(), Errno> {
-        if (header.uid, header.gid) == (0, 0) && !set_group {
+        let is_roots = (header.uid, header.gid) == (0, 0);
+        if self.how.one_id {
+            self.count.owners += u64::from(!is_roots);
             return Ok(());
         }
-        if self.how.one_id {
-            self.count.owners += 1;
+        if is_roots && !set_group {
             return Ok(());
         }
         chown(Uid::from_raw(header.uid), Gid::from_raw(header.gid)).map_err(errno)

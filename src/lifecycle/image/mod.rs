@@ -84,7 +84,8 @@ pub fn as_root(setting: &Setting, deed: impl FnOnce(&Setting) -> Result<u8>) -> 
 pub fn options(max_size: Option<u64>, platform: Option<Platform>, erofs: Option<Maker>) -> Options {
     let user_namespace = host::in_user_namespace();
     let max_size = max_size.unwrap_or(MAX_SIZE);
-    let how = How { user_namespace, one_id: user_namespace && ids() == 1, max_size };
+    let other_group = !rustix::process::getegid().is_root();
+    let how = How { user_namespace, one_id: user_namespace && ids() == 1, other_group, max_size };
     Options { how, max_size, platform: platform.unwrap_or_else(manifest::host_platform), erofs }
 }
 
