@@ -24,7 +24,7 @@ use super::store::layers::{self, Layer};
 use super::store::names::Named;
 use super::store::session::{NewLayer, Session};
 use super::transfer::{Job, LayerRead, read_one};
-use super::unpack::{Count, How, complete};
+use super::unpack::{Contents, Count, How, complete};
 use super::{compression, erofs};
 use crate::error::{Context, Error, Result};
 
@@ -123,13 +123,13 @@ pub fn import(
         let NewLayer { name, diff } = layer;
         let diff = Rc::new(diff);
         counted.replaced += complete::complete(rest, &diff, &lowers)?;
+        let contents = Contents::of(&diff).or_cannot("read", "the layer")?;
         lowers.insert(0, diff);
         count.add(&counted);
         descriptors.push(descriptor(&blob.digest, blob.size, compression));
         let parent = index.checked_sub(1).map(|below| chain[below].clone());
-        let record =
-            Layer::new(chain_id.clone(), diff_id, parent, blob.digest.clone(), options.how.user_namespace, counted);
-        new_layers.push((name, record));
+        let (of, user) = (blob.digest.clone(), options.how.user_namespace);
+        new_layers.push((name, Layer::new(chain_id.clone(), diff_id, parent, of, user, counted, contents)));
         blobs.push(blob);
     }
     drop(lowers);

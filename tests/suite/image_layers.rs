@@ -351,7 +351,7 @@ fn replaced(case: &mut Case) -> Outcome {
     assert!(removed.count() > 0, "{found:?}");
     let damaged = image(case, &["check"])?;
     assert!(
-        damaged.code == 1 && damaged.stdout.contains("0 bytes, and 5000 were unpacked"),
+        damaged.code == 1 && damaged.stdout.contains("it has 0 entries and 0 bytes, and had 1 and 5000"),
         "{}",
         damaged.stdout
     );

@@ -17,15 +17,19 @@ pub const VERB: Verb = Verb {
     arguments: Arguments::NONE,
     flags: &[
         FORMAT,
-        Flag { long: "repair", help: "Unpack layers anew that are missing or incomplete", ..Flag::SWITCH },
+        Flag {
+            long: "repair",
+            help: "Unpack layers anew that are missing or incomplete; remove damaged blobs",
+            ..Flag::SWITCH
+        },
     ],
     details: &[
         (
             "DESCRIPTION",
-            "Reads every blob that an image refers to and compares it with its digest, and sees that every layer is \
-             unpacked, and that EROFS images of layers are as they were made. With --repair, layers that are missing or \
-             incomplete are unpacked anew from their blobs, and their EROFS images made anew; a damaged blob must be imported \
-             again.",
+            "Reads every blob that an image with a name or one in use refers to and compares it with its digest, and sees that \
+             every layer is unpacked with all that was in it, and that EROFS images of layers are as they were made. With \
+             --repair, layers that are missing or incomplete are unpacked anew from their blobs, and their EROFS images made \
+             anew; a damaged blob of a layer is removed, and the next import or pull of the image brings it anew.",
         ),
         ("EXIT STATUS", "0 when the store is whole, or was made whole; 1 when something is damaged."),
         ("EXAMPLES", "    ferry image check\n    ferry image check --repair"),

@@ -4,16 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::names::Names;
 use super::session::Session;
 use super::{Store, prune};
 use crate::error::{Context, Error, Result};
+use crate::image::Image;
 use crate::image::digest::Digest;
 use crate::image::erofs::Maker;
 use crate::image::import::{self, Options};
 use crate::image::manifest::Descriptor;
 use crate::image::progress::Silent;
-use crate::image::source::{Files, Image, Layer};
+use crate::image::source::{self, Files, Layer};
+use crate::image::unpack::Contents;
 use crate::path::Root;
 
 /// What was found.
@@ -34,100 +35,140 @@ pub struct Findings {
     pub unfinished: usize,
 }
 
+/// What is wrong with an image.
+struct Damage {
+    name: String,
+    image: Image,
+    /// Blobs of layers that are not what their digests say, or not there.
+    blobs: Vec<Descriptor>,
+    /// Layers that are missing or incomplete.
+    layers: Vec<Digest>,
+    /// Layers whose EROFS images are not what they were.
+    erofs: BTreeSet<Digest>,
+}
+
 /// Looks at everything; `repair` says how layers are unpacked anew, where that is wanted.
 ///
 /// # Errors
 /// The store itself cannot be read.
 pub fn check(store: &Store, repair: Option<&Options>) -> Result<Findings> {
     let mut findings = Findings::default();
-    let names = {
+    {
         let _alone = store.exclude()?;
         findings.unfinished = match repair {
             Some(_) => prune::clear(store)?,
             None => store.names_in("tmp")?.len(),
         };
-        store.names()?
-    };
-    for (name, descriptor) in images(&names) {
-        findings.images += 1;
-        match image(store, &name, &descriptor, repair, &mut findings) {
-            Ok(()) => (),
-            Err(error) => findings.damages.push(format!("{name}: {error}")),
+    }
+    let mut damaged = Vec::new();
+    {
+        // From before the names are read: what they lead to is removed by nobody until it was read.
+        let _shared = store.share()?;
+        for (name, descriptor) in images(store)? {
+            findings.images += 1;
+            match look(store, &name, descriptor, repair.is_some(), &mut findings) {
+                Ok(damage) => damaged.push(damage),
+                Err(error) => findings.damages.push(format!("{name}: {error}")),
+            }
+        }
+    }
+    if let Some(options) = repair {
+        for damage in &damaged {
+            if let Err(error) = mend(store, damage, options, &mut findings) {
+                findings.damages.push(format!("{}: {error}", damage.name));
+            }
         }
     }
     Ok(findings)
 }
 
-/// Each manifest once, with one of its names.
-fn images(names: &Names) -> Vec<(String, Descriptor)> {
-    let mut images: Vec<(String, Descriptor)> = Vec::new();
-    for (name, named) in names {
-        if !images.iter().any(|(_, other)| other.digest == named.manifest.digest) {
-            images.push((name.clone(), named.manifest.clone()));
-        }
-    }
-    images
+/// Each manifest that names and uses lead to, once, with one of its names or who uses it.
+fn images(store: &Store) -> Result<Vec<(String, Descriptor)>> {
+    let named = store.names()?.into_iter().map(|(name, named)| (name, named.manifest));
+    let uses = store.uses()?.into_iter().filter_map(|(_, used)| used);
+    let used = uses.map(|used| (used.user.to_string(), Descriptor::named(&used.manifest)));
+    let mut seen = BTreeSet::new();
+    Ok(named.chain(used).filter(|(_, manifest)| seen.insert(manifest.digest.clone())).collect())
 }
 
-fn image(
-    store: &Store,
-    name: &str,
-    descriptor: &Descriptor,
-    repair: Option<&Options>,
-    findings: &mut Findings,
-) -> Result<()> {
-    let image = store.image_of(Some(name.to_owned()), descriptor.clone())?;
+/// Looks at an image. What can be made anew is told of only where that is not about to be done.
+fn look(store: &Store, name: &str, descriptor: Descriptor, repairs: bool, findings: &mut Findings) -> Result<Damage> {
+    let image = store.image_of(Some(name.to_owned()), descriptor)?;
     findings.blobs += 2;
-    let mut whole = true;
+    let (mut blobs, mut layers, mut lost) = (Vec::new(), Vec::new(), BTreeSet::new());
     for layer in &image.manifest.layers {
         findings.blobs += 1;
-        let read =
-            store.open_blob(&layer.digest).and_then(|blob| import::verify(blob, &layer.digest, Some(layer.size)));
-        if let Err(error) = read {
-            whole = false;
+        if let Err(error) = read(store, layer) {
+            let hint = match repairs {
+                true => "it is no use and was removed: import or pull the image again",
+                false => "check --repair removes it, and the next import or pull of the image brings it anew",
+            };
+            let error = if is_another(&error) { error.hint(hint) } else { error };
             findings.damages.push(format!("{name}: {error}"));
+            blobs.push(layer.clone());
         }
     }
-    let mut broken: Vec<Digest> = Vec::new();
-    let mut lost: BTreeSet<Digest> = BTreeSet::new();
     for chain_id in &image.chain {
         findings.layers += 1;
         if let Err(error) = unpacked(store, chain_id) {
-            broken.push(chain_id.clone());
-            if repair.is_none() || !whole {
+            layers.push(chain_id.clone());
+            if !repairs || !blobs.is_empty() {
                 findings.damages.push(format!("{name}: {error}"));
             }
         }
         if let Err(error) = erofs(store, chain_id) {
             lost.insert(chain_id.clone());
-            if repair.is_none() {
+            if !repairs {
                 findings.damages.push(format!("{name}: {error}"));
             }
         }
     }
-    match repair {
-        Some(options) if whole && !broken.is_empty() => {
-            let _alone = store.exclude()?;
-            spare(store, &broken)?;
-            for chain_id in &broken {
-                if store.erofs(chain_id).is_ok_and(|found| found.is_some()) {
-                    lost.insert(chain_id.clone());
-                }
-                store.remove_erofs(chain_id)?;
-                store.remove(&super::layers::directory(chain_id))?;
-            }
-            drop(_alone);
-            rebuild(store, &image, options)?;
-            findings.repaired.extend(broken.iter().map(|id| format!("{name}: layer {} was unpacked anew", id.short())));
+    Ok(Damage { name: name.to_owned(), image, blobs, layers, erofs: lost })
+}
+
+/// Makes anew what can be, and removes blobs that an import would take for whole by their sizes.
+fn mend(store: &Store, damage: &Damage, options: &Options, findings: &mut Findings) -> Result<()> {
+    let Damage { name, image, blobs, .. } = damage;
+    if !blobs.is_empty() {
+        let _alone = store.exclude()?;
+        // Read again: another process may have brought it meanwhile.
+        for layer in blobs.iter().filter(|layer| read(store, layer).is_err_and(|error| is_another(&error))) {
+            store.remove(&Store::blob_name(&layer.digest))?;
         }
-        _ => (),
     }
-    if repair.is_some() && !lost.is_empty() {
+    // These too: another image may have the same layers, and have been first.
+    let broken: Vec<Digest> = damage.layers.iter().filter(|id| unpacked(store, id).is_err()).cloned().collect();
+    let mut lost: BTreeSet<Digest> = damage.erofs.iter().filter(|id| erofs(store, id).is_err()).cloned().collect();
+    if blobs.is_empty() && !broken.is_empty() {
+        let _alone = store.exclude()?;
+        spare(store, &broken)?;
+        for chain_id in &broken {
+            if store.erofs(chain_id).is_ok_and(|found| found.is_some()) {
+                lost.insert(chain_id.clone());
+            }
+            store.remove_erofs(chain_id)?;
+            store.remove(&super::layers::directory(chain_id))?;
+        }
+        drop(_alone);
+        rebuild(store, image, options)?;
+        findings.repaired.extend(broken.iter().map(|id| format!("{name}: layer {} was unpacked anew", id.short())));
+    }
+    if !lost.is_empty() {
         remake(store, &lost)?;
         let told = lost.iter().map(|id| format!("{name}: the EROFS image of layer {} was made anew", id.short()));
         findings.repaired.extend(told);
     }
     Ok(())
+}
+
+/// Whether a layer's blob is what its digest says.
+fn read(store: &Store, layer: &Descriptor) -> Result<()> {
+    import::verify(store.open_blob(&layer.digest)?, &layer.digest, Some(layer.size)).map(drop)
+}
+
+/// Whether a blob was read to its end and is another's, and not only out of reach.
+fn is_another(error: &Error) -> bool {
+    error.errno().is_none()
 }
 
 /// Nobody runs from any of these layers: one that is made anew has another directory, and who has the old one mounted would find
@@ -162,70 +203,33 @@ fn remake(store: &Store, layers: &BTreeSet<Digest>) -> Result<()> {
     maker.make(&Session::begin(store)?, &layers).map(drop)
 }
 
-/// Whether a layer's directory is there with as many entries as it was made with.
+/// Whether a layer's directory is there with as many entries and bytes as it had when it was complete.
 fn unpacked(store: &Store, chain_id: &Digest) -> Result<()> {
     let at = prune::layer_path(store, chain_id);
     let Some(layer) = store.layer(chain_id)? else {
         return Err(Error::said("find layer", at, "it is not unpacked"));
     };
-    let diff = store.open_layer(chain_id)?;
-    let bytes = bytes_in(diff).or_cannot("read layer", &at)?;
-    // Hard links to files of the layers below were copied up, so there may be more, but less only where entries came twice.
-    if bytes < layer.count.bytes && layer.count.replaced == 0 {
-        return Err(Error::said(
-            "verify layer",
-            at,
-            format!("its files have {bytes} bytes, and {} were unpacked", layer.count.bytes),
-        ));
-    }
-    Ok(())
-}
-
-/// The sizes of all files, each inode once. A descriptor is held for every level.
-fn bytes_in(top: std::os::fd::OwnedFd) -> Result<u64, nix::errno::Errno> {
-    use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
-    use std::os::fd::AsFd;
-    let mut seen = std::collections::HashSet::new();
-    let mut sum = 0;
-    let mut levels = vec![(top, Vec::new(), false)];
-    while let Some((dir, below, read)) = levels.last_mut() {
-        if !*read {
-            *read = true;
-            for entry in Dir::read_from(&*dir).map_err(crate::path::errno)? {
-                let name = entry.map_err(crate::path::errno)?.file_name().to_owned();
-                if matches!(name.to_bytes(), b"." | b"..") {
-                    continue;
-                }
-                let stat = statat(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(crate::path::errno)?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => below.push(name),
-                    FileType::RegularFile if stat.st_nlink == 1 || seen.insert(stat.st_ino) => {
-                        sum += stat.st_size.unsigned_abs();
-                    }
-                    _ => (),
-                }
-            }
-        }
-        match below.pop() {
-            Some(name) => {
-                let next = crate::image::copy::opened(dir.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                levels.push((next, Vec::new(), false));
-            }
-            None => drop(levels.pop()),
-        }
-    }
-    Ok(sum)
+    let Contents { entries, bytes } = Contents::of(&store.open_layer(chain_id)?).or_cannot("read layer", &at)?;
+    let why = match layer.contents {
+        Some(had) if had == (Contents { entries, bytes }) => return Ok(()),
+        Some(had) => format!("it has {entries} entries and {bytes} bytes, and had {} and {}", had.entries, had.bytes),
+        // Of an older ferry: hard links to files of the layers below were copied up, so there may be more bytes, but less only
+        // where entries came twice.
+        None if bytes >= layer.count.bytes || layer.count.replaced > 0 => return Ok(()),
+        None => format!("its files have {bytes} bytes, and {} were unpacked", layer.count.bytes),
+    };
+    Err(Error::said("verify layer", at, why))
 }
 
 /// Unpacks what is missing of an image, from its own blobs.
-fn rebuild(store: &Store, image: &crate::image::Image, options: &Options) -> Result<()> {
+fn rebuild(store: &Store, image: &Image, options: &Options) -> Result<()> {
     let session = Session::begin(store)?;
     let layers = image.manifest.layers.iter();
     let layer = |descriptor: &Descriptor| Layer {
         file: Store::blob_name(&descriptor.digest),
         descriptor: Some(descriptor.clone()),
     };
-    let source = Image {
+    let source = source::Image {
         names: Vec::new(),
         manifest: Some((image.descriptor.clone(), store.document(&image.descriptor.digest)?)),
         config: Some((image.manifest.config.clone(), store.document(&image.manifest.config.digest)?)),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{FORMAT, Store};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::Digest;
-use crate::image::unpack::Count;
+use crate::image::unpack::{Contents, Count};
 
 /// The record's name in a layer's directory.
 pub const RECORD: &str = "layer.json";
@@ -31,8 +31,11 @@ pub struct Layer {
     pub blob: Digest,
     /// Whether overlay's marks are those of a user namespace.
     pub user_namespace: bool,
-    /// What is in it.
+    /// What was unpacked.
     pub count: Count,
+    /// What was in its directory once it was complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
 }
 
 impl Layer {
@@ -44,8 +47,10 @@ impl Layer {
         blob: Digest,
         user: bool,
         count: Count,
+        contents: Contents,
     ) -> Self {
-        Self { format: FORMAT, chain_id, diff_id, parent, blob, user_namespace: user, count }
+        let contents = Some(contents);
+        Self { format: FORMAT, chain_id, diff_id, parent, blob, user_namespace: user, count, contents }
     }
 }
 

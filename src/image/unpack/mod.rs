@@ -39,7 +39,7 @@ mod siblings;
 mod sparse;
 mod way;
 
-pub use count::Count;
+pub use count::{Contents, Count};
 use entries::{Entries, Entry};
 use header::Header;
 use links::Links as Waiting;
