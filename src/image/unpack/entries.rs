@@ -29,15 +29,41 @@ pub struct Entry {
     /// Its header as it stands.
     pub header: Header,
     /// Its name, where that is too long for the header.
-    pub long_name: Option<Vec<u8>>,
+    long_name: Option<Vec<u8>>,
     /// Where it leads, the same.
-    pub long_link: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
     /// The records for it, to be read as [`Records`].
     pub records: Vec<u8>,
     /// Bytes of it in the archive.
     pub stored: u64,
     /// How its data lies, where GNU's own header of a sparse file says so.
     pub sparse: Option<sparse::Map>,
+}
+
+impl Entry {
+    /// Its name as it stands.
+    pub fn name(&self) -> Vec<u8> {
+        let said = said(self.long_name.as_deref(), &self.records, b"path");
+        said.unwrap_or_else(|| self.header.path_bytes().into_owned())
+    }
+
+    /// Where it leads, as it stands.
+    pub fn target(&self) -> Vec<u8> {
+        let said = said(self.long_link.as_deref(), &self.records, b"linkpath");
+        said.or_else(|| self.header.link_name_bytes().map(Into::into)).unwrap_or_default()
+    }
+
+    /// Whether it is a directory as archives had them before there was a type for that: a file whose name ends in a slash.
+    fn is_old_directory(&self) -> bool {
+        self.header.as_old().linkflag == [0] && self.name().ends_with(b"/")
+    }
+}
+
+/// A long name of GNU's goes before PAX', and that before the header's. An empty value gives way, the last one counts.
+fn said(long: Option<&[u8]>, records: &[u8], key: &[u8]) -> Option<Vec<u8>> {
+    let ended = |name: &[u8]| name.strip_suffix(b"\0").unwrap_or(name).to_vec();
+    let of_key = |(known, value): (&[u8], &[u8])| (known == key && !value.is_empty()).then(|| value.to_vec());
+    long.map(ended).or_else(|| Records::of(records).flatten().filter_map(of_key).last())
 }
 
 impl<R: Read> Entries<R> {
@@ -66,6 +92,9 @@ impl<R: Read> Entries<R> {
                 _ => {
                     let records = records.unwrap_or_default();
                     let mut entry = Entry { header, long_name, long_link, records, stored: 0, sparse: None };
+                    if entry.is_old_directory() {
+                        entry.header.set_entry_type(EntryType::Directory);
+                    }
                     entry.stored = stored(&entry)?;
                     if kind.is_gnu_sparse() {
                         let (size, parts) = self.map(&entry.header)?;
@@ -180,7 +209,7 @@ mod tests {
 
     fn block(kind: u8, name: &str, size: u64) -> Vec<u8> {
         let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::new(kind));
+        header.as_old_mut().linkflag = [kind];
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(size);
         header.set_cksum();
@@ -217,5 +246,16 @@ mod tests {
         assert!(names(&twice.concat()).unwrap_err().to_string().contains("two headers"));
         assert!(names(&block(b'0', "file", 5)).is_err(), "it ends in the middle");
         assert!(names(&[header, records].concat()).is_err());
+        // A directory of old is one, and a file with the type that it has since then is none, whatever it is called.
+        let kind = |archive: &[u8]| Entries::of(archive).advance().unwrap().unwrap().header.entry_type();
+        let end = [block(b'0', "last", 0), vec![0; 1024]].concat();
+        let old = [block(0, "old/", 700), end.clone()].concat();
+        assert_eq!(
+            (kind(&old), names(&old).unwrap()),
+            (EntryType::Directory, vec!["old/".to_owned(), "last".to_owned()])
+        );
+        for (number, name) in [(0, "old"), (b'0', "old/")] {
+            assert_eq!(kind(&[block(number, name, 0), end.clone()].concat()), EntryType::Regular, "{name}");
+        }
     }
 }

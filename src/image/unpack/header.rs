@@ -46,22 +46,13 @@ impl Header {
     /// # Errors
     /// It is broken, or leads out of the layer.
     pub fn read(entry: Entry) -> Result<Option<Self>> {
-        let Entry { header, long_name, long_link, records, stored, sparse } = entry;
+        let (mut path, mut target) = (entry.name(), entry.target());
+        let Entry { header, records, stored, sparse, .. } = entry;
         let kind = header.entry_type();
         if matches!(kind, EntryType::XGlobalHeader) || kind.as_byte() == b'V' {
             return Ok(None);
         }
         let records: Vec<(&[u8], &[u8])> = Records::of(&records).collect::<Result<_, _>>().map_err(unreadable)?;
-        // A long name of GNU's goes before PAX', and that before the header's. An empty value gives way, the last one counts.
-        let said = |key: &[u8]| {
-            let found = records.iter().rev().find(|(known, value)| *known == key && !value.is_empty());
-            found.map(|(_, value)| value.to_vec())
-        };
-        let ended = |name: Vec<u8>| name.strip_suffix(b"\0").map(<[u8]>::to_vec).unwrap_or(name);
-        let mut path =
-            long_name.map(ended).or_else(|| said(b"path")).unwrap_or_else(|| header.path_bytes().into_owned());
-        let target = long_link.map(ended).or_else(|| said(b"linkpath"));
-        let mut target = target.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
         let named = String::from_utf8_lossy(&path).into_owned();
         let bad = |why: String| Error::said("unpack", format!("{named:?}"), why);
         let broken = |why: std::io::Error| bad(why.to_string());
