@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ferry::image::digest::{Algorithm, Hasher};
+use ferry::image::digest::{Algorithm, Digest, Hasher};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ use crate::image_fixtures::{self as fixtures, Layer};
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("docker_archives_of_other_tools", &[Ferry], docker_archives),
+    scenario("one_of_several_without_names_is_taken_by_its_id", &[Ferry], by_id),
     scenario("a_root_filesystem_may_begin_with_files", &[Ferry], files_first),
     scenario("a_configuration_tells_the_platform", &[Ferry], configured_platforms),
     scenario("what_is_no_image_is_passed_over", &[Ferry], foreign),
@@ -65,6 +66,39 @@ fn docker_archives(case: &mut Case) -> Outcome {
             image(case, &["remove", name])?.success()?;
         }
     }
+    clear(case)
+}
+
+/// As `docker save ID1 ID2` writes them; the last has a name, and its configuration is not called after its digest.
+fn by_id(case: &mut Case) -> Outcome {
+    let (path, layers) = (case.path("several.tar"), [base(case)?]);
+    let (mut archive, mut rows, mut ids) = (Layer::new().file("layer.tar", 0o644, &layers[0])?, Vec::new(), Vec::new());
+    for (text, tags) in [("one", json!(null)), ("two", json!([])), ("three", json!(["three:1"]))] {
+        let config = fixtures::config(&layers, &json!({"Cmd": ["/probe", "say", text]})).to_string();
+        let id = Digest::of(config.as_bytes());
+        let file = if tags == json!(["three:1"]) { "config.json".to_owned() } else { format!("{}.json", id.hex()) };
+        archive = archive.file(&file, 0o644, config.as_bytes())?;
+        rows.push(json!({"Config": file, "RepoTags": tags, "Layers": ["layer.tar"]}));
+        ids.push(id);
+    }
+    fs::write(&path, archive.file("manifest.json", 0o644, json!(rows).to_string().as_bytes())?.finish()?)?;
+    let known = format!("SOURCE:NAME, with --name where it has none: {}, {}, three:1", ids[0].short(), ids[1].short());
+    for flags in [&[][..], &["--name", "x:1"]] {
+        let refused = image(case, &[&["import", &path], flags].concat())?.failure()?;
+        assert!(refused.stderr.contains(&known), "{}", refused.stderr);
+    }
+    for (id, text) in ids.iter().zip(["one", "two", "three"]) {
+        for called in [id.short(), id.hex(), &id.to_string()] {
+            image(case, &["import", &format!("{path}:{called}"), "--name", "x:1"])?.success()?;
+            assert_eq!(run(case, "x:1", &[])?.success()?.stdout.trim(), text, "{called}");
+        }
+    }
+    let refused = image(case, &["import", &format!("{path}:{}", ids[0].short())])?.failure()?;
+    assert!(refused.stderr.contains("give it one with --name"), "{}", refused.stderr);
+    let refused = image(case, &["import", &format!("{path}:nothing")])?.failure()?;
+    assert!(refused.stderr.contains(&format!("there is {}, ", ids[0].short())), "{}", refused.stderr);
+    image(case, &["import", &format!("{path}:three:1")])?.success()?;
+    assert_eq!(image(case, &["list", "-q"])?.success()?.stdout, "three:1\nx:1\n");
     clear(case)
 }
 

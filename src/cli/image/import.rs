@@ -71,7 +71,7 @@ pub const VERB: Verb = Verb {
              wrote, or a root filesystem (a directory or an archive). Archives may be packed with gzip or zstd; - is \
              standard input. All layers are verified and unpacked at once, and the image becomes visible when it is whole: \
              after a failure the store is as it was.\n\nOf a source with several images, SOURCE:NAME takes the one of that name \
-             or tag; all of them are taken otherwise. Of an image for several machines the one for this machine is taken. \
+             or tag, or of a docker archive that of this id; all of them are taken otherwise. Of an image for several machines the one for this machine is taken. \
              With --erofs, layers that are there already get their EROFS images too. \
              As an ordinary user, files keep their owners as far as /etc/subuid and /etc/subgid reach, and device nodes are \
              left out.",

@@ -35,7 +35,9 @@ pub fn images(files: &Files, platform: &Platform, wanted: Option<&str>) -> Resul
     if rows.is_empty() {
         return Err(Error::plain("manifest.json lists no image"));
     }
-    choose(&mut rows, wanted, |row: &Row| row.repo_tags.clone().unwrap_or_default())?;
+    choose(&mut rows, wanted, |row: &Row| {
+        ids(files, row).into_iter().chain(row.repo_tags.clone().unwrap_or_default()).collect()
+    })?;
     let (mut found, mut others) = (Vec::new(), BTreeSet::new());
     for row in rows {
         let (image, own) = image(files, row)?;
@@ -65,6 +67,13 @@ fn image(files: &Files, row: Row) -> Result<(Image, Platform)> {
         layers: layers.into_iter().map(|file| Layer { file, descriptor: None }).collect(),
     };
     Ok((image, platform))
+}
+
+/// The id by which docker knows an image, that has a name or not: its configuration's digest, whole and as it is shown.
+fn ids(files: &Files, row: &Row) -> Vec<String> {
+    let hashed = || files.document(&row.config).ok().map(|bytes| Digest::of(&bytes));
+    let id = named_digest(&row.config).or_else(hashed);
+    id.map(|id| vec![id.to_string(), id.hex().to_owned(), id.short().to_owned()]).unwrap_or_default()
 }
 
 /// The digest that a configuration's file is named after: `HEX.json` or `blobs/sha256/HEX`.

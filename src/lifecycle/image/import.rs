@@ -9,7 +9,7 @@ use crate::image::import;
 use crate::image::manifest::Platform;
 use crate::image::progress::{Event, Progress};
 use crate::image::reference::Reference;
-use crate::image::source::{self, Form, Source};
+use crate::image::source::{self, Form, Image, Source};
 use crate::image::store::session::Session;
 use crate::image::unpack::Count;
 
@@ -61,10 +61,17 @@ pub fn bring(
     progress: &dyn Progress,
 ) -> Result<()> {
     let images = source.images(&import_options.platform)?;
-    if let (Some(name), true) = (given, images.len() > 1) {
-        let found: Vec<&str> = images.iter().flat_map(|image| image.names.iter().map(String::as_str)).collect();
-        return Err(Error::plain(format!("--name {name} is for one image, and there are {} here", images.len()))
-            .hint(format!("without --name they keep their names: {}", found.join(", "))));
+    let are_named = images.iter().all(|image| !image.names.is_empty());
+    if images.len() > 1 && (given.is_some() || !are_named) {
+        let why = match given {
+            Some(name) => format!("--name {name} is for one image, and there are {} here", images.len()),
+            None => format!("there are {} images here, and not all have a name", images.len()),
+        };
+        let found = images.iter().flat_map(called).collect::<Vec<_>>().join(", ");
+        return Err(Error::plain(why).hint(match are_named {
+            true => format!("without --name they keep their names: {found}"),
+            false => format!("take one as SOURCE:NAME, with --name where it has none: {found}"),
+        }));
     }
     let mut brought = Vec::new();
     for image in &images {
@@ -85,6 +92,12 @@ pub fn bring(
         progress.event(Event::Done { manifest: imported.manifest.digest, names });
     }
     Ok(())
+}
+
+/// What SOURCE:NAME takes this image by: its names, and without any in a docker archive its id there.
+fn called(image: &Image) -> Vec<String> {
+    let id = image.config.as_ref().filter(|_| image.names.is_empty() && image.manifest.is_none());
+    image.names.iter().cloned().chain(id.map(|(config, _)| config.digest.short().to_owned())).collect()
 }
 
 /// Tells of what was left out.
