@@ -39,7 +39,7 @@ pub struct Attended<'a> {
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn attend(child: &Attended<'_>, notify: Option<&Notify>) -> Result<u8> {
+pub fn attend(child: &Attended<'_>, notify: Option<Notify>) -> Result<u8> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .or_cannot("wait for", "signals")?;
     match child.console {
@@ -50,22 +50,29 @@ pub fn attend(child: &Attended<'_>, notify: Option<&Notify>) -> Result<u8> {
 }
 
 /// Without a terminal there is only to wait.
-fn wait(child: &Attended<'_>, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
+fn wait(child: &Attended<'_>, signals: &SignalFd, mut notify: Option<Notify>) -> Result<()> {
     loop {
         let mut waited =
             vec![PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        waited.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
+        waited.extend(notify.as_ref().map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
         ready(&mut waited)?;
+        let (ended, signalled) = (readable(&waited[0]), readable(&waited[1]));
         if waited.get(2).is_some_and(readable) {
-            notify = notify.filter(|notify| !notify.take(getpid().as_raw()));
+            hear_readiness(&mut notify);
         }
-        if readable(&waited[0]) {
+        if ended {
             return Ok(());
         }
-        if readable(&waited[1]) {
+        if signalled {
             pass_on(child, signals, || Ok(()))?;
         }
     }
+}
+
+/// Passes on that the container is ready, and closes its socket then: who goes on speaking to one that nobody reads would wait for
+/// ever once it is full, and is refused where it is closed.
+fn hear_readiness(notify: &mut Option<Notify>) {
+    drop(notify.take_if(|notify| notify.take(getpid().as_raw())));
 }
 
 fn ready(waited: &mut [PollFd<'_>]) -> Result<()> {
@@ -164,18 +171,18 @@ impl Proxy {
         }
     }
 
-    fn carry(mut self, child: &Attended<'_>, signals: &SignalFd, notify: Option<&Notify>) -> Result<()> {
+    fn carry(mut self, child: &Attended<'_>, signals: &SignalFd, notify: Option<Notify>) -> Result<()> {
         let carried = self.carry_until_end(child, signals, notify);
         let restored = self.restore();
         carried.and(restored)
     }
 
-    fn carry_until_end(&mut self, child: &Attended<'_>, signals: &SignalFd, mut notify: Option<&Notify>) -> Result<()> {
+    fn carry_until_end(&mut self, child: &Attended<'_>, signals: &SignalFd, mut notify: Option<Notify>) -> Result<()> {
         loop {
-            let events = self.wait(child, signals, notify)?;
+            let events = self.wait(child, signals, notify.as_ref())?;
             let happened = |event| events.contains(&event);
             if happened(Event::Told) {
-                notify = notify.filter(|notify| !notify.take(getpid().as_raw()));
+                hear_readiness(&mut notify);
             }
             if happened(Event::Signalled) {
                 pass_on(child, signals, || self.resize())?;

@@ -55,7 +55,7 @@ pub(super) fn run_source(setting: &Setting, options: &Options, source: Source) -
         }
         return Ok(0);
     }
-    let code = match foreground::attend(&begun.child.attended(), begun.notify.as_ref()) {
+    let code = match foreground::attend(&begun.child.attended(), begun.notify.take()) {
         Ok(code) => code,
         // A container that nobody attends any more is not to go on in the dark.
         Err(error) => return Err(begun.undo(setting, error)),

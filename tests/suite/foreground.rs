@@ -1,13 +1,14 @@
 //! What `run` and `exec` do for a program they stay for: its orphans are reaped, its signals are as it expects them, and how it ends
 //! is told whatever the caller ignores.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::Root;
+use super::need::Need::{Ferry, Root};
 use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
@@ -17,6 +18,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("the_exit_code_is_told_where_the_caller_ignores_all_signals", &[], exit_code),
     scenario("no_signal_is_ignored_in_the_container", &[], not_ignored),
     scenario("no_signal_is_ignored_by_what_is_executed_later", &[], not_ignored_by_exec),
+    scenario("a_service_may_speak_on_once_it_is_ready", &[Ferry], speaks_on),
+    scenario("a_service_on_a_terminal_may_speak_on_once_it_is_ready", &[Ferry], speaks_on_a_terminal),
 ];
 
 /// SIGPIPE is ignored by the probe itself, as by every program of its language.
@@ -64,4 +67,28 @@ fn not_ignored_by_exec(case: &mut Case) -> Outcome {
     let report = case.finish(&mut command)?.success()?.json()?;
     assert_eq!(report["signals"], as_expected());
     Ok(())
+}
+
+/// More than a socket holds is said after the word that is passed on.
+fn speaks_on(case: &mut Case) -> Outcome {
+    let manager = UnixDatagram::bind(case.directory.join("manager"))?;
+    manager.set_read_timeout(Some(case.patience()))?;
+    let (bundle, id) = (case.args(&["/probe", "notify", "1000"]).write_config()?, case.id.clone());
+    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
+    let end = case.finish(command.env("NOTIFY_SOCKET", case.path("manager")))?.success()?;
+    assert_eq!(end.stdout.trim_end(), "told");
+    let mut datagram = [0; 64];
+    for wanted in ["READY=1", "MAINPID="] {
+        let length = manager.recv(&mut datagram)?;
+        let heard = String::from_utf8_lossy(&datagram[..length]);
+        assert!(heard.starts_with(wanted), "{heard}, not {wanted}");
+    }
+    manager.set_nonblocking(true)?;
+    assert!(manager.recv(&mut datagram).is_err(), "{}", String::from_utf8_lossy(&datagram));
+    Ok(())
+}
+
+fn speaks_on_a_terminal(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    speaks_on(case)
 }

@@ -56,6 +56,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "lock" => living::lock(word(args, 0)?)?,
         "try-lock" => say(&outcome(try_lock(word(args, 0)?)))?,
         "renamed" => living::renamed(word(args, 0)?)?,
+        "notify" => living::notify(parse(args, 0)?)?,
         "send" => living::send(word(args, 0)?)?,
         "ignore" => living::ignore()?,
         "fill" => fill(parse(args, 0)?)?,

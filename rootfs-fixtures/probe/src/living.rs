@@ -207,6 +207,17 @@ pub fn send(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Tells the service manager that it is ready, and then `count` times that it is up. Whether that is heard is not asked, as with
+/// sd_notify(3).
+pub fn notify(count: usize) -> Result<()> {
+    let (socket, manager) = (UnixDatagram::unbound()?, std::env::var_os("NOTIFY_SOCKET").unwrap_or_default());
+    socket.send_to(b"READY=1", &manager)?;
+    for _ in 0..count {
+        socket.send_to(b"STATUS=up", &manager).ok();
+    }
+    say(&"told")
+}
+
 /// Listens on a port of the loopback interface, takes no connection, and counts.
 pub fn ignore() -> Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
