@@ -1,7 +1,7 @@
 //! Attending a process in the foreground: signals are passed on to it, the terminal is carried between it and the
 //! caller's, and its exit status is the answer.
 
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{IsTerminal, stdin};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use rustix::stdio;
 
 use super::notify::Notify;
 use super::parent::wait_for_end;
-use super::terminal::has_window;
+use super::terminal::{has_window, window_size};
 use crate::error::{Context, Result};
 use crate::sys::{signal, terminal};
 
@@ -163,11 +163,11 @@ impl Proxy {
 
     /// Gives the container's terminal the size of the caller's, where the caller has one.
     fn resize(&self) -> Result<()> {
-        match terminal::size(stdin().as_fd()).or_else(|_| terminal::size(stdout().as_fd())) {
-            Ok((rows, columns)) => {
+        match window_size() {
+            Some((rows, columns)) => {
                 terminal::resize(self.master.as_fd(), rows, columns).or_cannot("resize", "the terminal")
             }
-            Err(_) => Ok(()),
+            None => Ok(()),
         }
     }
 

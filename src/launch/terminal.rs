@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{FileType, Mode, OFlags, fstat, fstatfs, makedev, openat};
+use rustix::stdio;
 
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Result};
@@ -29,13 +30,21 @@ pub fn has_window() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
-/// Opens a pty of the container's devpts and sends its master to the parent; answers the slave. Where `plain` is set, and the
-/// caller has no window, a newline stays one: what ferry itself carries then goes to a terminal that adds its own carriage
-/// returns, or to a file or a pipe, where there should be none. Set here, before anything is written.
+/// The rows and columns of the terminal that ferry's caller types at, or else of the one that is written to; nothing where nobody
+/// has told them, as over a serial line.
+pub(super) fn window_size() -> Option<(u16, u16)> {
+    let size = |stream| terminal::size(stream).ok().filter(|size| *size != (0, 0));
+    [stdio::stdin(), stdio::stdout()].into_iter().find_map(size)
+}
+
+/// Opens a pty of the container's devpts and sends its master to the parent; answers the slave. Where `carried` is set, by ferry
+/// itself, it has the size of the caller's window, and where the caller has no window, a newline stays one: what is carried then
+/// goes to a terminal that adds its own carriage returns, or to a file or a pipe, where there should be none. Set here, before
+/// the program can look, or anything is written.
 ///
 /// # Errors
 /// No devpts at `/dev/pts`, or the kernel's answer.
-pub fn open(root: &Root, size: Option<ConsoleSize>, plain: bool, parent: &Channel) -> Result<OwnedFd> {
+pub fn open(root: &Root, size: Option<ConsoleSize>, carried: bool, parent: &Channel) -> Result<OwnedFd> {
     let master = root
         .open_inside(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY, Links::Refuse)
         .or_cannot("open", "/dev/pts/ptmx in the container")
@@ -45,10 +54,11 @@ pub fn open(root: &Root, size: Option<ConsoleSize>, plain: bool, parent: &Channe
         return Err(Error::said("open", "/dev/pts/ptmx in the container", "it is not on a devpts"));
     }
     let slave = terminal::peer(master.as_fd()).or_cannot("open", "the other end of the pty")?;
-    if let Some(ConsoleSize { height, width }) = size {
-        terminal::resize(slave.as_fd(), height, width).or_cannot("resize", "the terminal")?;
+    let asked = size.map(|ConsoleSize { height, width }| (height, width));
+    if let Some((rows, columns)) = window_size().filter(|_| carried).or(asked) {
+        terminal::resize(slave.as_fd(), rows, columns).or_cannot("resize", "the terminal")?;
     }
-    if plain && !has_window() {
+    if carried && !has_window() {
         let mut mode = tcgetattr(&slave).or_cannot("look at", "the terminal")?;
         mode.output_flags.remove(OutputFlags::ONLCR);
         tcsetattr(&slave, SetArg::TCSANOW, &mode).or_cannot("set", "the terminal")?;

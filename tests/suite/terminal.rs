@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::need::Need::{Ferry, Peer, Root};
+use super::need::Need::{Ferry, Peer, Root, Tool};
 use super::output::{self, Lines};
 use super::pseudo_terminal::{ConsoleSocket, Terminal, resize};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -21,6 +22,13 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("foreground_is_a_terminal", &[], foreground),
     scenario("foreground_gives_the_exit_code", &[], exit_code),
     scenario("foreground_has_the_windows_size_and_follows_it", &[], window),
+    scenario("the_windows_size_is_there_from_the_first", &[Peer("runc", LATE), Peer("crun", LATE)], window_at_first),
+    scenario(
+        "execs_window_has_its_size_from_the_first",
+        &[Peer("runc", LATE), Peer("crun", LATE)],
+        exec_window_at_first,
+    ),
+    scenario("a_window_of_no_size_changes_none", &[Root, Ferry, Tool("stty")], no_window),
     scenario("control_c_reaches_the_program", &[], control_c),
     scenario("typing_reaches_the_program", &[], typing),
     scenario("the_callers_terminal_is_as_before", &[], restored),
@@ -41,6 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const NO_TTY: &str = "wants a terminal of its own";
+const LATE: &str = "sets the size while the program runs";
 
 /// `run` in the foreground of a terminal.
 fn run(case: &mut Case, terminal: &Terminal, args: &[&str]) -> Result<std::process::Child, libtest_mimic::Failed> {
@@ -79,6 +88,46 @@ fn window(case: &mut Case) -> Outcome {
     lines.until("window 33 99")?;
     terminal.resize(44, 88)?;
     lines.until("window 44 88")?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+/// The runtime has not come to its own end of the terminal before its hook has ended, and that waits for the program.
+fn window_at_first(case: &mut Case) -> Outcome {
+    let wait = "pid=$(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p'); until grep -q zombie /proc/$pid/status; do :; done";
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", wait], "env": ["PATH=/usr/bin:/bin"], "timeout": 5});
+    case.config["hooks"] = json!({"poststart": [hook]});
+    let terminal = Terminal::open(&case.stage.probe, 33, 99)?;
+    let mut child = run(case, &terminal, &["/probe", "window-wait", "33", "99"])?;
+    terminal.lines(case.patience())?.until("window 33 99")?;
+    assert!(output::wait(&mut child, case.patience())?.success());
+    Ok(())
+}
+
+/// Here there is no hook to wait for: it is tried often enough.
+fn exec_window_at_first(case: &mut Case) -> Outcome {
+    case.start_waiting()?;
+    for _ in 0..20 {
+        let (id, terminal) = (case.id.clone(), Terminal::open(&case.stage.probe, 33, 99)?);
+        let mut child = terminal.spawn(&case.command(&["exec", "-t", &id, "/probe", "window-wait", "33", "99"]))?;
+        let shown = terminal.lines(case.patience())?.until("window")?;
+        assert!(output::wait(&mut child, case.patience())?.success());
+        assert_eq!(shown, "window 33 99");
+    }
+    Ok(())
+}
+
+fn no_window(case: &mut Case) -> Outcome {
+    case.config["process"]["consoleSize"] = json!({"height": 37, "width": 73});
+    let terminal = Terminal::open(&case.stage.probe, 0, 0)?;
+    let mut child = run(case, &terminal, &["/probe", "answer"])?;
+    let mut lines = terminal.lines(case.patience())?;
+    lines.until("ready")?;
+    let inside = format!("/proc/{}/fd/0", case.pid()?);
+    let size = Command::new("stty").args(["-F", &inside, "size"]).output()?;
+    assert_eq!(String::from_utf8_lossy(&size.stdout).trim_end(), "37 73");
+    terminal.type_in("x\n")?;
+    lines.until("answer: x")?;
     assert!(output::wait(&mut child, case.patience())?.success());
     Ok(())
 }
