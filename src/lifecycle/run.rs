@@ -3,11 +3,12 @@
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::create::{self, Begun, Source, announce, begin, console, read};
 use super::{Setting, delete};
 use crate::container::Status;
-use crate::error::{EXIT_FAILURE, Error, Result};
+use crate::error::{Context, EXIT_FAILURE, Error, Result};
 use crate::launch::foreground;
 use crate::launch::hooks;
 use crate::launch::parent::{Reached, state_of};
@@ -51,6 +52,8 @@ pub(super) fn run_source(setting: &Setting, options: &Options, source: Source) -
     }
     if options.detach {
         if let Some(notify) = &begun.notify {
+            // It runs, whatever becomes of ferry: who waits may give up, as with `start`.
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).or_cannot("unblock", "signals")?;
             notify.wait(begun.child.pidfd.as_fd(), begun.child.pid.as_raw());
         }
         return Ok(0);

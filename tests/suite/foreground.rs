@@ -5,11 +5,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::case::Case;
 use super::need::Need::{Ferry, Root};
-use super::output;
+use super::output::{self, Lines};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config;
 
@@ -20,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("no_signal_is_ignored_by_what_is_executed_later", &[], not_ignored_by_exec),
     scenario("a_service_may_speak_on_once_it_is_ready", &[Ferry], speaks_on),
     scenario("a_service_on_a_terminal_may_speak_on_once_it_is_ready", &[Ferry], speaks_on_a_terminal),
+    scenario("a_wait_for_readiness_can_be_given_up", &[Ferry], given_up),
 ];
 
 /// SIGPIPE is ignored by the probe itself, as by every program of its language.
@@ -91,4 +94,18 @@ fn speaks_on(case: &mut Case) -> Outcome {
 fn speaks_on_a_terminal(case: &mut Case) -> Outcome {
     case.config["process"]["terminal"] = true.into();
     speaks_on(case)
+}
+
+/// The service runs on.
+fn given_up(case: &mut Case) -> Outcome {
+    let _manager = UnixDatagram::bind(case.directory.join("manager"))?;
+    let (bundle, id) = (case.args(&["/probe", "sleep", "forever"]).write_config()?, case.id.clone());
+    let (mut lines, pipe) = Lines::pipe(case.patience())?;
+    let mut command = case.command(&["run", "--detach", "--bundle", &bundle, &id]);
+    let mut child = command.env("NOTIFY_SOCKET", case.path("manager")).stdout(pipe).spawn()?;
+    lines.until("ready")?;
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 128 + libc::SIGINT);
+    assert_eq!(case.state()?["status"], "running");
+    Ok(())
 }
