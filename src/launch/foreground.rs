@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{FlowArg, SetArg, Termios, cfmakeraw, tcflow, tcgetattr, tcsetattr};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getpid, read, write};
 use rustix::stdio;
@@ -64,7 +64,7 @@ fn wait(child: &Attended<'_>, signals: &SignalFd, mut notify: Option<Notify>) ->
             return Ok(());
         }
         if signalled {
-            pass_on(child, signals, || Ok(()))?;
+            pass_on(child, signals, |_| Ok(()))?;
         }
     }
 }
@@ -86,13 +86,11 @@ fn readable(waited: &PollFd<'_>) -> bool {
     waited.revents().is_some_and(|events| !events.is_empty())
 }
 
-/// Passes every pending signal on; a change of the caller's window is told to `resized`.
-fn pass_on(child: &Attended<'_>, signals: &SignalFd, resized: impl Fn() -> Result<()>) -> Result<()> {
+/// Passes every pending signal on, and tells each to `heard`.
+fn pass_on(child: &Attended<'_>, signals: &SignalFd, mut heard: impl FnMut(i32) -> Result<()>) -> Result<()> {
     while let Some(info) = signals.read_signal().or_cannot("read", "signals")? {
         let number = info.ssi_signo as i32;
-        if number == Signal::SIGWINCH as i32 {
-            resized()?;
-        }
+        heard(number)?;
         if number == Signal::SIGCHLD as i32 {
             reap_others(child.pid)?;
         }
@@ -171,6 +169,18 @@ impl Proxy {
         }
     }
 
+    /// A window that has changed, or ferry brought to the foreground again, where it may read what is typed.
+    fn hear(&mut self, number: i32) -> Result<()> {
+        match Signal::try_from(number) {
+            Ok(Signal::SIGWINCH) => self.resize(),
+            Ok(Signal::SIGCONT) => {
+                self.input_open = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn carry(mut self, child: &Attended<'_>, signals: &SignalFd, notify: Option<Notify>) -> Result<()> {
         let carried = self.carry_until_end(child, signals, notify);
         let restored = self.restore();
@@ -185,7 +195,7 @@ impl Proxy {
                 hear_readiness(&mut notify);
             }
             if happened(Event::Signalled) {
-                pass_on(child, signals, || self.resize())?;
+                pass_on(child, signals, |number| self.hear(number))?;
             }
             if happened(Event::Pty) {
                 if !self.take()? {
@@ -276,6 +286,7 @@ impl Proxy {
     fn read_input(&mut self, input: BorrowedFd<'_>) -> Result<()> {
         let mut buffer = [0u8; 4096];
         match read(input, &mut buffer) {
+            // EIO is the answer in the background, too, where SIGTTIN stops nobody who has it blocked.
             Ok(0) | Err(Errno::EIO) => self.input_open = false,
             Ok(length) => self.typed.extend_from_slice(&buffer[..length]),
             Err(Errno::EAGAIN | Errno::EINTR) => (),
@@ -308,9 +319,9 @@ impl Proxy {
 }
 
 /// The caller's terminal passes everything on as it is typed, and as it is written where that is for the container alone; answers
-/// how it was.
+/// how it was, in the foreground.
 fn raw_mode() -> Result<Option<Termios>> {
-    if !stdin().is_terminal() {
+    if !stdin().is_terminal() || !come_to_foreground()? {
         return Ok(None);
     }
     let before = tcgetattr(stdin()).or_cannot("look at", "the terminal")?;
@@ -321,4 +332,18 @@ fn raw_mode() -> Result<Option<Termios>> {
     }
     tcsetattr(stdin(), SetArg::TCSANOW, &raw).or_cannot("set", "the terminal")?;
     Ok(Some(before))
+}
+
+/// Waits until the caller's terminal is ferry's to set: a job that a shell has in the background is stopped here, by SIGTTOU, until
+/// it is brought to the foreground. False: it never is, for its shell is gone.
+fn come_to_foreground() -> Result<bool> {
+    let stop = SigSet::from(Signal::SIGTTOU);
+    sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&stop), None).or_cannot("unblock", "SIGTTOU")?;
+    // To go on with output that is not held up: all that the kernel reserves for the foreground and that changes nothing.
+    let answer = tcflow(stdin(), FlowArg::TCOON);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), None).or_cannot("block", "SIGTTOU")?;
+    match answer {
+        Err(Errno::EIO) => Ok(false),
+        answer => answer.map(|()| true).or_cannot("set", "the terminal"),
+    }
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -39,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_program_may_close_its_terminal_and_open_it_again", &[Peer("runc", NO_TTY)], closed_and_opened),
     scenario("standard_output_need_not_be_waited_for", &[Peer("runc", NO_TTY)], nonblocking),
     scenario("signals_reach_a_program_whose_output_nobody_reads", &[Root, Peer("runc", NO_TTY)], unread),
+    scenario("a_job_in_the_background_leaves_the_terminal_alone", &[Ferry, Tool("bash")], background),
     scenario("console_socket_receives_the_terminal", &[], console_socket),
     scenario("console_socket_of_a_created_container", &[], console_socket_create),
     scenario("console_size_is_set", &[], console_size),
@@ -252,7 +254,7 @@ fn unread(case: &mut Case) -> Outcome {
     filled(case, &write)?;
     drop(write);
     let pid = case.pid()?;
-    nix::sys::signal::kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
     case.wait_for(pid)?;
     read.read_to_end(&mut Vec::new())?;
     assert_eq!(output::code(output::wait(&mut child, case.patience())?), 128 + libc::SIGTERM);
@@ -274,6 +276,49 @@ fn nonblocking(case: &mut Case) -> Outcome {
     let mut all = Vec::new();
     read.read_to_end(&mut all)?;
     assert_eq!((all.len(), output::code(output::wait(&mut child, case.patience())?)), (300_003, 0));
+    Ok(())
+}
+
+/// A shell that has the runtime as its job: stopped in the background, and once more after it was stopped by somebody and has
+/// gone on there. It is brought to the foreground at each line of the file that is its name.
+const SHELL: &str = r#"set -m
+stopped() { until [ -n "$(jobs -s)" ]; do :; done; }
+"$@" &
+stopped; echo "stopped $!"
+read -r _ <"$0"; fg
+bg; echo background
+read -r _ <"$0"; kill -STOP %1; stopped; fg"#;
+
+fn background(case: &mut Case) -> Outcome {
+    let word = case.directory.join("word");
+    nix::unistd::mkfifo(&word, Mode::S_IRWXU)?;
+    let mut word_to_shell = File::options().read(true).write(true).open(&word)?;
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "dialogue"]).write_config()?, case.id.clone());
+    let command = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", SHELL]).arg(&word).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+    let (before, mut lines) = (terminal.modes()?, terminal.lines(case.patience())?);
+    let mut child = terminal.spawn(&shell)?;
+    let stopped = lines.until("stopped ")?;
+    assert_eq!(terminal.modes()?, before);
+    word_to_shell.write_all(b"\n")?;
+    lines.until("ready")?;
+    terminal.type_in("one\n")?;
+    lines.until("1: one")?;
+    kill(Pid::from_raw(stopped.trim_start_matches("stopped ").parse()?), Signal::SIGSTOP)?;
+    lines.until("background")?;
+    // By the time the second is shown, the first was looked at, and nobody may read it yet.
+    terminal.type_in("two\n")?;
+    case.exec(&[], &["/probe", "write", "/dev/console", "still here\n"])?.success()?;
+    lines.until("still here")?;
+    word_to_shell.write_all(b"\n")?;
+    lines.until("2: two")?;
+    case.kill_and_wait("KILL")?;
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 137);
+    assert_eq!(terminal.modes()?, before);
     Ok(())
 }
 
