@@ -24,6 +24,12 @@ use crate::sys::{signal, terminal};
 const OWN: [Signal; 6] =
     [Signal::SIGCHLD, Signal::SIGPIPE, Signal::SIGURG, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGWINCH];
 
+/// Signals that ask ferry itself to end, once the program has.
+const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+/// More than a pty holds, in bytes: the kernel keeps some 20 KiB on their way to its master (drivers/tty/pty.c, n_tty.c).
+const MOST_HELD: usize = 64 * 1024;
+
 /// Whom ferry stays for: a child of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
@@ -103,6 +109,16 @@ fn pass_on(child: &Attended<'_>, signals: &SignalFd, mut heard: impl FnMut(i32) 
         }
     }
     Ok(())
+}
+
+/// Whether one of the pending signals asks ferry to end.
+fn asked_to_end(signals: &SignalFd) -> Result<bool> {
+    while let Some(info) = signals.read_signal().or_cannot("read", "signals")? {
+        if ENDING.iter().any(|ending| *ending as u32 == info.ssi_signo) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reaps what the container has left to ferry, its subreaper. The attended child keeps its status for whoever waits for it: where it
@@ -194,6 +210,10 @@ impl Proxy {
             if happened(Event::Told) {
                 hear_readiness(&mut notify);
             }
+            // First: of a program that has ended, signals are not its own any more.
+            if happened(Event::Ended) {
+                return self.show_rest(signals);
+            }
             if happened(Event::Signalled) {
                 pass_on(child, signals, |number| self.hear(number))?;
             }
@@ -208,9 +228,6 @@ impl Proxy {
             }
             if happened(Event::Typed) {
                 self.read_input(stdio::stdin())?;
-            }
-            if happened(Event::Ended) {
-                return self.show_rest();
             }
         }
     }
@@ -271,16 +288,27 @@ impl Proxy {
         Ok(())
     }
 
-    /// Everything that is left when the program has ended.
-    fn show_rest(&mut self) -> Result<()> {
-        loop {
+    /// What is left when the program has ended: no more than the pty held, for what runs on may write for ever. A reader that does
+    /// not come is waited for until ferry is asked to end.
+    fn show_rest(&mut self, signals: &SignalFd) -> Result<()> {
+        let mut left = MOST_HELD;
+        while left > 0 {
             self.take()?;
-            if self.shown.is_empty() {
-                return Ok(());
+            let before = self.shown.len();
+            if before == 0 {
+                break;
             }
-            ready(&mut [PollFd::new(stdio::stdout(), PollFlags::POLLOUT)])?;
-            self.show()?;
+            let mut waited =
+                [PollFd::new(stdio::stdout(), PollFlags::POLLOUT), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            ready(&mut waited)?;
+            if readable(&waited[0]) {
+                self.show()?;
+            } else if asked_to_end(signals)? {
+                break;
+            }
+            left = left.saturating_sub(before - self.shown.len());
         }
+        Ok(())
     }
 
     fn read_input(&mut self, input: BorrowedFd<'_>) -> Result<()> {

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -40,6 +41,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_program_may_close_its_terminal_and_open_it_again", &[Peer("runc", NO_TTY)], closed_and_opened),
     scenario("standard_output_need_not_be_waited_for", &[Peer("runc", NO_TTY)], nonblocking),
     scenario("signals_reach_a_program_whose_output_nobody_reads", &[Root, Peer("runc", NO_TTY)], unread),
+    scenario("output_that_nobody_reads_can_be_given_up", &[Ferry], given_up),
+    scenario("what_writes_on_does_not_keep_the_end_from_being_told", &[Ferry], writes_on),
     scenario("a_job_in_the_background_leaves_the_terminal_alone", &[Ferry, Tool("bash")], background),
     scenario("console_socket_receives_the_terminal", &[], console_socket),
     scenario("console_socket_of_a_created_container", &[], console_socket_create),
@@ -276,6 +279,73 @@ fn nonblocking(case: &mut Case) -> Outcome {
     let mut all = Vec::new();
     read.read_to_end(&mut all)?;
     assert_eq!((all.len(), output::code(output::wait(&mut child, case.patience())?)), (300_003, 0));
+    Ok(())
+}
+
+/// The program has ended: what it said fills the pipe, and the rest of it the terminal.
+fn given_up(case: &mut Case) -> Outcome {
+    case.config["process"]["terminal"] = true.into();
+    let (bundle, id) = (case.args(&["/probe", "say", &"x".repeat(12_000)]).write_config()?, case.id.clone());
+    let pid_file = case.path("pid");
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        let terminal = Terminal::open(&case.stage.probe, 24, 80)?;
+        let before = terminal.modes()?;
+        let (_read, write) = std::io::pipe()?;
+        fcntl(&write, FcntlArg::F_SETPIPE_SZ(1))?;
+        let mut command = case.command(&["run", "--pid-file", &pid_file, "--bundle", &bundle, &id]);
+        let mut child = command.stdin(terminal.slave()?).stdout(write.try_clone()?).spawn()?;
+        drop(command);
+        filled(case, &write)?;
+        case.wait_for(std::fs::read_to_string(&pid_file)?.parse()?)?;
+        // Not every signal asks for the end.
+        let runtime = Pid::from_raw(i32::try_from(child.id())?);
+        kill(runtime, Signal::SIGUSR1)?;
+        kill(runtime, signal)?;
+        assert_eq!(output::code(output::wait(&mut child, case.patience())?), 0, "{signal}");
+        assert_eq!(terminal.modes()?, before);
+        assert_eq!(case.leftovers()?, Vec::<String>::new());
+    }
+    Ok(())
+}
+
+/// Waits until a process waits itself, or has ended. proc_pid_stat(5)
+fn at_rest(case: &Case, pid: &str) -> Outcome {
+    let end = Instant::now() + case.patience();
+    while std::fs::read_to_string(format!("/proc/{pid}/stat"))?.contains(") R ") {
+        assert!(Instant::now() < end, "{pid} does not come to rest");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// A child of the program that is killed has the terminal still, and has filled it whenever the next page is read.
+fn writes_on(case: &mut Case) -> Outcome {
+    const PAGES: usize = 64;
+    case.start_waiting()?;
+    let (id, pid_file) = (case.id.clone(), case.path("pid"));
+    let (mut read, write) = std::io::pipe()?;
+    fcntl(&write, FcntlArg::F_SETPIPE_SZ(1))?;
+    let mut command = case.command(&["exec", "--tty", "--pid-file", &pid_file, &id, "/probe", "write-on"]);
+    let mut child = command.stdout(write.try_clone()?).spawn()?;
+    drop(command);
+    filled(case, &write)?;
+    let pid = std::fs::read_to_string(&pid_file)?;
+    let writer = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
+    for _ in 0..PAGES {
+        at_rest(case, writer.trim())?;
+        if output::wait_for_pid(child.id(), Duration::ZERO)? {
+            break;
+        }
+        let _ = read.read(&mut [0; 4096])?;
+        while poll(&mut [PollFd::new(write.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? > 0
+            && !output::wait_for_pid(child.id(), Duration::ZERO)?
+        {
+            std::thread::yield_now();
+        }
+    }
+    assert!(output::wait_for_pid(child.id(), Duration::ZERO)?, "more than {PAGES} pages are shown");
+    assert_eq!(output::code(output::wait(&mut child, case.patience())?), 137);
     Ok(())
 }
 

@@ -80,6 +80,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
             say(&args.join(" "))?;
         }
         "close-and-open" => close_and_open(word(args, 0)?)?,
+        "write-on" => write_on()?,
         "remount" => say(&outcome(kernel::remount_writable(word(args, 0)?).map(|()| Value::Null)))?,
         "hook" => hook(word(args, 0)?, word(args, 1)?)?,
         "overwrite-executables" => attacks::overwrite_executables(parse(args, 0)?)?,
@@ -295,6 +296,20 @@ fn close_and_open(path: &str) -> Result<()> {
     }
     std::thread::sleep(Duration::from_secs(1));
     writeln!(OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(path)?, "back")?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Gives up its terminal, which would be hung up with it, has a child write there for ever, and waits for being killed.
+fn write_on() -> Result<()> {
+    kernel::ignore_signals();
+    kernel::syscall(libc::SYS_ioctl, &[0, libc::TIOCNOTTY, 0])?;
+    let line = "x".repeat(1 << 16);
+    let writes = kernel::fork()? == 0;
+    while writes {
+        say(&line)?;
+    }
     loop {
         std::thread::park();
     }
