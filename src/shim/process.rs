@@ -56,12 +56,14 @@ pub struct Process {
     pub master: Option<OwnedFd>,
     /// On its way to the process.
     pub input: Option<Pump>,
-    /// On its way from the terminal.
-    pub output: Option<Pump>,
+    /// On their way from the terminal, or from pipes.
+    pub outputs: Vec<Pump>,
     keepers: Vec<OwnedFd>,
     greetings: Vec<OwnedFd>,
     /// Of one with a terminal: where its log program reads what that says.
     log: Option<OwnedFd>,
+    /// Pipes from which outputs will be copied, and where to.
+    pipes: Vec<(OwnedFd, String)>,
 }
 
 impl Process {
@@ -77,10 +79,11 @@ impl Process {
             waiting: Vec::new(),
             master: None,
             input: None,
-            output: None,
+            outputs: Vec::new(),
             keepers: Vec::new(),
             greetings: Vec::new(),
             log: None,
+            pipes: Vec::new(),
         }
     }
 
@@ -120,6 +123,27 @@ impl Process {
         Ok(Some(pipes))
     }
 
+    /// Prepares the outputs that are copied from pipes; answers the process' ends of those.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn prepare_outputs(&mut self) -> Result<[Option<OwnedFd>; 2]> {
+        self.pipes.clear();
+        let [stdout, stderr] = self.streams.copied();
+        let mut pipe = |address: &str| -> Result<OwnedFd> {
+            let (theirs, ours) = stdio::output_pipe()?;
+            self.pipes.push((ours, address.to_owned()));
+            Ok(theirs)
+        };
+        let first = stdout.map(&mut pipe).transpose()?;
+        let second = match &first {
+            // What goes to one place stays in its order.
+            Some(first) if stderr == stdout => Some(first.try_clone().or_cannot("copy", "a pipe")?),
+            _ => stderr.map(pipe).transpose()?,
+        };
+        Ok([first, second])
+    }
+
     /// It is there: its terminal is taken, and its streams are held.
     ///
     /// # Errors
@@ -129,14 +153,17 @@ impl Process {
         // From here on the process itself has the outputs open, or the terminal's pump.
         let _greetings = std::mem::take(&mut self.greetings);
         self.keepers = self.streams.keepers();
+        for (pipe, address) in std::mem::take(&mut self.pipes) {
+            self.outputs.push(Pump::new(pipe, stdio::destination(&address)?));
+        }
         let Some(console) = console else { return Ok(()) };
         let master = console.take()?;
         stdio::do_not_block(&master)?;
         let copy = || master.as_fd().try_clone_to_owned().or_cannot("copy", "the terminal");
         if let Some(log) = self.log.take() {
-            self.output = Some(Pump::new(copy()?, log));
+            self.outputs.push(Pump::new(copy()?, log));
         } else if !self.streams.stdout.is_empty() {
-            self.output = Some(Pump::new(copy()?, self.streams.terminal_output()?));
+            self.outputs.push(Pump::new(copy()?, stdio::destination(&self.streams.stdout)?));
         }
         if let Some(fifo) = self.streams.input()? {
             self.input = Some(Pump::new(fifo, copy()?));
@@ -145,26 +172,29 @@ impl Process {
         Ok(())
     }
 
-    /// It has ended, or will not be. What its terminal has said is still copied.
+    /// It has ended, or will not be. What it has said is copied as far as there is room, and what is left later.
     pub fn ended(&mut self, end: End) {
+        self.copy();
         self.stage = Stage::Stopped;
         self.end = Some(end);
         self.greetings.clear();
+        self.pipes.clear();
         self.log = None;
         self.input = None;
         self.master = None;
     }
 
-    /// Whether all that its terminal has said is on its way to clients. Nothing comes any more: whoever else has the terminal
+    /// Moves what can be moved of what it says.
+    pub fn copy(&mut self) {
+        self.outputs.retain_mut(Pump::step);
+    }
+
+    /// Whether all that it has said is on its way to clients. Nothing comes any more: whoever else has its terminal or a pipe
     /// open is not waited for.
     pub fn is_copied(&mut self) -> bool {
-        if let Some(output) = &mut self.output {
-            output.end();
-            if !output.step() {
-                self.output = None;
-            }
-        }
-        self.output.is_none()
+        self.outputs.iter_mut().for_each(Pump::end);
+        self.copy();
+        self.outputs.is_empty()
     }
 
     /// Whether clients have read what it wrote, or nobody can.

@@ -123,9 +123,10 @@ impl Server {
             all.extend(memory.map(|memory| (Token::Memory(id.clone()), memory.as_fd(), PollFlags::POLLPRI)));
             for (exec, process) in &container.processes {
                 let key = || (id.clone(), exec.clone());
-                for (token, pump) in [(Token::Input(key()), &process.input), (Token::Output(key()), &process.output)] {
-                    all.extend(pump.as_ref().map(Pump::interest).map(|(fd, flags)| (token, fd, flags)));
-                }
+                let input = process.input.as_ref().map(Pump::interest);
+                all.extend(input.map(|(fd, flags)| (Token::Input(key()), fd, flags)));
+                let outputs = process.outputs.iter().map(Pump::interest);
+                all.extend(outputs.map(|(fd, flags)| (Token::Output(key()), fd, flags)));
             }
         }
         all
@@ -143,8 +144,8 @@ impl Server {
             }
             Token::Events if flags.is_empty() => self.service.events.connect(),
             Token::Events => self.service.events.step(),
-            Token::Input(key) => self.service.pump(key, |process| &mut process.input),
-            Token::Output(key) => self.service.pump(key, |process| &mut process.output),
+            Token::Input(key) => self.service.pump_input(key),
+            Token::Output(key) => self.service.pump_outputs(key),
             Token::Memory(id) => self.service.out_of_memory(id),
         }
     }

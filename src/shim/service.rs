@@ -19,7 +19,6 @@ use super::events::Events;
 use super::failure::{Code, Failure};
 use super::messages::{Empty, Request, task};
 use super::process::{End, Process, Stage};
-use super::stdio::Pump;
 use super::work::Work;
 use crate::cgroup::stats::MemoryEvents;
 use crate::lifecycle::Setting;
@@ -287,12 +286,18 @@ impl Service {
         Ok(empty())
     }
 
-    /// Moves what can be moved through one of a process' pumps, and takes it away when it is done.
-    pub fn pump(&mut self, key: &Key, which: fn(&mut Process) -> &mut Option<Pump>) {
+    /// Moves what can be moved of a process' input, and takes the pump away when it is done.
+    pub fn pump_input(&mut self, key: &Key) {
         let Ok(process) = self.process(key) else { return };
-        let pump = which(process);
-        if pump.as_mut().is_some_and(|pump| !pump.step()) {
-            *pump = None;
+        if process.input.as_mut().is_some_and(|pump| !pump.step()) {
+            process.input = None;
+        }
+    }
+
+    /// The same of its outputs.
+    pub fn pump_outputs(&mut self, key: &Key) {
+        if let Ok(process) = self.process(key) {
+            process.copy();
         }
     }
 

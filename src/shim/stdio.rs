@@ -1,12 +1,12 @@
 //! The streams of a container's process: fifos of containerd's, on whose other ends its clients are.
 //!
-//! Output is not copied: the process writes into the fifo itself. A shim only keeps a reading end open beside it, so that a
-//! client that goes away does not end the process by SIGPIPE, and one that comes back finds what was written. Input goes
-//! through a pipe, since the end of a fifo is wherever nobody has it open to write at the moment, and the end of input is
-//! where a client says so. With a terminal both are copied, to and from its master. A log program gets output by pipes of its own
-//! (`logger`).
+//! Output into a fifo is not copied: the process writes into it itself. A shim only keeps a reading end open beside it, so that
+//! a client that goes away does not end the process by SIGPIPE, and one that comes back finds what was written. Output into a
+//! file is copied from a pipe: whoever had a host's file open could change its mode and content. Input goes through a pipe,
+//! since the end of a fifo is wherever nobody has it open to write at the moment, and the end of input is where a client says
+//! so. With a terminal both are copied, to and from its master. A log program gets output by pipes of its own (`logger`).
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -69,28 +69,32 @@ impl Streams {
         Ok([output(&self.stdout)?, output(stderr)?])
     }
 
-    /// For a worker: makes `input` and the outputs the standard streams, where `log` is the log program's ends.
+    /// For a worker: makes `input` and the outputs the standard streams, where `pipes` are in their places.
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn arrange(&self, input: Option<BorrowedFd<'_>>, log: Option<&[OwnedFd; 2]>) -> Result<()> {
-        let copy = |fd: &OwnedFd| fd.try_clone().or_cannot("copy", "a pipe");
-        let [stdout, stderr] = match log {
-            Some([stdout, stderr]) => [copy(stdout)?, copy(stderr)?],
-            None => self.meet()?,
-        };
+    pub fn arrange(&self, input: Option<BorrowedFd<'_>>, pipes: [Option<BorrowedFd<'_>>; 2]) -> Result<()> {
+        let met = self.meet()?;
         let nothing = output("")?;
         let streams = if self.terminal {
             [nothing.as_fd(); 3]
         } else {
-            [input.unwrap_or(nothing.as_fd()), stdout.as_fd(), stderr.as_fd()]
+            let [stdout, stderr] = &met;
+            [input.unwrap_or(nothing.as_fd()), pipes[0].unwrap_or(stdout.as_fd()), pipes[1].unwrap_or(stderr.as_fd())]
         };
         fd::arrange(0, &streams).or_cannot("arrange", "the standard streams")?;
-        if self.terminal {
-            // The terminal's output is the server's to write; until it does, this is the end that keeps the fifo from one.
-            std::mem::forget(stdout);
-        }
+        // What is copied is the server's to write; until it does, these are the ends that keep fifos from one. A file has no
+        // end, and whatever waits for its start in the container is to hold none of the host's.
+        let is_fifo = |end: &File| end.metadata().is_ok_and(|found| found.file_type().is_fifo());
+        met.map(File::from).into_iter().filter(is_fifo).for_each(std::mem::forget);
         Ok(())
+    }
+
+    /// Where outputs go that are copied from pipes.
+    pub fn copied(&self) -> [Option<&str>; 2] {
+        let is_file = |address: &str| !address.is_empty() && path(address).is_some_and(|path| !is_fifo(&path));
+        [&self.stdout, &self.stderr]
+            .map(|address| Some(address.as_str()).filter(|address| !self.terminal && is_file(address)))
     }
 
     /// Reading ends of the outputs, where they are fifos.
@@ -121,16 +125,16 @@ impl Streams {
             None => Ok(None),
         }
     }
+}
 
-    /// Where a terminal's output goes: without blocking, and with a reading end of its own.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub fn terminal_output(&self) -> Result<OwnedFd> {
-        match path(&self.stdout) {
-            Some(path) if is_fifo(&path) => open(&path, OpenOptions::new().read(true).write(true)),
-            _ => output(&self.stdout),
-        }
+/// Where output that is copied goes: without blocking, and with a reading end of its own.
+///
+/// # Errors
+/// It is not there.
+pub fn destination(address: &str) -> Result<OwnedFd> {
+    match path(address) {
+        Some(path) if is_fifo(&path) => open(&path, OpenOptions::new().read(true).write(true)),
+        _ => output(address),
     }
 }
 
@@ -183,6 +187,16 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((theirs, ours))
 }
 
+/// The same for output.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn output_pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).or_cannot("make", "a pipe")?;
+    do_not_block(&ours)?;
+    Ok((theirs, ours))
+}
+
 /// Has reads and writes answer at once.
 ///
 /// # Errors
@@ -190,6 +204,9 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 pub fn do_not_block(fd: &OwnedFd) -> Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).or_cannot("set", "a descriptor not to block")
 }
+
+/// How many times a pump reads before others have their turn: enough for as much as a pipe holds.
+const AT_ONCE: usize = 64;
 
 /// Bytes on their way from one descriptor to another, neither of which blocks.
 #[derive(Debug)]
@@ -220,14 +237,16 @@ impl Pump {
         }
     }
 
-    /// Moves what can be moved; false: nothing will come any more, or nobody takes it.
+    /// Moves what can be moved, and not all of what never ends; false: nothing will come any more, or nobody takes it.
     pub fn step(&mut self) -> bool {
-        loop {
+        for _ in 0..AT_ONCE {
             while !self.pending.is_empty() {
                 match write(&self.to, &self.pending) {
                     Ok(count) => drop(self.pending.drain(..count)),
                     Err(Errno::EINTR) => (),
                     Err(Errno::EAGAIN) => return true,
+                    // A full disk does not end whoever writes a log.
+                    Err(Errno::ENOSPC | Errno::EDQUOT) => self.pending.clear(),
                     Err(_) => return false,
                 }
             }
@@ -244,6 +263,7 @@ impl Pump {
                 Err(_) => return false,
             }
         }
+        true
     }
 }
 
@@ -298,6 +318,26 @@ mod tests {
         }
         assert_eq!(got, fed);
         assert!(fed > 65536);
+    }
+
+    #[test]
+    fn a_pump_goes_on_where_a_disk_is_full_and_leaves_others_a_turn() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (source, feed) = pipe().unwrap();
+        do_not_block(&source).unwrap();
+        write(&feed, b"lost").unwrap();
+        let mut pump = Pump::new(source, full.into());
+        assert!(pump.step());
+        assert_eq!(pump.interest().1, PollFlags::POLLIN);
+        drop(feed);
+        assert!(!pump.step());
+
+        let [zero, null] =
+            ["/dev/zero", "/dev/null"].map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap());
+        let mut endless = Pump::new(zero.into(), null.into());
+        assert!(endless.step());
+        // Its turn comes again without more to be read.
+        assert_eq!(endless.interest().1, PollFlags::POLLOUT);
     }
 
     #[test]

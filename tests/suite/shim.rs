@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use libtest_mimic::Failed;
@@ -31,6 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("what_a_killed_shim_leaves_is_cleaned_up", &[Ferry, Root], killed),
     scenario("a_root_is_mounted_and_unmounted", &[Ferry, Root], mounted),
     scenario("a_log_file_is_made_with_its_folders", &[Ferry, Root], logged_to_file),
+    scenario("a_log_file_is_never_the_containers", &[Ferry, Root], logged_by_others),
     scenario("a_log_program_reads_the_outputs", &[Ferry, Root], logged),
     scenario("a_log_program_reads_a_terminal", &[Ferry, Root], logged_terminal),
     scenario("what_was_saved_goes_on_with_new_fifos", &[Ferry, Root, Criu], saved),
@@ -349,14 +350,30 @@ fn mounted(case: &mut Case) -> Outcome {
 }
 
 fn logged_to_file(case: &mut Case) -> Outcome {
-    case.args(&["/probe", "say", "said"]);
+    // More than a pipe holds.
+    let words = "word ".repeat(20_000);
+    case.args(&["/probe", "say", &words]);
     let mut shim = Shim::start(case)?;
     let output = to_file(case, "log%20files/of/one");
-    shim.create(|request| request.text(6, &output))?;
+    shim.create(|request| request.text(6, &output).text(7, &output))?;
     assert_eq!(shim.run()?, 0);
     let file = case.path("log files/of/one");
-    assert_eq!(fs::read_to_string(&file)?, "said\n");
+    assert_eq!(fs::read_to_string(&file)?, format!("{words}\n"));
     assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o644);
+    shim.end(case)
+}
+
+/// Whoever has it open may change its mode, and its owner may empty it.
+fn logged_by_others(case: &mut Case) -> Outcome {
+    case.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    case.args(&["/probe", "stat", "/proc/self/fd/1"]);
+    let mut shim = Shim::start(case)?;
+    let output = to_file(case, "log");
+    shim.create(|request| request.text(6, &output))?;
+    assert_eq!(shim.run()?, 0);
+    let found: Value = serde_json::from_slice(&fs::read(case.path("log"))?)?;
+    assert!(found["ok"]["target"].as_str().is_some_and(|target| target.starts_with("pipe:")), "{found}");
+    assert_eq!(fs::metadata(case.path("log"))?.uid(), 0);
     shim.end(case)
 }
 

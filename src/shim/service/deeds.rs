@@ -316,25 +316,28 @@ impl Service {
     }
 }
 
-/// What a process needs before it is made: the end of its input, or a socket that its terminal comes by, and pipes to what logs it.
+/// What a process needs before it is made: the end of its input, or a socket that its terminal comes by, the ends of outputs that
+/// are copied, and pipes to what logs it.
 #[derive(Default)]
 struct Prepared {
     input: Option<OwnedFd>,
+    outputs: [Option<OwnedFd>; 2],
     console: Option<Console>,
     log: Option<Pipes>,
 }
 
 impl Prepared {
     fn new(process: &mut Process, bundle: &Path, name: &str) -> Result<Self> {
-        let (input, log) = (process.prepare()?, process.prepare_log()?);
+        let (input, outputs, log) = (process.prepare()?, process.prepare_outputs()?, process.prepare_log()?);
         let console =
             if process.streams.terminal { Some(Console::listen(bundle, format!("{name}.console"))?) } else { None };
-        Ok(Self { input, console, log })
+        Ok(Self { input, outputs, console, log })
     }
 
     /// What a worker needs of it.
     fn kept(&self) -> Vec<BorrowedFd<'_>> {
-        self.input.iter().map(AsFd::as_fd).chain(self.log.iter().flat_map(Pipes::all)).collect()
+        let ends = self.input.iter().chain(self.outputs.iter().flatten());
+        ends.map(AsFd::as_fd).chain(self.log.iter().flat_map(Pipes::all)).collect()
     }
 
     /// For a worker: starts what logs the process, and arranges its streams.
@@ -342,7 +345,11 @@ impl Prepared {
         if let (Some(pipes), Some(logger)) = (&self.log, logger) {
             logger.start(pipes)?;
         }
-        streams.arrange(self.input.as_ref().map(AsFd::as_fd), self.log.as_ref().map(|log| &log.write))
+        let pipes = match &self.log {
+            Some(log) => log.write.each_ref().map(|end| Some(end.as_fd())),
+            None => self.outputs.each_ref().map(|end| end.as_ref().map(AsFd::as_fd)),
+        };
+        streams.arrange(self.input.as_ref().map(AsFd::as_fd), pipes)
     }
 }
 

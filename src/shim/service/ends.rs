@@ -270,7 +270,7 @@ impl Service {
             return;
         }
         process.ended(End { status: 255, at: SystemTime::now() });
-        process.output = None;
+        process.outputs.clear();
         let (exit, waiting) = (process.exit().encode_to_vec(), std::mem::take(&mut process.waiting));
         self.answers.extend(waiting.into_iter().map(|reply| (reply, Ok(exit.clone()))));
     }
