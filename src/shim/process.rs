@@ -129,7 +129,7 @@ impl Process {
     /// No descriptor is left.
     pub fn prepare_outputs(&mut self) -> Result<[Option<OwnedFd>; 2]> {
         self.pipes.clear();
-        let [stdout, stderr] = self.streams.copied();
+        let [stdout, stderr] = self.streams.copied(!self.spec.is_empty());
         let mut pipe = |address: &str| -> Result<OwnedFd> {
             let (theirs, ours) = stdio::output_pipe()?;
             self.pipes.push((ours, address.to_owned()));
@@ -174,7 +174,8 @@ impl Process {
 
     /// It has ended, or will not be. What it has said is copied as far as there is room, and what is left later.
     pub fn ended(&mut self, end: End) {
-        self.copy();
+        // The terminal was its session's: whoever else has it open can say nothing any more. To a pipe others may.
+        self.is_copied(self.streams.terminal);
         self.stage = Stage::Stopped;
         self.end = Some(end);
         self.greetings.clear();
@@ -189,10 +190,12 @@ impl Process {
         self.outputs.retain_mut(Pump::step);
     }
 
-    /// Whether all that it has said is on its way to clients. Nothing comes any more: whoever else has its terminal or a pipe
-    /// open is not waited for.
-    pub fn is_copied(&mut self) -> bool {
-        self.outputs.iter_mut().for_each(Pump::end);
+    /// Whether all that it has said is on its way to clients, and what those say who have its outputs open, too; from the
+    /// `last` time on they are not waited for.
+    pub fn is_copied(&mut self, last: bool) -> bool {
+        if last {
+            self.outputs.iter_mut().for_each(Pump::end);
+        }
         self.copy();
         self.outputs.is_empty()
     }

@@ -112,7 +112,9 @@ pub struct Service {
 struct Unread {
     key: Key,
     reply: Reply,
-    /// From then on a terminal's output is waited for no longer.
+    /// From then on processes that it has left, and that have its outputs open, are waited for no longer.
+    ends: Instant,
+    /// From then on room for output is waited for no longer.
     copied: Instant,
     /// From then on it is waited for no longer: there may be no client.
     until: Instant,

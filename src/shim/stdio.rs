@@ -2,7 +2,8 @@
 //!
 //! Output into a fifo is not copied: the process writes into it itself. A shim only keeps a reading end open beside it, so that
 //! a client that goes away does not end the process by SIGPIPE, and one that comes back finds what was written. Output into a
-//! file is copied from a pipe: whoever had a host's file open could change its mode and content. Input goes through a pipe,
+//! file is copied from a pipe: whoever had a host's file open could change its mode and content. So is that of an exec, which
+//! may leave processes behind: its client gets an end all the same, when it deletes it. Input goes through a pipe,
 //! since the end of a fifo is wherever nobody has it open to write at the moment, and the end of input is where a client says
 //! so. With a terminal both are copied, to and from its master. A log program gets output by pipes of its own (`logger`).
 
@@ -90,11 +91,11 @@ impl Streams {
         Ok(())
     }
 
-    /// Where outputs go that are copied from pipes.
-    pub fn copied(&self) -> [Option<&str>; 2] {
-        let is_file = |address: &str| !address.is_empty() && path(address).is_some_and(|path| !is_fifo(&path));
+    /// Where outputs go that are copied from pipes: those into files, or all.
+    pub fn copied(&self, all: bool) -> [Option<&str>; 2] {
+        let is_copied = |address: &str| !address.is_empty() && path(address).is_some_and(|path| all || !is_fifo(&path));
         [&self.stdout, &self.stderr]
-            .map(|address| Some(address.as_str()).filter(|address| !self.terminal && is_file(address)))
+            .map(|address| Some(address.as_str()).filter(|address| !self.terminal && is_copied(address)))
     }
 
     /// Reading ends of the outputs, where they are fifos.

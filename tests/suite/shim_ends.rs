@@ -1,5 +1,7 @@
 //! Ends of processes and of the native shim itself, also of what has not begun yet, and what is written last.
 
+use std::fs::File;
+
 use libtest_mimic::Failed;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
@@ -15,6 +17,8 @@ use super::shim_client::{Answer, Message};
 /// By root, as for the rest of the shim.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_terminals_last_words_outlive_its_deletion", &[Ferry, Root], last_words),
+    scenario("what_an_exec_leaves_in_its_terminal_keeps_no_output_from_its_end", &[Ferry, Root], left_in_terminal),
+    scenario("what_an_exec_leaves_keeps_no_output_from_its_end_once_it_is_deleted", &[Ferry, Root], left),
     scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
     scenario("an_exec_that_nobody_reads_is_killed_or_deleted_before_it_runs", &[Ferry, Root], unread_exec),
     scenario("an_exec_that_nobody_reads_does_not_outlive_its_container", &[Ferry, Root], unread_container),
@@ -57,6 +61,39 @@ fn last_words(case: &mut Case) -> Outcome {
     let waits = shim.client.begin("State", &this)?;
     assert_eq!(shim.client.answer()?.0, waits, "it is deleted before it is read");
     assert_eq!(all_of(case, &stdout, output)?, format!("{words}\r\n"));
+    assert_eq!(shim.client.answer()?.0, deletes);
+    over(shim, case)
+}
+
+/// An exec that has ended and left a process behind, and a reader of its output.
+fn leaves(shim: &mut Shim, case: &Case, terminal: u64) -> Result<(Message, String, File), Failed> {
+    let (stdout, output) = fifo(case, "stdout")?;
+    let more = |request: Message| {
+        request.number(3, terminal).text(5, &stdout).text(6, if terminal == 0 { &stdout } else { "" })
+    };
+    let request = exec(shim, "one", &["/probe", "leave", "first", "last"], more);
+    shim.client.done("Exec", &request)?;
+    let one = shim.this().text(2, "one");
+    shim.client.done("Start", &one)?;
+    assert_eq!(shim.client.done("Wait", &one)?.number(1), 0);
+    Ok((one, stdout, output))
+}
+
+fn left_in_terminal(case: &mut Case) -> Outcome {
+    let mut shim = running(case)?;
+    let (one, stdout, output) = leaves(&mut shim, case, 1)?;
+    let said = all_of(case, &stdout, output)?;
+    assert!(said.starts_with("first\r\n"), "{said:?}");
+    shim.client.done("Delete", &one)?;
+    over(shim, case)
+}
+
+/// What is written soon after the end is still read: shells end before the last of a pipeline.
+fn left(case: &mut Case) -> Outcome {
+    let mut shim = running(case)?;
+    let (one, stdout, output) = leaves(&mut shim, case, 0)?;
+    let deletes = shim.client.begin("Delete", &one)?;
+    assert_eq!(all_of(case, &stdout, output)?, "first\nlast\n");
     assert_eq!(shim.client.answer()?.0, deletes);
     over(shim, case)
 }

@@ -74,6 +74,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
         "relay" => load::relay()?,
         "agent" => agent::serve(word(args, 0)?, parse(args, 1)?)?,
         "orphan" => orphan()?,
+        "leave" => leave(word(args, 0)?, word(args, 1)?)?,
         "ended-orphans" => ended_orphans(parse(args, 0)?)?,
         "say-raw" => {
             kernel::make_raw(1)?;
@@ -260,6 +261,26 @@ fn orphan() -> Result<()> {
     loop {
         std::thread::park();
     }
+}
+
+/// Leaves a child in a session of its own, which has the same streams, and ends. Then the child says something, too, and waits.
+fn leave(first: &str, last: &str) -> Result<()> {
+    let ((mut is_apart, apart), (mut is_over, over)) = (std::io::pipe()?, std::io::pipe()?);
+    if kernel::fork()? == 0 {
+        kernel::syscall(libc::SYS_setsid, &[])?;
+        drop((apart, over));
+        is_over.read_to_end(&mut Vec::new())?;
+        // A terminal may have gone by now.
+        say(&last).ok();
+        loop {
+            std::thread::park();
+        }
+    }
+    drop(apart);
+    is_apart.read_to_end(&mut Vec::new())?;
+    // Until the process itself is over.
+    std::mem::forget(over);
+    say(&first)
 }
 
 /// Grandchildren that end after their parents; their pids, once all have, and then a wait for being killed.

@@ -23,9 +23,9 @@ use crate::shim::messages::{CheckpointOptions, Options};
 use crate::shim::stdio::Streams;
 use crate::shim::{mounts, settings, work};
 
-/// How long a client may take to read what a process wrote. Others have it so, too.
+/// How long a client may take to read what a process wrote, and whoever it has left to end. Others have it so, too.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long before that it may take to make room for what a terminal still holds.
+/// How long before that it may take to make room for what a terminal or a pipe still holds.
 const COPYING: Duration = Duration::from_secs(10);
 
 /// What a call answers later, or at once.
@@ -195,10 +195,16 @@ impl Service {
             (Stage::Running | Stage::Ending, _) => {
                 Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid)))
             }
-            (_, false) if process.is_copied() && process.is_read() => self.forget(&key).map(Some),
+            (_, false) if process.is_copied(false) && process.is_read() => self.forget(&key).map(Some),
             (_, false) => {
                 let now = Instant::now();
-                self.unread.push(Unread { key, reply, copied: now + COPYING, until: now + PATIENCE });
+                self.unread.push(Unread {
+                    key,
+                    reply,
+                    ends: now + PATIENCE,
+                    copied: now + COPYING,
+                    until: now + PATIENCE,
+                });
                 Ok(None)
             }
             (stage, true) => {
@@ -237,7 +243,7 @@ impl Service {
     pub fn drain(&mut self) -> bool {
         let now = Instant::now();
         for mut waiting in std::mem::take(&mut self.unread) {
-            let copied = self.process(&waiting.key).is_ok_and(Process::is_copied);
+            let copied = self.process(&waiting.key).is_ok_and(|process| process.is_copied(waiting.ends <= now));
             if !copied && now < waiting.copied {
                 waiting.until = now + PATIENCE;
             }
