@@ -144,12 +144,12 @@ impl Process {
         Ok([first, second])
     }
 
-    /// It is there: its terminal is taken, and its streams are held.
+    /// It is there, this far: its terminal is taken, and its streams are held.
     ///
     /// # Errors
-    /// The terminal has not come; a fifo has gone.
-    pub fn made(&mut self, pid: i32, console: Option<Console>) -> Result<()> {
-        self.pid = pid;
+    /// The terminal has not come; a fifo has gone. It is there all the same.
+    pub fn made(&mut self, pid: i32, stage: Stage, console: Option<Console>) -> Result<()> {
+        (self.pid, self.stage) = (pid, stage);
         // From here on the process itself has the outputs open, or the terminal's pump.
         let _greetings = std::mem::take(&mut self.greetings);
         self.keepers = self.streams.keepers();
@@ -159,6 +159,8 @@ impl Process {
         let Some(console) = console else { return Ok(()) };
         let master = console.take()?;
         stdio::do_not_block(&master)?;
+        // Who is left without streams is killed before its terminal goes: by that it might end in another way, or not at all.
+        let master = self.master.insert(master);
         let copy = || master.as_fd().try_clone_to_owned().or_cannot("copy", "the terminal");
         if let Some(log) = self.log.take() {
             self.outputs.push(Pump::new(copy()?, log));
@@ -168,7 +170,6 @@ impl Process {
         if let Some(fifo) = self.streams.input()? {
             self.input = Some(Pump::new(fifo, copy()?));
         }
-        self.master = Some(master);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Ends of processes and of the native shim itself, also of what has not begun yet, and what is written last.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use libtest_mimic::Failed;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -22,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
     scenario("an_exec_that_nobody_reads_is_killed_or_deleted_before_it_runs", &[Ferry, Root], unread_exec),
     scenario("an_exec_that_nobody_reads_does_not_outlive_its_container", &[Ferry, Root], unread_container),
+    scenario("an_exec_without_its_input_is_killed_and_its_end_told", &[Ferry, Root], without_input),
     scenario("a_container_that_nobody_reads_is_deleted_before_it_is_there", &[Ferry, Root], unread_creation),
     scenario("a_shim_ends_after_the_call_that_it_was_busy_with", &[Ferry, Root], shuts_down_later),
 ];
@@ -163,6 +164,21 @@ fn unread_exec(case: &mut Case) -> Outcome {
     assert_eq!([first, second], [start, delete]);
     assert!(started.is_err() && done.is_ok(), "{started:?} {done:?}");
     assert_eq!(shim.client.refused("State", &deleted)?.0, 5);
+    over(shim, case)
+}
+
+/// The terminal's input is opened once the process is there.
+fn without_input(case: &mut Case) -> Outcome {
+    let mut shim = running(case)?;
+    let more = |request: Message| request.number(3, 1).text(4, case.path("missing"));
+    let request = exec(&shim, "one", &["/probe", "sleep", "forever"], more);
+    shim.client.done("Exec", &request)?;
+    let one = shim.this().text(2, "one");
+    let (_, words) = shim.client.refused("Start", &one)?;
+    assert!(words.contains("cannot open the stream"), "{words}");
+    assert_eq!(shim.client.done("Wait", &one)?.number(1), 137);
+    let pid = shim.client.done("Delete", &one)?.number(1);
+    assert!(pid != 0 && !fs::exists(format!("/proc/{pid}"))?);
     over(shim, case)
 }
 

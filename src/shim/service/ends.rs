@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use prost::Message;
 use rustix::process::{WaitOptions, wait};
 
-use super::{Container, End, Failure, Job, Key, Process, Service, Stage, Then, empty, task};
+use super::{Console, Container, End, Failure, Job, Key, Process, Service, Stage, Then, empty, task};
 use crate::cgroup::stats::MemoryEvents;
 use crate::error::{Error, Result};
 use crate::shim::messages::events::{
@@ -181,7 +181,11 @@ impl Service {
         }
         let answer = match (then, result) {
             (Then::Created { request, console }, result) => match result.map_err(Failure::from) {
-                Ok(pid) => self.made(&key, pid, console).map(|()| self.created(*request, pid)),
+                Ok(pid) => {
+                    // One that is restored comes with Start.
+                    let stage = if pid == 0 { Stage::Added } else { Stage::Created };
+                    self.made(&key, pid, stage, console).map(|()| self.created(*request, pid))
+                }
                 Err(failure) => {
                     // What a killed worker has left is for the deletion.
                     if !self.deletions.iter().any(|(_, deleted)| *deleted == key) {
@@ -219,16 +223,18 @@ impl Service {
         self.leave();
     }
 
-    fn made(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> Result<(), Failure> {
-        let process = self.process(key)?;
-        Ok(process.made(pid, console)?)
+    /// A worker has made a process. Without its streams it is nobody's: it is killed, and its end told as any other's.
+    fn made(&mut self, key: &Key, pid: i32, stage: Stage, console: Option<Console>) -> Result<(), Failure> {
+        let made = self.process(key)?.made(pid, stage, console);
+        // It is the worker's child, or was and is this process': whose end was not heard of has its number still.
+        if made.is_err() && pid > 0 && !self.unclaimed.contains_key(&pid) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        Ok(made?)
     }
 
     fn created(&mut self, request: task::CreateTask, pid: i32) -> Vec<u8> {
         if let Some(container) = self.containers.get_mut(&request.id) {
-            if let Some(first) = container.processes.get_mut("") {
-                first.stage = if pid == 0 { Stage::Added } else { Stage::Created };
-            }
             container.watch_memory(&request.id);
         }
         let io =
@@ -245,11 +251,11 @@ impl Service {
         task::Pid { pid: pid.unsigned_abs() }.encode_to_vec()
     }
 
-    fn started(&mut self, key: &Key, pid: i32, console: Option<crate::shim::console::Console>) -> super::Answer {
-        let process = self.process(key)?;
-        if process.pid == 0 {
-            process.made(pid, console)?;
+    fn started(&mut self, key: &Key, pid: i32, console: Option<Console>) -> super::Answer {
+        if self.process(key)?.pid == 0 {
+            self.made(key, pid, Stage::Running, console)?;
         }
+        let process = self.process(key)?;
         process.stage = Stage::Running;
         let pid = process.number();
         let (container_id, exec_id) = key.clone();
