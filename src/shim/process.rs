@@ -201,9 +201,9 @@ impl Process {
         self.outputs.is_empty()
     }
 
-    /// Whether clients have read what it wrote, or nobody can.
+    /// Whether clients have read what it wrote, or nobody can. Of a container it is not asked: its clients keep their ends.
     pub fn is_read(&self) -> bool {
-        self.keepers.iter().all(|fifo| unread(fifo.as_fd()).is_ok_and(|bytes| bytes == 0))
+        self.spec.is_empty() || self.keepers.iter().all(|fifo| unread(fifo.as_fd()).is_ok_and(|bytes| bytes == 0))
     }
 
     /// Whether its end is not known yet.

@@ -17,6 +17,7 @@ use super::shim_client::{Answer, Message};
 /// By root, as for the rest of the shim.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_terminals_last_words_outlive_its_deletion", &[Ferry, Root], last_words),
+    scenario("a_containers_terminals_last_words_outlive_its_deletion", &[Ferry, Root], containers_last_words),
     scenario("what_an_exec_leaves_in_its_terminal_keeps_no_output_from_its_end", &[Ferry, Root], left_in_terminal),
     scenario("what_an_exec_leaves_keeps_no_output_from_its_end_once_it_is_deleted", &[Ferry, Root], left),
     scenario("the_rest_ends_with_the_first_process", &[Ferry, Root], shares_pids),
@@ -45,25 +46,51 @@ fn over(mut shim: Shim, case: &Case) -> Outcome {
     shim.end(case)
 }
 
-/// The client reads at the end alone, from a fifo that does not hold it all: the rest is in the shim and in the terminal.
-fn last_words(case: &mut Case) -> Outcome {
-    let mut shim = running(case)?;
-    let this = shim.this();
+/// A fifo that does not hold what is said into it.
+fn narrow(case: &Case) -> Result<(String, File, String), Failed> {
     let (stdout, output) = fifo(case, "stdout")?;
     fcntl(&output, FcntlArg::F_SETPIPE_SZ(4096))?;
-    let words = "word ".repeat(1600);
-    let said = exec(&shim, "one", &["/probe", "say", &words], |request| request.number(3, 1).text(5, &stdout));
-    shim.client.done("Exec", &said)?;
-    let one = this.clone().text(2, "one");
-    shim.client.done("Start", &one)?;
-    assert_eq!(shim.client.done("Wait", &one)?.number(1), 0);
-    let deletes = shim.client.begin("Delete", &one)?;
-    // Answered in turn: the shim has heard of the deletion.
-    let waits = shim.client.begin("State", &this)?;
-    assert_eq!(shim.client.answer()?.0, waits, "it is deleted before it is read");
-    assert_eq!(all_of(case, &stdout, output)?, format!("{words}\r\n"));
+    Ok((stdout, output, "word ".repeat(1600)))
+}
+
+/// Starts what says the words, and reads them while it is deleted: by then the rest is in the shim and in the terminal.
+fn read_late(
+    shim: &mut Shim,
+    case: &Case,
+    process: &Message,
+    (path, output, words): (String, File, String),
+) -> Outcome {
+    shim.client.done("Start", process)?;
+    assert_eq!(shim.client.done("Wait", process)?.number(1), 0);
+    let deletes = shim.client.begin("Delete", process)?;
+    // Answered in turn: the shim has heard of the deletion, and has not begun with it.
+    let (_, refusal) = shim.client.refused("Start", process)?;
+    assert!(refusal.contains("was started before"), "{refusal}");
+    assert_eq!(all_of(case, &path, output)?, format!("{words}\r\n"));
     assert_eq!(shim.client.answer()?.0, deletes);
+    Ok(())
+}
+
+fn last_words(case: &mut Case) -> Outcome {
+    let mut shim = running(case)?;
+    let narrow = narrow(case)?;
+    let more = |request: Message| request.number(3, 1).text(5, &narrow.0);
+    let said = exec(&shim, "one", &["/probe", "say", &narrow.2], more);
+    shim.client.done("Exec", &said)?;
+    let one = shim.this().text(2, "one");
+    read_late(&mut shim, case, &one, narrow)?;
     over(shim, case)
+}
+
+fn containers_last_words(case: &mut Case) -> Outcome {
+    let narrow = narrow(case)?;
+    case.config["process"]["terminal"] = true.into();
+    case.args(&["/probe", "say", &narrow.2]);
+    let mut shim = Shim::start(case)?;
+    shim.create(|request| request.number(4, 1).text(6, &narrow.0))?;
+    let this = shim.this();
+    read_late(&mut shim, case, &this, narrow)?;
+    shim.shut_down(case)
 }
 
 /// An exec that has ended and left a process behind, and a reader of its output.

@@ -191,42 +191,43 @@ impl Service {
             return Ok(None);
         }
         let process = self.idle(&key)?;
-        match (process.stage, key.1.is_empty()) {
-            (Stage::Running | Stage::Ending, _) => {
-                Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid)))
-            }
-            (_, false) if process.is_copied(false) && process.is_read() => self.forget(&key).map(Some),
-            (_, false) => {
-                let now = Instant::now();
-                self.unread.push(Unread {
-                    key,
-                    reply,
-                    ends: now + PATIENCE,
-                    copied: now + COPYING,
-                    until: now + PATIENCE,
-                });
-                Ok(None)
-            }
-            (stage, true) => {
-                // One that was created only is taken down with its process.
-                let force = stage != Stage::Stopped;
-                if force {
-                    process.end.get_or_insert(End { status: 137, at: std::time::SystemTime::now() });
-                }
-                let container = self.container(&key.0)?;
-                let (setting, bundle, id) = (container.setting.clone(), container.bundle.clone(), key.0.clone());
-                let absent = stage == Stage::Added;
-                let work = work::begin(&[], move || {
-                    // Whoever could not be started has no record, and whoever ended with a checkpoint has none any more.
-                    if Store::new(&setting.root).has(&Id::new(&id)?) {
-                        let which = if force || absent { Which::Any } else { Which::Created };
-                        lifecycle::delete::delete(&setting, &id, which)?;
-                    }
-                    mounts::undo(&bundle).map(|()| 0)
-                });
-                self.begin(reply, key, work, Then::Deleted)
-            }
+        if matches!(process.stage, Stage::Running | Stage::Ending) {
+            return Err(Failure::state(format!("cannot delete a process that runs: {}", process.pid)));
         }
+        if process.stage == Stage::Stopped && !(process.is_copied(false) && process.is_read()) {
+            let now = Instant::now();
+            // Engines give up soon on the deletion of a container.
+            let copied = if key.1.is_empty() { now } else { now + COPYING };
+            self.unread.push(Unread { key, reply, ends: now + PATIENCE, copied, until: now + PATIENCE });
+            return Ok(None);
+        }
+        self.take_down(reply, key)
+    }
+
+    /// Deletes a process that does not run, and a container with its first.
+    fn take_down(&mut self, reply: Reply, key: Key) -> Later {
+        if !key.1.is_empty() {
+            return self.forget(&key).map(Some);
+        }
+        let process = self.idle(&key)?;
+        let stage = process.stage;
+        // One that was created only is taken down with its process.
+        let force = stage != Stage::Stopped;
+        if force {
+            process.end.get_or_insert(End { status: 137, at: std::time::SystemTime::now() });
+        }
+        let container = self.container(&key.0)?;
+        let (setting, bundle, id) = (container.setting.clone(), container.bundle.clone(), key.0.clone());
+        let absent = stage == Stage::Added;
+        let work = work::begin(&[], move || {
+            // Whoever could not be started has no record, and whoever ended with a checkpoint has none any more.
+            if Store::new(&setting.root).has(&Id::new(&id)?) {
+                let which = if force || absent { Which::Any } else { Which::Created };
+                lifecycle::delete::delete(&setting, &id, which)?;
+            }
+            mounts::undo(&bundle).map(|()| 0)
+        });
+        self.begin(reply, key, work, Then::Deleted)
     }
 
     /// An exec is gone without a trace: its process is, already.
@@ -243,14 +244,15 @@ impl Service {
     pub fn drain(&mut self) -> bool {
         let now = Instant::now();
         for mut waiting in std::mem::take(&mut self.unread) {
-            let copied = self.process(&waiting.key).is_ok_and(|process| process.is_copied(waiting.ends <= now));
+            // One that another call has deleted is not waited for.
+            let copied = self.process(&waiting.key).map_or(true, |process| process.is_copied(waiting.ends <= now));
             if !copied && now < waiting.copied {
                 waiting.until = now + PATIENCE;
             }
-            let read = copied && self.process(&waiting.key).is_ok_and(|process| process.is_read());
+            let read = copied && self.process(&waiting.key).map_or(true, |process| process.is_read());
             if read || waiting.until <= now {
-                let answer = self.forget(&waiting.key);
-                self.answers.push((waiting.reply, answer));
+                let answered = self.take_down(waiting.reply, waiting.key);
+                self.answer(waiting.reply, answered);
             } else {
                 self.unread.push(waiting);
             }
