@@ -252,10 +252,10 @@ impl Service {
             ));
         }
         let spec = asked.spec.ok_or_else(|| invalid("an exec without a process"))?.value;
-        let mut spec: serde_json::Value =
+        let mut spec: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&spec).map_err(|why| invalid(format!("cannot read the process: {why}")))?;
-        spec["terminal"] = asked.terminal.into();
-        let mut process = Process::new(streams, spec.to_string().into_bytes());
+        spec.insert("terminal".to_owned(), asked.terminal.into());
+        let mut process = Process::new(streams, serde_json::Value::Object(spec).to_string().into_bytes());
         process.greet();
         container.processes.insert(key.1.clone(), process);
         let event = super::messages::events::TaskExecAdded { container_id: key.0, exec_id: key.1 };

@@ -96,6 +96,7 @@ mod security;
 mod shim;
 mod shim_client;
 mod shim_ends;
+mod shim_server;
 mod shortages;
 mod snapshot;
 mod snapshot_cut_off;
@@ -149,6 +150,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("updates", updates::SCENARIOS),
     ("shim", shim::SCENARIOS),
     ("shim_ends", shim_ends::SCENARIOS),
+    ("shim_server", shim_server::SCENARIOS),
     ("shortages", shortages::SCENARIOS),
     ("security", security::SCENARIOS),
     ("lsm", lsm::SCENARIOS),
