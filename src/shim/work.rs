@@ -6,8 +6,10 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result, Wire};
@@ -46,10 +48,13 @@ const LONGEST: usize = 64 << 10;
 pub fn begin(kept: &[BorrowedFd<'_>], deed: impl FnOnce() -> Result<i32>) -> Result<Work> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (channel, theirs) = pair.or_cannot("make", "a socket pair")?;
+    let server = getpid();
     match clone_either_way(0, Parent::Caller).or_cannot("fork", "the shim")? {
         Cloned::Child => {
             let kept: Vec<_> = kept.iter().copied().chain([theirs.as_fd()]).collect();
-            let done = fd::close_from(3, &kept).or_cannot("close", "the shim's descriptors").and_then(|()| deed());
+            let done = live_no_longer_than(server)
+                .and_then(|()| fd::close_from(3, &kept).or_cannot("close", "the shim's descriptors"))
+                .and_then(|()| deed());
             let told = match done {
                 Ok(pid) => Told::Done(pid),
                 Err(error) => Told::Failed(error.to_wire()),
@@ -63,6 +68,14 @@ pub fn begin(kept: &[BorrowedFd<'_>], deed: impl FnOnce() -> Result<i32>) -> Res
         }
         Cloned::Parent { pid, .. } => Ok(Work { pid, channel }),
     }
+}
+
+/// Of what a worker made after its server was killed, nobody would know: whoever cleans up after that one might have done so
+/// already. A server is one thread, whose end the kernel means; what the worker itself clones is not bound to anybody.
+fn live_no_longer_than(server: Pid) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).or_cannot("bind", "the worker's life to the shim's")?;
+    // It may have ended before that.
+    if getppid() == server { Ok(()) } else { exit_now(1) }
 }
 
 impl Work {

@@ -43,8 +43,8 @@ pub struct Shim {
     daemon: Daemon,
     /// As the daemon has it.
     pub client: Client,
-    id: String,
-    bundle: PathBuf,
+    pub id: String,
+    pub bundle: PathBuf,
     options: Message,
     pid: u32,
 }
