@@ -37,7 +37,7 @@ fn mount_from(source: &Path, point: &Path) -> Result<(), Errno> {
 
 fn through_a_loop_device(image: &Path, point: &Path) -> Result<(), Errno> {
     let file = File::open(image).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
-    let (_held, device) = loop_device::attach(file.as_fd())?;
+    let (_held, device) = loop_device::attach(file.as_fd(), true)?;
     mount_from(&device, point)
 }
 

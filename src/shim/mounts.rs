@@ -1,5 +1,6 @@
 //! A container's root: containerd tells which mounts it is made of, and a shim makes them on `rootfs` in the bundle.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,8 @@ use super::messages::Mount;
 use crate::error::{Context, Result};
 use crate::rootfs::mount::{attributes, clone_source, new_filesystem, place};
 use crate::rootfs::options::{self, Options};
+use crate::sys::loop_device;
+use crate::sys::mount::MOUNT_ATTR_RDONLY;
 
 /// Where the root is.
 pub fn root(bundle: &Path) -> PathBuf {
@@ -31,14 +34,17 @@ pub fn make(mounts: &[Mount], bundle: &Path) -> Result<()> {
 }
 
 fn one(mount: &Mount, target: &Path) -> Result<()> {
-    let options = options::parse(&mount.options);
+    let mut options = options::parse(&mount.options);
     let named = || format!("{} on {}", mount.source, target.display());
     let tree = if mount.kind == "bind" || options.bind.is_some() {
         let tree = clone_source(Path::new(&mount.source), &options, target.display())?;
         attributes(tree.as_fd(), &options).or_cannot("set attributes of", named())?;
         tree
     } else {
-        match new_filesystem(&mount.kind, &mount.source, &apart(&options)) {
+        // It is held until the mount does.
+        let device = looped(&mount.source, &mut options)?;
+        let source = device.as_ref().map_or_else(|| mount.source.clone(), |(_, path)| path.display().to_string());
+        match new_filesystem(&mount.kind, &source, &apart(&options)) {
             // Before Linux 6.5 layers are told in one string.
             Err(refusal) if refusal.answer == Errno::EINVAL && mount.kind == "overlay" => {
                 return in_one_string(mount, &options, target).or_cannot("mount", named());
@@ -50,6 +56,17 @@ fn one(mount: &Mount, target: &Path) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place_there = openat(CWD, target, flags, Mode::empty()).or_cannot("open", target.display())?;
     place(tree.as_fd(), place_there.as_fd()).or_cannot("mount", named())
+}
+
+/// The device that the option `loop` asks for, of a file: the option is mount(8)'s, and no filesystem knows it.
+fn looped(source: &str, options: &mut Options) -> Result<Option<(File, PathBuf)>> {
+    let Some(at) = options.data.iter().position(|(key, value)| key == "loop" && value.is_none()) else {
+        return Ok(None);
+    };
+    options.data.remove(at);
+    let read_only = options.attributes.set & MOUNT_ATTR_RDONLY != 0;
+    let file = File::options().read(true).write(!read_only).open(source).or_cannot("open", source)?;
+    loop_device::attach(file.as_fd(), read_only).or_cannot("make a loop device of", source).map(Some)
 }
 
 /// The same with each layer of an overlay for itself: fsconfig(2) takes no more than 256 bytes at once.

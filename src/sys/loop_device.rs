@@ -45,14 +45,15 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// Makes a read-only loop device of `file`; answers it open, and its path. It is gone once nobody has it open or mounted.
+/// Makes a loop device of `file`, to read or also to write; answers it open, and its path. It is gone once nobody has it open
+/// or mounted.
 ///
 /// # Errors
 /// ENOENT without loop devices, EACCES and EPERM without the right to them, EINVAL before Linux 5.8.
-pub fn attach(file: BorrowedFd<'_>) -> Result<(File, PathBuf), Errno> {
+pub fn attach(file: BorrowedFd<'_>, read_only: bool) -> Result<(File, PathBuf), Errno> {
     let of = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(of)?;
-    let flags = READ_ONLY | AUTOCLEAR;
+    let flags = if read_only { READ_ONLY | AUTOCLEAR } else { AUTOCLEAR };
     // SAFETY: integers and arrays of them, for all of which zero is a value.
     let mut config: Config = unsafe { std::mem::zeroed() };
     config.fd = u32::try_from(file.as_raw_fd()).map_err(|_| Errno::EBADF)?;
@@ -62,7 +63,9 @@ pub fn attach(file: BorrowedFd<'_>) -> Result<(File, PathBuf), Errno> {
         // SAFETY: the request takes no argument and touches no memory.
         let number = answer(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) }.into())?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path).map_err(of)?;
+        // One that is open to read alone is made read-only.
+        let mut options = OpenOptions::new();
+        let device = options.read(true).write(!read_only).custom_flags(libc::O_CLOEXEC).open(&path).map_err(of)?;
         // SAFETY: `config` has the kernel's layout and outlives the call, which only reads it.
         let configured =
             answer(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(&config)) }.into());

@@ -1,12 +1,17 @@
 //! The native shim as a server: how it begins, what it bears, and what it leaves when it goes.
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
 use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use super::case::{Case, marked_processes};
-use super::need::Need::{Ferry, Root};
+use super::need::Need::{Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::shim::Shim;
 use super::shim_client::{Message, clean_up};
@@ -15,7 +20,18 @@ use super::shim_client::{Message, clean_up};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_process_that_is_no_object_is_refused", &[Ferry, Root], no_object),
     scenario("what_is_being_made_ends_with_a_killed_shim", &[Ferry, Root], half_made),
+    scenario("a_root_is_mounted_from_a_loop_device", &[Ferry, Root, Tool("mkfs.ext4")], looped),
 ];
+
+/// For what no event tells of.
+fn waits(case: &Case, otherwise: &str, is_so: impl Fn() -> Result<bool, Failed>) -> Outcome {
+    let until = Instant::now() + case.patience();
+    while !is_so()? {
+        assert!(Instant::now() < until, "{otherwise}");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
 
 /// What the shim says of itself.
 fn pid(shim: &mut Shim) -> Result<u32, Failed> {
@@ -50,4 +66,33 @@ fn half_made(case: &mut Case) -> Outcome {
     clean_up(case, &shim.bundle, &shim.id)?;
     assert_eq!(case.leftovers()?, [""; 0]);
     Ok(())
+}
+
+/// As snapshots that are block devices in files are handed over.
+fn looped(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "exit", "0"]);
+    let (root, image) = (case.bundle.rootfs(), case.path("image"));
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-d"]).arg(&root).args([&image, "64M"]);
+    case.finish(&mut mkfs)?.success()?;
+    fs::remove_file(root.join("probe"))?;
+    let mut shim = Shim::start(case)?;
+    for (mode, read_only) in [("ro", "1"), ("rw", "0")] {
+        let mount = Message::default().text(1, "ext4").text(2, &image).text(4, mode).text(4, "loop");
+        shim.create(|request| request.message(3, &mount))?;
+        let table = fs::read_to_string("/proc/self/mounts")?;
+        let place = shim.bundle.join("rootfs").display().to_string();
+        let row = table.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|row| row[1] == place);
+        let row = row.ok_or("nothing is mounted")?;
+        assert_eq!((row[2], row[3].split(',').next()), ("ext4", Some(mode)));
+        let device = PathBuf::from(row[0].replace("/dev/", "/sys/block/"));
+        assert_eq!(fs::read_to_string(device.join("ro"))?.trim(), read_only);
+        assert_eq!(shim.run()?, 0);
+        let this = shim.this();
+        shim.client.done("Delete", &this)?;
+        // It goes with the mount; another may have its number.
+        let is_there = || fs::read_to_string(device.join("loop/backing_file")).is_ok_and(|file| file.trim() == image);
+        waits(case, "the device is left", || Ok(!is_there()))?;
+    }
+    shim.shut_down(case)
 }
