@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::setsid;
+use nix::unistd::{getpid, setsid};
 use prost::Message;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use super::events::Events;
 use super::messages::{Any, Options, RuntimeInfo, RuntimeVersion, task};
 use super::service::Service;
 use super::{mounts, server, settings};
+use crate::cgroup;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::{Setting, delete, features};
 use crate::sys::clone::{Cloned, Parent, clone_either_way};
@@ -47,14 +48,16 @@ pub fn start(arguments: &Arguments) -> Result<()> {
     if UnixStream::connect(&socket).is_ok() {
         return tell(&address);
     }
+    // By this process, into whose cgroup the server is born: here alone a refusal is heard.
+    enter(&handed_options().shim_cgroup)?;
     let listener = listen(&socket)?;
-    let options = handed_options();
     // The address is told by the parent, whose end containerd waits for; what the child inherits of its streams it closes.
-    match clone_either_way(0, Parent::Caller).or_cannot("fork", "the shim")? {
+    let cloned = clone_either_way(0, Parent::Caller).or_cannot("fork", "the shim");
+    match cloned.inspect_err(|_| drop(fs::remove_file(&socket)))? {
         Cloned::Parent { .. } => tell(&address),
         Cloned::Child => {
             fd::close_from(3, &[listener.as_fd()]).or_cannot("close", "the daemon's descriptors")?;
-            detach(&options)?;
+            detach()?;
             let events = std::env::var_os("TTRPC_ADDRESS").filter(|path| !path.is_empty()).map(PathBuf::from);
             let events = Events::new(events, &arguments.namespace);
             let served = server::serve(listener, Service::new(arguments.namespace.clone(), events));
@@ -132,7 +135,7 @@ fn print(bytes: &[u8]) -> Result<()> {
 }
 
 /// Becomes a process of its own: of no session, with no streams but containerd's log, in no directory that is in use.
-fn detach(options: &Options) -> Result<()> {
+fn detach() -> Result<()> {
     setsid().or_cannot("begin", "a session")?;
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_cannot("open", "/dev/null")?;
     // A fifo, which stays open for reading here: the daemon that reads it may be started anew.
@@ -142,12 +145,20 @@ fn detach(options: &Options) -> Result<()> {
     std::env::set_current_dir("/").or_cannot("leave", "the bundle")?;
     // What service managers tell daemons is not for the containers'.
     crate::sys::environment::remove(&["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]);
-    if !options.shim_cgroup.is_empty() {
-        let procs = Path::new("/sys/fs/cgroup").join(options.shim_cgroup.trim_start_matches('/')).join("cgroup.procs");
-        fs::write(&procs, std::process::id().to_string()).or_cannot("enter", procs.display())?;
-    }
     protect_from_oom();
     Ok(())
+}
+
+/// Enters the cgroup that the option `ShimCgroup` names.
+fn enter(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let none = || Error::said("enter the cgroup", path, "there is no cgroup v2 on this host");
+    let tree = cgroup::location::find_tree()?.ok_or_else(none)?;
+    let cgroup = cgroup::fs::open(&tree.mount.join(path.trim_start_matches('/')))
+        .map_err(|error| error.hint("the runtime's option ShimCgroup names it, and it has to be there"))?;
+    cgroup::fs::attach(&cgroup, getpid())
 }
 
 /// A shim is killed for want of memory a little sooner than its daemon, from which it has its score, and later than containers.

@@ -2,6 +2,7 @@
 //! (protobuf's encoding, ttrpc's PROTOCOL.md), and not with what the shim has for them.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -203,8 +204,24 @@ impl Daemon {
 
     /// `start` in a bundle; the address that it prints.
     pub fn start(&self, case: &mut Case, bundle: &Path, id: &str) -> Result<String, Failed> {
-        let mut command = Command::new(program(case));
+        self.start_after(case, bundle, id, "", &Message::default())
+    }
+
+    /// The same after words of a shell, such as ulimit(1), and with options.
+    pub fn start_after(
+        &self,
+        case: &mut Case,
+        bundle: &Path,
+        id: &str,
+        words: &str,
+        options: &Message,
+    ) -> Result<String, Failed> {
+        let handed = case.directory.join("options");
+        fs::write(&handed, &options.0)?;
+        let mut command = Command::new("sh");
         command
+            .args(["-c", &format!("{words}\nexec \"$0\" \"$@\"")])
+            .arg(program(case))
             .args([
                 "-namespace",
                 "test",
@@ -217,6 +234,7 @@ impl Daemon {
                 "start",
             ])
             .current_dir(bundle)
+            .stdin(File::open(handed)?)
             .env("TTRPC_ADDRESS", &self.path)
             .env("MAX_SHIM_VERSION", "3")
             .env(MARK, &case.directory);

@@ -10,16 +10,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use super::case::{Case, marked_processes};
-use super::need::Need::{Ferry, Root, Tool};
+use super::case::{Case, marked_processes, remove_cgroup};
+use super::need::Need::{CgroupV2, Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use super::shim::Shim;
-use super::shim_client::{Message, clean_up};
+use super::shim_client::{Client, Daemon, Message, clean_up};
 
 /// By root, as for the rest of the shim.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_process_that_is_no_object_is_refused", &[Ferry, Root], no_object),
     scenario("what_is_being_made_ends_with_a_killed_shim", &[Ferry, Root], half_made),
+    scenario("a_cgroup_for_the_shim_has_to_be_there", &[Ferry, Root, CgroupV2(&[])], own_cgroup),
     scenario("a_root_is_mounted_from_a_loop_device", &[Ferry, Root, Tool("mkfs.ext4")], looped),
 ];
 
@@ -66,6 +67,30 @@ fn half_made(case: &mut Case) -> Outcome {
     clean_up(case, &shim.bundle, &shim.id)?;
     assert_eq!(case.leftovers()?, [""; 0]);
     Ok(())
+}
+
+fn own_cgroup(case: &mut Case) -> Outcome {
+    let (bundle, id, daemon) = (PathBuf::from(case.write_config()?), case.id.clone(), Daemon::new(case)?);
+    let options = |cgroup: &str| {
+        let options = Message::default().text(3, cgroup);
+        Message::default().text(1, "containerd.runc.v1.Options").message(2, &options)
+    };
+    let refused = daemon.start_after(case, &bundle, &id, "", &options("/no/such/cgroup"));
+    let words = refused.err().and_then(|failed| failed.message().map(str::to_owned)).unwrap_or_default();
+    assert!(words.contains("/no/such/cgroup") && words.contains("No such file"), "{words:?}");
+    let socket = fs::read_to_string(bundle.join("address"))?.replace("unix://", "");
+    assert!(!fs::exists(&socket)?, "its socket is left");
+
+    let cgroup = case.stage.cgroup_v2.clone().ok_or("no cgroups")?.join(&id);
+    fs::create_dir(&cgroup)?;
+    let address = daemon.start_after(case, &bundle, &id, "", &options(&format!("/{id}")))?;
+    let this = Message::default().text(1, &id);
+    let mut client = Client::connect(case, &address)?;
+    let server = client.done("Connect", &this)?.number(1);
+    assert_eq!(fs::read_to_string(cgroup.join("cgroup.procs"))?, format!("{server}\n"));
+    client.done("Shutdown", &this)?;
+    case.wait_for(u32::try_from(server)?)?;
+    remove_cgroup(&cgroup, case.patience())
 }
 
 /// As snapshots that are block devices in files are handed over.
