@@ -25,6 +25,8 @@ pub enum Code {
     FailedPrecondition = 9,
     /// No such call.
     Unimplemented = 12,
+    /// There is nobody any more who could do it.
+    Unavailable = 14,
 }
 
 impl Failure {

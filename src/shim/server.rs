@@ -1,8 +1,11 @@
 //! The server: one loop around poll(2), over clients, workers, streams and signals. Nothing in it blocks.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,25 +22,43 @@ use super::stdio::Pump;
 use crate::error::{Context, Result};
 use crate::sys::memory::give_back_code;
 
-/// For how many milliseconds a daemon may keep a shim that is over from its end, by not confirming what it was told.
-const FAREWELL: u16 = 2000;
+/// For how long a daemon may keep a shim that is over from its end, by not confirming what it was told.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// After how many milliseconds fifos are asked again whether they were read.
 const ASK_AGAIN: u16 = 5;
-/// After how many milliseconds a daemon that is away is looked for again.
-const LOOK_AGAIN: u16 = 5000;
-
+/// After how long a daemon that is away is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After how many milliseconds without anything to do a shim gives back the memory of code that it does not need to wait. Most
 /// of a container's life is waiting, and most of the code is for its beginning.
 const REST: u16 = 500;
 
+/// A socket that clients come by.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where they are waited for.
+    pub listener: UnixListener,
+    /// Where they find it.
+    pub path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // While it still listens: where nobody answers, the next shim of the name puts its own. It may be gone already.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
 /// A socket, and whoever has come by it.
 #[derive(Debug)]
 struct Server {
-    listener: UnixListener,
+    /// Until it is over.
+    socket: Option<Socket>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     signals: SignalFd,
     service: Service,
+    /// When something is to be done though nothing happens.
+    due: Option<Instant>,
 }
 
 /// What something has happened to.
@@ -48,6 +69,8 @@ enum Token {
     Connection(u64),
     Job(i32),
     Events,
+    /// One that is away.
+    Daemon,
     Input(Key),
     Output(Key),
     Memory(String),
@@ -57,20 +80,25 @@ enum Token {
 ///
 /// # Errors
 /// The kernel's answer to what a server cannot be without.
-pub fn serve(listener: UnixListener, service: Service) -> Result<()> {
+pub fn serve(socket: Socket, service: Service) -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).or_cannot("become", "a subreaper")?;
-    listener.set_nonblocking(true).or_cannot("prepare", "the shim's socket")?;
+    socket.listener.set_nonblocking(true).or_cannot("prepare", "the shim's socket")?;
     let mut wanted = SigSet::empty();
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().for_each(|signal| wanted.add(signal));
     wanted.thread_block().or_cannot("block", "signals")?;
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .or_cannot("listen for", "signals")?;
-    let mut server = Server { listener, connections: BTreeMap::new(), next: 0, signals, service };
+    let (socket, connections) = (Some(socket), BTreeMap::new());
+    let mut server = Server { socket, connections, next: 0, signals, service, due: None };
     while !server.is_over() {
         let unread = server.service.drain();
         server.answer();
         let Some(ready) = server.wait(unread)? else { break };
-        ready.into_iter().for_each(|(token, flags)| server.serve(&token, flags));
+        ready.into_iter().for_each(|token| server.serve(&token));
+        // Before it is answered: whoever is told of the end may start another of the name.
+        if server.service.over && server.socket.take().is_some() {
+            server.due = None;
+        }
         server.answer();
     }
     Ok(())
@@ -84,31 +112,43 @@ impl Server {
     }
 
     /// Waits until something happens; `None`: nothing will any more.
-    fn wait(&self, unread: bool) -> Result<Option<Vec<(Token, PollFlags)>>> {
+    fn wait(&mut self, unread: bool) -> Result<Option<Vec<Token>>> {
+        let after = match (self.service.over, self.service.events.is_cut_off()) {
+            (true, _) => Some(FAREWELL),
+            (false, true) => Some(LOOK_AGAIN),
+            (false, false) => None,
+        };
+        // What happens meanwhile does not put it off.
+        self.due = after.map(|after| self.due.unwrap_or_else(|| Instant::now() + after));
         let interests = self.interests();
         let mut fds: Vec<_> = interests.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
-        let answer = match (self.service.over, self.service.events.is_cut_off()) {
+        let answer = match self.due {
             _ if unread => poll(&mut fds, PollTimeout::from(ASK_AGAIN)),
-            (true, _) => poll(&mut fds, PollTimeout::from(FAREWELL)),
-            (false, true) => poll(&mut fds, PollTimeout::from(LOOK_AGAIN)),
-            (false, false) => rest(&mut fds),
+            Some(due) => poll(&mut fds, until(due)),
+            None => rest(&mut fds),
         };
         match answer {
             Err(Errno::EINTR) => return Ok(Some(Vec::new())),
-            Ok(0) if unread => return Ok(Some(Vec::new())),
-            Ok(0) if self.service.over => return Ok(None),
-            Ok(0) => return Ok(Some(vec![(Token::Events, PollFlags::empty())])),
             answer => answer.or_cannot("wait for", "what happens")?,
         };
+        let is_due = self.due.is_some_and(|due| due <= Instant::now());
+        if is_due && self.service.over {
+            return Ok(None);
+        }
         let happened = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let ready = interests.iter().zip(happened).filter(|(_, flags)| !flags.is_empty());
-        Ok(Some(ready.map(|((token, ..), flags)| (token.clone(), flags)).collect()))
+        let mut ready: Vec<_> = ready.map(|((token, ..), _)| token.clone()).collect();
+        if is_due {
+            self.due = None;
+            ready.push(Token::Daemon);
+        }
+        Ok(Some(ready))
     }
 
     fn interests(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
         let reading = PollFlags::POLLIN;
-        let mut all =
-            vec![(Token::Listener, self.listener.as_fd(), reading), (Token::Signals, self.signals.as_fd(), reading)];
+        let mut all = vec![(Token::Signals, self.signals.as_fd(), reading)];
+        all.extend(self.socket.iter().map(|socket| (Token::Listener, socket.listener.as_fd(), reading)));
         for (number, connection) in &self.connections {
             let writing = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             all.push((Token::Connection(*number), connection.as_fd(), reading | writing));
@@ -132,7 +172,7 @@ impl Server {
         all
     }
 
-    fn serve(&mut self, token: &Token, flags: PollFlags) {
+    fn serve(&mut self, token: &Token) {
         match token {
             Token::Listener => self.accept(),
             Token::Signals => self.signal(),
@@ -142,7 +182,8 @@ impl Server {
                     self.service.heard(at);
                 }
             }
-            Token::Events if flags.is_empty() => self.service.events.connect(),
+            Token::Daemon if self.service.events.is_cut_off() => self.service.events.connect(),
+            Token::Daemon => (),
             Token::Events => self.service.events.step(),
             Token::Input(key) => self.service.pump_input(key),
             Token::Output(key) => self.service.pump_outputs(key),
@@ -151,7 +192,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        while let Some(Ok((socket, _))) = self.socket.as_ref().map(|socket| socket.listener.accept()) {
             // Whoever else can reach the socket has no business with other users' containers.
             let same = getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.uid() == geteuid().as_raw());
             if let (true, Ok(connection)) = (same, Connection::new(socket)) {
@@ -200,6 +241,12 @@ impl Server {
             }
         }
     }
+}
+
+/// The time until then, in the whole milliseconds of poll(2).
+fn until(due: Instant) -> PollTimeout {
+    let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }
 
 /// Waits without an end. What comes after the memory is given back is read from the program's file again: so that is only the

@@ -140,6 +140,8 @@ impl Service {
     /// Takes a call.
     pub fn call(&mut self, reply: Reply, request: &Request) {
         let answered = match request.service.as_str() {
+            // Whatever came of it would have nobody who answers for it.
+            _ if self.over => Err(Failure::new(Code::Unavailable, "the shim is ending")),
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
                 self.dispatch(reply, &request.method, &request.payload)
             }

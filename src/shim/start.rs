@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use super::arguments::Arguments;
 use super::events::Events;
 use super::messages::{Any, Options, RuntimeInfo, RuntimeVersion, task};
+use super::server::{self, Socket};
 use super::service::Service;
-use super::{mounts, server, settings};
+use super::{mounts, settings};
 use crate::cgroup;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::{Setting, delete, features};
@@ -56,14 +57,12 @@ pub fn start(arguments: &Arguments) -> Result<()> {
     match cloned.inspect_err(|_| drop(fs::remove_file(&socket)))? {
         Cloned::Parent { .. } => tell(&address),
         Cloned::Child => {
-            fd::close_from(3, &[listener.as_fd()]).or_cannot("close", "the daemon's descriptors")?;
+            let socket = Socket { listener, path: socket };
+            fd::close_from(3, &[socket.listener.as_fd()]).or_cannot("close", "the daemon's descriptors")?;
             detach()?;
             let events = std::env::var_os("TTRPC_ADDRESS").filter(|path| !path.is_empty()).map(PathBuf::from);
             let events = Events::new(events, &arguments.namespace);
-            let served = server::serve(listener, Service::new(arguments.namespace.clone(), events));
-            // Somebody else may have removed it.
-            fs::remove_file(&socket).ok();
-            served
+            server::serve(socket, Service::new(arguments.namespace.clone(), events))
         }
     }
 }

@@ -40,21 +40,26 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// A shim, and the one container it was started for.
 pub struct Shim {
-    daemon: Daemon,
+    pub daemon: Daemon,
     /// As the daemon has it.
     pub client: Client,
     pub id: String,
     pub bundle: PathBuf,
     options: Message,
-    pid: u32,
+    pub pid: u32,
 }
 
 impl Shim {
     /// Starts one for the case's container.
     pub fn start(case: &mut Case) -> Result<Self, Failed> {
-        let bundle = PathBuf::from(case.write_config()?);
-        let (daemon, id) = (Daemon::new(case)?, case.id.clone());
-        let address = daemon.start(case, &bundle, &id)?;
+        let daemon = Daemon::new(case)?;
+        Self::start_after(case, daemon, "")
+    }
+
+    /// The same for another daemon, after words of a shell.
+    pub fn start_after(case: &mut Case, daemon: Daemon, words: &str) -> Result<Self, Failed> {
+        let (bundle, id) = (PathBuf::from(case.write_config()?), case.id.clone());
+        let address = daemon.start_after(case, &bundle, &id, words, &Message::default())?;
         let options = Message::default().text(7, case.path("records"));
         let client = Client::connect(case, &address)?;
         Ok(Self { daemon, client, id, bundle, options, pid: 0 })

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 
@@ -202,6 +203,11 @@ impl Daemon {
         Ok(Self { path, heard })
     }
 
+    /// One that is not there.
+    pub fn away(case: &Case) -> Self {
+        Self { path: case.directory.join("events"), heard: channel().1 }
+    }
+
     /// `start` in a bundle; the address that it prints.
     pub fn start(&self, case: &mut Case, bundle: &Path, id: &str) -> Result<String, Failed> {
         self.start_after(case, bundle, id, "", &Message::default())
@@ -241,6 +247,11 @@ impl Daemon {
         let told = case.finish(&mut command)?.success()?.json()?;
         assert_eq!((told["version"].as_u64(), told["protocol"].as_str()), (Some(3), Some("ttrpc")));
         Ok(told["address"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Whether an event comes in that time.
+    pub fn hears(&self, limit: Duration) -> bool {
+        self.heard.recv_timeout(limit).is_ok()
     }
 
     /// The topics of the next events.

@@ -1,9 +1,10 @@
 //! The native shim as a server: how it begins, what it bears, and what it leaves when it goes.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +21,8 @@ use super::shim_client::{Client, Daemon, Message, clean_up};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_process_that_is_no_object_is_refused", &[Ferry, Root], no_object),
     scenario("what_is_being_made_ends_with_a_killed_shim", &[Ferry, Root], half_made),
+    scenario("a_shim_that_ends_is_in_nobodys_way", &[Ferry, Root], succeeded),
+    scenario("a_daemon_that_is_back_is_told_however_much_is_asked", &[Ferry, Root], told),
     scenario("a_cgroup_for_the_shim_has_to_be_there", &[Ferry, Root, CgroupV2(&[])], own_cgroup),
     scenario("a_root_is_mounted_from_a_loop_device", &[Ferry, Root, Tool("mkfs.ext4")], looped),
 ];
@@ -67,6 +70,40 @@ fn half_made(case: &mut Case) -> Outcome {
     clean_up(case, &shim.bundle, &shim.id)?;
     assert_eq!(case.leftovers()?, [""; 0]);
     Ok(())
+}
+
+/// A daemon that confirms nothing keeps a shim for a while.
+fn succeeded(case: &mut Case) -> Outcome {
+    let daemon = Daemon::away(case);
+    let _mute = UnixListener::bind(case.path("events"))?;
+    let mut shim = Shim::start_after(case, daemon, "")?;
+    shim.create(|request| request)?;
+    let (first, this, request) = (shim.pid, shim.this(), shim.creation());
+    shim.client.done("Delete", &this)?;
+    let calls = [shim.client.begin("Shutdown", &this)?, shim.client.begin("Create", &request)?];
+    let [(shutdown, over), (create, created)] = [shim.client.answer()?, shim.client.answer()?];
+    assert_eq!(([shutdown, create], over.is_ok()), (calls, true));
+    assert!(created.is_err_and(|(code, _)| code == 14));
+    // At the same address, whether that one has ended or not.
+    let address = shim.daemon.start(case, &shim.bundle, &shim.id)?;
+    shim.client = Client::connect(case, &address)?;
+    assert_ne!(pid(&mut shim)?, first);
+    shim.create(|request| request)?;
+    case.wait_for(first)?;
+    shim.client = Client::connect(case, &address)?;
+    shim.end(case)
+}
+
+fn told(case: &mut Case) -> Outcome {
+    let daemon = Daemon::away(case);
+    let mut shim = Shim::start_after(case, daemon, "")?;
+    shim.create(|request| request)?;
+    let (daemon, this, until) = (Daemon::new(case)?, shim.this(), Instant::now() + case.patience());
+    while !daemon.hears(Duration::from_millis(100)) {
+        shim.client.done("State", &this)?;
+        assert!(Instant::now() < until, "it is told nothing");
+    }
+    shim.end(case)
 }
 
 fn own_cgroup(case: &mut Case) -> Outcome {
