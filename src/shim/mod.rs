@@ -25,6 +25,7 @@ mod console;
 mod events;
 mod failure;
 mod frames;
+mod limit;
 mod logger;
 mod messages;
 mod metrics;

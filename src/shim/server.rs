@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ use crate::sys::memory::give_back_code;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// After how many milliseconds fifos are asked again whether they were read.
 const ASK_AGAIN: u16 = 5;
-/// After how long a daemon that is away is looked for again.
+/// After how long a daemon that is away is looked for again, and so are clients that there was no descriptor for.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After how many milliseconds without anything to do a shim gives back the memory of code that it does not need to wait. Most
 /// of a container's life is waiting, and most of the code is for its beginning.
@@ -53,6 +54,8 @@ impl Drop for Socket {
 struct Server {
     /// Until it is over.
     socket: Option<Socket>,
+    /// There was no descriptor for whoever has come: before something happens there will be none.
+    full: bool,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     signals: SignalFd,
@@ -89,7 +92,7 @@ pub fn serve(socket: Socket, service: Service) -> Result<()> {
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .or_cannot("listen for", "signals")?;
     let (socket, connections) = (Some(socket), BTreeMap::new());
-    let mut server = Server { socket, connections, next: 0, signals, service, due: None };
+    let mut server = Server { socket, full: false, connections, next: 0, signals, service, due: None };
     while !server.is_over() {
         let unread = server.service.drain();
         server.answer();
@@ -113,7 +116,7 @@ impl Server {
 
     /// Waits until something happens; `None`: nothing will any more.
     fn wait(&mut self, unread: bool) -> Result<Option<Vec<Token>>> {
-        let after = match (self.service.over, self.service.events.is_cut_off()) {
+        let after = match (self.service.over, self.full || self.service.events.is_cut_off()) {
             (true, _) => Some(FAREWELL),
             (false, true) => Some(LOOK_AGAIN),
             (false, false) => None,
@@ -142,13 +145,15 @@ impl Server {
             self.due = None;
             ready.push(Token::Daemon);
         }
+        self.full = false;
         Ok(Some(ready))
     }
 
     fn interests(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
         let reading = PollFlags::POLLIN;
         let mut all = vec![(Token::Signals, self.signals.as_fd(), reading)];
-        all.extend(self.socket.iter().map(|socket| (Token::Listener, socket.listener.as_fd(), reading)));
+        let listening = self.socket.iter().filter(|_| !self.full);
+        all.extend(listening.map(|socket| (Token::Listener, socket.listener.as_fd(), reading)));
         for (number, connection) in &self.connections {
             let writing = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             all.push((Token::Connection(*number), connection.as_fd(), reading | writing));
@@ -192,7 +197,14 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while let Some(Ok((socket, _))) = self.socket.as_ref().map(|socket| socket.listener.accept()) {
+        while let Some(accepted) = self.socket.as_ref().map(|socket| socket.listener.accept()) {
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    self.full = error.kind() != ErrorKind::WouldBlock;
+                    return;
+                }
+            };
             // Whoever else can reach the socket has no business with other users' containers.
             let same = getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.uid() == geteuid().as_raw());
             if let (true, Ok(connection)) = (same, Connection::new(socket)) {

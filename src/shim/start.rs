@@ -18,7 +18,7 @@ use super::events::Events;
 use super::messages::{Any, Options, RuntimeInfo, RuntimeVersion, task};
 use super::server::{self, Socket};
 use super::service::Service;
-use super::{mounts, settings};
+use super::{limit, mounts, settings};
 use crate::cgroup;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::{Setting, delete, features};
@@ -144,6 +144,7 @@ fn detach() -> Result<()> {
     std::env::set_current_dir("/").or_cannot("leave", "the bundle")?;
     // What service managers tell daemons is not for the containers'.
     crate::sys::environment::remove(&["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]);
+    limit::raise();
     protect_from_oom();
     Ok(())
 }

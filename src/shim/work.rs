@@ -12,6 +12,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::unistd::{Pid, getpid, getppid};
 use serde::{Deserialize, Serialize};
 
+use super::limit;
 use crate::error::{Context, Error, Result, Wire};
 use crate::sys::clone::{Cloned, Parent, clone_either_way, exit_now};
 use crate::sys::fd;
@@ -54,6 +55,7 @@ pub fn begin(kept: &[BorrowedFd<'_>], deed: impl FnOnce() -> Result<i32>) -> Res
             let kept: Vec<_> = kept.iter().copied().chain([theirs.as_fd()]).collect();
             let done = live_no_longer_than(server)
                 .and_then(|()| fd::close_from(3, &kept).or_cannot("close", "the shim's descriptors"))
+                .and_then(|()| limit::give_back())
                 .and_then(|()| deed());
             let told = match done {
                 Ok(pid) => Told::Done(pid),

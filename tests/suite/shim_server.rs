@@ -14,13 +14,15 @@ use nix::unistd::{Pid, mkfifo};
 use super::case::{Case, marked_processes, remove_cgroup};
 use super::need::Need::{CgroupV2, Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
-use super::shim::Shim;
+use super::shim::{Shim, exec};
 use super::shim_client::{Client, Daemon, Message, clean_up};
 
 /// By root, as for the rest of the shim.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_process_that_is_no_object_is_refused", &[Ferry, Root], no_object),
     scenario("what_is_being_made_ends_with_a_killed_shim", &[Ferry, Root], half_made),
+    scenario("the_shim_has_more_descriptors_than_its_containers", &[Ferry, Root], descriptors),
+    scenario("more_clients_than_descriptors_wait_their_turn", &[Ferry, Root], too_many),
     scenario("a_shim_that_ends_is_in_nobodys_way", &[Ferry, Root], succeeded),
     scenario("a_daemon_that_is_back_is_told_however_much_is_asked", &[Ferry, Root], told),
     scenario("a_cgroup_for_the_shim_has_to_be_there", &[Ferry, Root, CgroupV2(&[])], own_cgroup),
@@ -70,6 +72,49 @@ fn half_made(case: &mut Case) -> Outcome {
     clean_up(case, &shim.bundle, &shim.id)?;
     assert_eq!(case.leftovers()?, [""; 0]);
     Ok(())
+}
+
+/// Soft and hard limit.
+fn open_files(pid: u32) -> Result<(String, String), Failed> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let row = limits.lines().find_map(|line| line.strip_prefix("Max open files")).ok_or("no limit")?;
+    let mut words = row.split_whitespace().map(str::to_owned);
+    Ok((words.next().unwrap_or_default(), words.next().unwrap_or_default()))
+}
+
+fn descriptors(case: &mut Case) -> Outcome {
+    case.args(&["/probe", "sleep", "forever"]);
+    let daemon = Daemon::new(case)?;
+    let mut shim = Shim::start_after(case, daemon, "ulimit -Sn 64; ulimit -Hn 128")?;
+    let first = shim.create(|request| request)?;
+    let this = shim.this();
+    shim.client.done("Start", &this)?;
+    let request = exec(&shim, "one", &["/probe", "sleep", "forever"], |request| request);
+    shim.client.done("Exec", &request)?;
+    let second = shim.client.done("Start", &this.clone().text(2, "one"))?.number(1);
+    let limits =
+        [shim.pid, first, u32::try_from(second)?].map(open_files).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let [more, callers] = [("128", "128"), ("64", "128")].map(|(soft, hard)| (soft.to_owned(), hard.to_owned()));
+    assert_eq!(limits, [more, callers.clone(), callers]);
+    shim.client.done("Kill", &this.clone().number(3, 9))?;
+    shim.client.done("Wait", &this)?;
+    shim.end(case)
+}
+
+fn too_many(case: &mut Case) -> Outcome {
+    let daemon = Daemon::new(case)?;
+    let mut shim = Shim::start_after(case, daemon, "ulimit -n 32")?;
+    let address = fs::read_to_string(shim.bundle.join("address"))?;
+    let mut clients: Vec<_> = (0..40).map(|_| Client::connect(case, &address)).collect::<Result<_, _>>()?;
+    let mut last = clients.pop().ok_or("no client")?;
+    let this = shim.this();
+    last.begin("State", &this)?;
+    // Those who have come before are served, and between them it rests.
+    let server = pid(&mut shim)?;
+    waits(case, "it does not rest", || Ok(fs::read_to_string(format!("/proc/{server}/stat"))?.contains(") S ")))?;
+    drop(clients);
+    assert!(last.answer()?.1.is_err_and(|(code, _)| code == 5));
+    shim.shut_down(case)
 }
 
 /// A daemon that confirms nothing keeps a shim for a while.
