@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::create::Source;
 use super::run_rootfs::Options;
 use super::{Setting, create, image, run, run_copy, run_rootfs};
@@ -291,7 +293,35 @@ impl Used {
             let nothing = own.join(NOTHING);
             std::fs::create_dir(&nothing).or_cannot("make directory", nothing.display())?;
         }
-        self.copy.as_ref().map_or(Ok(()), |copy| self.store.place_copy(copy, &user))
+        if let Some(copy) = &self.copy {
+            return self.store.place_copy(copy, &user);
+        }
+        match self.root_as_below(&self.store, entry.path()) {
+            // Owners that an ordinary user can give only in a user namespace.
+            Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) => {
+                with_rights(&self.path, |_| Ok(true), |store| self.root_as_below(store, entry.path()))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Empties the upper layer that the container has, for this to lie below it.
+    pub fn empty_upper(&self, state: &Path) -> Result<()> {
+        let user = User::Container(state.to_owned());
+        with_rights(
+            &self.path,
+            |store| store.has_use(&user),
+            |store| {
+                store.empty_upper(&user)?;
+                self.root_as_below(store, state)
+            },
+        )
+    }
+
+    fn root_as_below(&self, store: &Store, state: &Path) -> Result<()> {
+        let layers = self.layers(state);
+        let below = layers.as_ref().and_then(|layers| layers.lowers.first());
+        below.map_or(Ok(()), |below| store.root_as_below(&User::Container(state.to_owned()), below))
     }
 
     /// Notes that the container uses the image.
@@ -312,12 +342,6 @@ impl Used {
 pub(super) fn end(store: &Path, state: &Path) -> Result<()> {
     let user = User::Container(state.to_owned());
     with_rights(store, |store| store.has_use(&user), |store| store.end_use(&user))
-}
-
-/// Empties the upper layer that it has there.
-pub(super) fn empty(store: &Path, state: &Path) -> Result<()> {
-    let user = User::Container(state.to_owned());
-    with_rights(store, |store| store.has_use(&user), |store| store.empty_upper(&user))
 }
 
 /// Removes what it has there, and its snapshots.

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use libtest_mimic::Failed;
+use rustix::fs::lgetxattr;
 use serde_json::json;
 
 use super::case::{Case, names_in};
-use super::image::{clear, import, run};
+use super::image::{clear, image, import, run};
 use super::need::Need::{self, Ferry, Tool};
 use super::output::Output;
 use super::scenario::{Outcome, Scenario, scenario};
@@ -20,6 +21,7 @@ const NESTED: Need = Need::Kernel(6, 7, "before, an overlay could not hold white
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("the_overlay_copies_whole_files_and_syncs_none", &[Ferry], options),
+    scenario("the_root_directory_is_as_the_image_says", &[Ferry, Tool("busybox"), Tool("newuidmap")], root_directory),
     scenario("layers_that_cannot_be_stacked_are_copied", &[Ferry, Tool("unshare"), NESTED], copied),
     scenario("what_fails_upon_a_copy_leaves_nothing", &[Ferry, Tool("unshare"), NESTED], copied_in_vain),
 ];
@@ -47,6 +49,37 @@ fn options(case: &mut Case) -> Outcome {
     // Layers and upper lie on one filesystem, whose numbers files keep without it.
     assert!(!shown.contains(&"xino=on"), "{root}");
     assert_eq!(shown.contains(&"userxattr"), !nix::unistd::geteuid().is_root(), "{root}");
+    clear(case)
+}
+
+/// Mode, owner and time of the root directory, seen from within.
+const LOOK: [&str; 5] = ["/bin/busybox", "stat", "-c", "%a %u %g %Y", "/"];
+
+/// An overlay shows its upper layer's: the image's to begin with, and what the container made of it from then on.
+fn root_directory(case: &mut Case) -> Outcome {
+    let busybox = Layer::new().directory("bin/")?.file("bin/busybox", 0o755, &fs::read("/bin/busybox")?)?;
+    let owned = Layer::new().records(&[("uid", b"5"), ("gid", b"6"), ("SCHILY.xattr.user.note", b"note")])?;
+    let owned = owned.entry(tar::EntryType::Directory, "./", 0o715, "", b"")?;
+    // The uppermost says nothing of it.
+    let layers = vec![busybox.finish()?, owned.finish()?, Layer::new().file("top", 0o644, b"top")?.finish()?];
+    import(case, layers, &json!({}))?;
+    let (id, store) = (case.id.clone(), case.path("store"));
+    let run_detached = ["--store", &store, "run", "-d", "--image", "test", &id, "--", "/probe", "sleep", "forever"];
+    case.begin(&run_detached)?.until("ready")?;
+    assert_eq!(case.exec(&[], &LOOK)?.success()?.stdout, "715 5 6 1700000000\n");
+    let containers = PathBuf::from(&store).join("containers");
+    let upper = containers.join(&names_in(&containers)[0]).join("upper");
+    let mut value = [0; 8];
+    assert_eq!(lgetxattr(&upper, "user.note", &mut value[..]).map(|length| &value[..length]), Ok(&b"note"[..]));
+    let change = "chown 7:8 / && chmod 2705 / && touch -d '2001-02-03 04:05:06' /";
+    case.exec(&[], &["/bin/busybox", "sh", "-c", change])?.success()?;
+    case.call(&["snapshot", "create", &id, "changed"])?.success()?;
+    case.exec(&[], &["/bin/busybox", "chmod", "755", "/"])?.success()?;
+    case.begin(&["snapshot", "rollback", &id, "changed"])?.until("ready")?;
+    assert_eq!(case.exec(&[], &LOOK)?.success()?.stdout, "2705 7 8 981173106\n");
+    image(case, &["commit", &id, "made:1"])?.success()?;
+    case.call(&["delete", "--force", &id])?.success()?;
+    assert_eq!(run(case, "made:1", &LOOK)?.success()?.stdout, "2705 7 8 981173106\n");
     clear(case)
 }
 

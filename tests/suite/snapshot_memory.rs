@@ -1,8 +1,9 @@
 //! `ferry snapshot --memory`: a container goes on, and goes back to any moment with its files and everything it had in memory; what
 //! snapshots share stays for as long as one of them needs it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -23,6 +24,7 @@ const TRACKED: &[Need] = &[CRIU[0], CRIU[1], CRIU[2], SoftDirty];
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("a_container_goes_back_with_its_memory", CRIU, back_with_memory),
+    scenario("programs_come_back_to_a_root_that_was_changed", CRIU, changed_root),
     scenario("files_alone_are_taken_where_it_is_asked_for", CRIU, files_only),
     scenario("memory_that_snapshots_share_stays", TRACKED, shared),
     scenario("a_rollback_that_fails_loses_no_snapshot", CRIU, failing),
@@ -134,6 +136,18 @@ fn back_with_memory(case: &mut Case) -> Outcome {
     // Nothing of a container that is there is anybody's to remove.
     image(case, &["prune", "--all"])?.success()?;
     assert_eq!(rolled_back(case, &mut row, "three", &[])?, third);
+    deleted(case)
+}
+
+/// CRIU opens what a program had open, its root among it, and compares modes.
+fn changed_root(case: &mut Case) -> Outcome {
+    let mut row = Row::of(started(case, &["/probe", "count", "1000000", "0"])?);
+    row.go_on(5)?;
+    let root = |case: &mut Case| -> Result<String, Failed> { Ok(format!("/proc/{}/root/.", case.pid()?)) };
+    fs::set_permissions(root(case)?, Permissions::from_mode(0o701))?;
+    taken(case, "one")?;
+    rolled_back(case, &mut row, "one", &[])?;
+    assert_eq!(fs::metadata(root(case)?)?.mode() & 0o7777, 0o701);
     deleted(case)
 }
 

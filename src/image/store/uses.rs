@@ -3,15 +3,17 @@
 //! A container's directory also holds its upper layer and overlay's work directory.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, mkdirat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, mkdirat, openat, utimensat};
 use rustix::io::Errno as Answer;
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Store};
 use crate::error::{Context, Error, Result};
+use crate::image::copy;
 use crate::image::digest::Digest;
 use crate::path::errno;
 use crate::procfs;
@@ -181,6 +183,23 @@ impl Store {
         let name = format!("containers/{}", key(user));
         LAYERS.iter().try_for_each(|layer| self.remove(&format!("{name}/{layer}")))?;
         self.make_layers(&name)
+    }
+
+    /// Gives the upper layer of a use what belongs to the root of the uppermost layer below it: mode, owner, times, attributes. An
+    /// overlay shows the upper's own, whatever lies below. Nothing may be in it yet that would change its times.
+    ///
+    /// # Errors
+    /// EACCES or EPERM where the layer below belongs to ids of a user namespace that the caller is not in.
+    pub fn root_as_below(&self, user: &User, below: &Path) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let upper = self.use_path(user).join(LAYERS[0]);
+        let (from, to) = (openat(CWD, below, flags, Mode::empty()), openat(CWD, &upper, flags, Mode::empty()));
+        let (from, to) = (from.or_cannot("open", below.display())?, to.or_cannot("open", upper.display())?);
+        let given = fstat(&from).map_err(errno).and_then(|stat| {
+            copy::directory(from.as_fd(), &stat, to.as_fd(), c".")?;
+            utimensat(&to, c".", &copy::times(&stat), AtFlags::empty()).map_err(errno)
+        });
+        given.or_cannot("give what belongs to the root to", upper.display())
     }
 
     /// Notes a use whose directories are there.

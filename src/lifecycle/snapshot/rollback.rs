@@ -11,7 +11,7 @@ use crate::checkpoint::root::CONFIG;
 use crate::error::{Error, Result};
 use crate::image::store::snapshots;
 use crate::lifecycle::live::{self, Live};
-use crate::lifecycle::run_image::{self, Used};
+use crate::lifecycle::run_image::Used;
 use crate::lifecycle::{Setting, create, delete, restore, run, scratch};
 
 /// Goes back to a snapshot; to its files alone where `files_only`, with a program that begins anew.
@@ -44,7 +44,7 @@ pub fn rollback(setting: &Setting, id: &str, name: &str, files_only: bool) -> Re
     let former = delete::config(setting, &entry, &record);
     delete::take_down(setting, &entry, &record)?;
     delete::tell(setting, &record, &former);
-    run_image::empty(&below.path, entry.path())?;
+    below.empty_upper(entry.path())?;
     let bundle = record.bundle.clone();
     let source = create::Source {
         config,
