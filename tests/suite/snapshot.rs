@@ -1,9 +1,10 @@
 //! `ferry snapshot`: what a container wrote is kept, and it goes back to any of it.
 
+use std::fs;
 use std::path::PathBuf;
 
 use libtest_mimic::Failed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
 use super::image::{clear, image, import, run};
@@ -17,6 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_container_goes_back_and_forth", &[Ferry], back_and_forth),
     scenario("whiteouts_and_links_are_kept", &[Ferry], whiteouts),
     scenario("what_is_lain_upon_stays", &[Ferry], lain_upon),
+    scenario("more_than_an_overlay_takes_is_refused", &[Ferry], too_many),
     scenario("a_container_without_an_image_has_none", &[Ferry], without),
 ];
 
@@ -137,6 +139,32 @@ fn lain_upon(case: &mut Case) -> Outcome {
         let refused = snapshot(case, &["create", &id, bad])?.failure()?;
         assert!(refused.stderr.contains("is no name of a snapshot"), "{}", refused.stderr);
     }
+    case.call(&["delete", "--force", &id])?.success()?;
+    clear(case)
+}
+
+fn too_many(case: &mut Case) -> Outcome {
+    let layers = (1..499).map(|index| Ok(Layer::new().file(&format!("{index}"), 0o644, b"")?.finish()?));
+    import(case, layers.collect::<Result<_, Failed>>()?, &json!({}))?;
+    let (id, store) = (case.id.clone(), case.path("store"));
+    case.begin(&["--store", &store, "run", "-d", "--image", "test", &id, "--", "/probe", "sleep", "forever"])?
+        .until("ready")?;
+    for name in ["one", "two"] {
+        snapshot(case, &["create", &id, name])?.success()?;
+    }
+    rollback(case, &id, "one")?;
+    let refused = snapshot(case, &["create", &id, "upon-one"])?.failure()?;
+    assert!(refused.stderr.contains("an overlay takes 500 at most"), "{}", refused.stderr);
+    // One that could be taken all the same: nothing is ended for it.
+    let snapshots = PathBuf::from(&store).join("snapshots");
+    let record = snapshots.join(&names_in(&snapshots)[0]).join("two/snapshot.json");
+    let mut two: Value = serde_json::from_slice(&fs::read(&record)?)?;
+    two["parent"] = json!("one");
+    fs::write(record, two.to_string())?;
+    let pid = case.pid()?;
+    let refused = snapshot(case, &["rollback", &id, "two"])?.failure()?;
+    assert!(refused.stderr.contains("an overlay takes 500 at most"), "{}", refused.stderr);
+    assert_eq!((case.pid()?, &case.state()?["status"]), (pid, &json!("running")));
     case.call(&["delete", "--force", &id])?.success()?;
     clear(case)
 }

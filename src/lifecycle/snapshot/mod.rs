@@ -21,6 +21,7 @@ use crate::checkpoint::freezer::Freezer;
 use crate::container::{Record, Status};
 use crate::error::{Context, Error, Result};
 use crate::host;
+use crate::image::manifest::MOST_LAYERS;
 use crate::image::store::session::Session;
 use crate::image::store::snapshots::{self, Snapshot};
 use crate::image::store::uses::{Use, User};
@@ -53,6 +54,8 @@ pub fn create(setting: &Setting, id: &str, name: Option<&str>, memory: Option<me
             Error::plain(format!("there is a snapshot {name:?} of this container already")).hint("choose another name")
         );
     }
+    let below = used.snapshot.as_deref().map_or(Ok(0), |name| snapshots::line(&all, name).map(|line| line.len()))?;
+    can_be_stacked(&used, below + 1)?;
     if let Some(flags) = memory {
         memory::check(&container)?;
         return memory::create(setting, &container, (&store, &used, marks(&store, &used)?), &name, flags);
@@ -86,6 +89,18 @@ pub fn create(setting: &Setting, id: &str, name: Option<&str>, memory: Option<me
     let thawed = freezer.go_on();
     copied.or_else(|error| watch.go_on().and(Err(error))).and(thawed)?;
     find(&store.snapshots(&used.user)?, &name).cloned()
+}
+
+/// So many snapshots can lie upon the layers of the container's image: nobody could go back to more.
+fn can_be_stacked(used: &Use, snapshots: usize) -> Result<()> {
+    // Below an image without layers lies an empty directory.
+    let count = used.layers.len().max(1) + snapshots;
+    if count <= MOST_LAYERS {
+        return Ok(());
+    }
+    let why = format!("that is {count} layers, and an overlay takes {MOST_LAYERS} at most");
+    Err(Error::said("stack", format!("the snapshots upon image {:?}", used.image), why)
+        .hint("`ferry bundle create`, and `ferry image import` of its rootfs, make an image of one layer"))
 }
 
 /// Whether the layers below have the marks of a user namespace.

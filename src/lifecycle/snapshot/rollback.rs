@@ -5,7 +5,7 @@
 //! whenever this is cut off, there is a container with all of its snapshots: one that runs, or one that has ended and can be rolled
 //! back again.
 
-use super::{memory, of_container, used};
+use super::{can_be_stacked, memory, of_container, used};
 use crate::checkpoint::progress::Silent;
 use crate::checkpoint::root::CONFIG;
 use crate::error::{Error, Result};
@@ -24,7 +24,9 @@ pub fn rollback(setting: &Setting, id: &str, name: &str, files_only: bool) -> Re
     let setting = &of_container(setting, &container.record)?;
     let (store, used) = used(setting, &container)?;
     let all = store.snapshots(&used.user)?;
-    let memory = snapshots::line(&all, name)?[0].memory.clone().filter(|_| !files_only);
+    let line = snapshots::line(&all, name)?;
+    can_be_stacked(&used, line.len())?;
+    let memory = line[0].memory.clone().filter(|_| !files_only);
     let choice = memory.map(|memory| memory::restored(&store, &used.user, &memory)).transpose()?;
     // Held from here on: nothing of what is gone back to is removed as unused.
     let guard = store.share()?;
