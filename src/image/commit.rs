@@ -96,13 +96,17 @@ fn with_layer(parent: &[u8], diff_id: &Digest, created: &str) -> Result<Vec<u8>>
     let broken = || Error::said("read", "the image's configuration", "it is no object with rootfs.diff_ids");
     let fields = config.as_object_mut().ok_or_else(broken)?;
     let diff_ids = fields.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids")).ok_or_else(broken)?;
-    diff_ids.as_array_mut().ok_or_else(broken)?.push(json!(diff_id.to_string()));
+    let diff_ids = diff_ids.as_array_mut().ok_or_else(broken)?;
+    let layers = diff_ids.len();
+    diff_ids.push(json!(diff_id.to_string()));
     fields.insert("created".to_owned(), json!(created));
     let step = json!({"created": created, "created_by": "ferry image commit"});
     match fields.get_mut("history").and_then(Value::as_array_mut) {
-        Some(history) => history.push(step),
+        Some(history) if history.iter().filter(|step| step["empty_layer"] != true).count() >= layers => {
+            history.push(step);
+        }
         // With steps for some layers only, tools would ascribe this one to the lowest.
-        None => drop(fields.remove("history")),
+        _ => drop(fields.remove("history")),
     }
     serde_json::to_vec(&config).map_err(|why| Error::said("write", "the configuration", why.to_string()))
 }
@@ -147,6 +151,12 @@ mod tests {
         assert_eq!(made["x"]["y"], 1);
         assert_eq!(made["rootfs"]["diff_ids"], json!(["sha256:a", diff_id.to_string()]));
         assert_eq!(made["history"][1], json!({"created": "now", "created_by": "ferry image commit"}));
+        for history in [json!([]), json!([{"created_by": "base", "empty_layer": true}]), json!(null)] {
+            let mut parent = parent.clone();
+            parent["history"] = history;
+            let made = with_layer(parent.to_string().as_bytes(), &diff_id, "now").unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(&made).unwrap().get("history"), None, "{parent}");
+        }
         assert!(with_layer(b"[]", &diff_id, "now").is_err());
         assert!(with_layer(b"{}", &diff_id, "now").is_err());
     }
