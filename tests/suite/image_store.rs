@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 
 use super::case::{Case, names_in};
 use super::image::{base, clear, image, import, run};
-use super::need::Need::{Ferry, Tool};
+use super::need::Need::{Ferry, Root, Tool};
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
 
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("prune_stops_where_it_cannot_read", &[Ferry], prune_unreadable),
+    scenario("one_that_is_read_only_is_read", &[Ferry, Root, Tool("unshare")], read_only),
     scenario("a_layer_in_use_is_not_repaired", &[Ferry], repair_in_use),
     scenario("a_damaged_blob_is_removed_and_comes_again", &[Ferry], damaged_blob),
     scenario("whatever_is_lost_of_a_layer_is_noticed", &[Ferry], lost),
@@ -185,6 +186,26 @@ fn everybodys(case: &mut Case) -> Outcome {
     }
     fs::set_permissions(case.path("store"), Permissions::from_mode(0o775))?;
     run(case, "test", &["/probe", "exit", "0"])?.success()?;
+    clear(case)
+}
+
+/// As where the filesystem has become so after an error.
+fn read_only(case: &mut Case) -> Outcome {
+    import(case, vec![], &json!({}))?;
+    let (store, one, other) = (case.path("store"), case.path("one.tar"), case.path("other.tar"));
+    image(case, &["export", "-o", &one, "test"])?.success()?;
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let mut read_only = |args: &[&str]| {
+        let ferry = case.command(&[&["--store", &store, "image"], args].concat());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, &store]).arg(ferry.get_program()).args(ferry.get_args());
+        case.finish(&mut command)
+    };
+    read_only(&["check"])?.success()?;
+    read_only(&["export", "-o", &other, "test"])?.success()?;
+    let refused = read_only(&["remove", "test"])?.failure()?;
+    assert!(refused.stderr.contains("EROFS"), "{}", refused.stderr);
+    assert!(fs::read(one)? == fs::read(other)?);
     clear(case)
 }
 

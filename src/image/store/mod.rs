@@ -193,9 +193,16 @@ impl Store {
     }
 
     fn lock_file(&self, name: &str, how: FlockOperation) -> Result<Guard> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let named = || self.path(name).display().to_string();
-        let file = openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).or_cannot("open", named())?;
+        let open = |flags: OFlags| {
+            openat(&self.dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+        };
+        let file = match open(OFlags::RDWR | OFlags::CREATE) {
+            // Images can be read all the same, and whoever would write hears of it then.
+            Err(Answer::ROFS) => open(OFlags::RDONLY),
+            answer => answer,
+        };
+        let file = file.or_cannot("open", named())?;
         loop {
             match flock(&file, how) {
                 Err(Answer::INTR) => (),
