@@ -25,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a_path_that_could_not_be_unpacked_is_not_packed", &[Ferry], too_long),
     scenario("links_have_no_content", &[Ferry], sized_links),
     scenario("a_directory_hands_no_rights_down", &[Ferry, Root], acls),
+    scenario("zeros_take_no_room", &[Ferry], zeros),
     scenario("marks_of_a_layer_are_seen_when_it_is_completed", &[Ferry], marks),
     scenario("links_of_a_layer_lead_to_the_directories_of_those_below", &[Ferry, Root], through_links),
     scenario("what_is_of_group_0_is_so_whoever_unpacks_it", &[Ferry, Root], groups),
@@ -130,6 +131,20 @@ fn sized_links(case: &mut Case) -> Outcome {
         for name in ["second", "third"] {
             assert_eq!(fs::read_to_string(root.join(name)).ok().as_deref(), Some(name), "{kind:?}");
         }
+    }
+    clear(case)
+}
+
+fn zeros(case: &mut Case) -> Outcome {
+    let mut sparse = vec![0; 4 << 20];
+    sparse[(2 << 20) + 5] = b'x';
+    let (some, none) = (&sparse[..(2 << 20) + 6], vec![0; 3 << 20]);
+    let layer = Layer::new().file("hole-behind", 0o644, &sparse)?.file("data-behind", 0o644, some)?;
+    let root = files(case, &[layer.file("none", 0o644, &none)?.finish()?])?;
+    for (name, content) in [("hole-behind", &sparse[..]), ("data-behind", some), ("none", &none)] {
+        assert!(fs::read(root.join(name))? == content, "{name}");
+        let room = fs::metadata(root.join(name))?.blocks() * 512;
+        assert!(room <= 1 << 20, "{name} takes {room} bytes");
     }
     clear(case)
 }

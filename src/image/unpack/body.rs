@@ -76,18 +76,23 @@ impl Layer {
             }
             return file.set_len(map.size);
         }
-        let mut left = header.size;
+        let (mut left, mut ends_in_hole) = (header.size, false);
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
             let count = entry.read(&mut self.buffer[..want])?;
             if count == 0 {
                 return Err(std::io::Error::other("the archive ends in the middle of it"));
             }
-            file.write_all(&self.buffer[..count])?;
             left -= count as u64;
             self.count.bytes += count as u64;
+            // Archives that everybody reads have zeros where files had holes: they are to take no room again.
+            ends_in_hole = self.buffer[..count].iter().all(|byte| *byte == 0);
+            match ends_in_hole {
+                true => drop(file.seek(SeekFrom::Start(header.size - left))?),
+                false => file.write_all(&self.buffer[..count])?,
+            }
         }
-        Ok(())
+        if ends_in_hole { file.set_len(header.size) } else { Ok(()) }
     }
 }
 
