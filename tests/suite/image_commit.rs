@@ -2,20 +2,24 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use libtest_mimic::Failed;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use super::case::Case;
 use super::image::image;
 use super::need::Need::{Ferry, Tool};
+use super::output;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::{self as fixtures, Layer};
 
 /// This file's scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     scenario("changes_become_a_layer", &[Ferry, Tool("busybox")], changes),
+    scenario("who_reads_a_container_has_it_locked", &[Ferry, Tool("busybox")], locked),
     scenario("an_export_is_the_same_image", &[Ferry], export),
     scenario("exports_are_loaded_by_others", &[Ferry, Tool("busybox"), Tool("skopeo"), Tool("umoci")], others),
 ];
@@ -81,7 +85,7 @@ fn changes(case: &mut Case) -> Outcome {
     let again = image(case, &["commit", "--created", "1700000000", &id, "again:1"])?.success()?.stdout;
     assert_eq!(made.replace("new:1", ""), again.replace("again:1", ""), "the same changes give the same image");
     let refused = image(case, &["commit", "nowhere", "x:1"])?.failure()?;
-    assert!(refused.stderr.contains("no container \"nowhere\" runs from an image"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("container \"nowhere\" does not exist"), "{}", refused.stderr);
     case.call(&["delete", "--force", &id])?.success()?;
     assert_eq!(shell(case, "new:1", &seen())?, SEES);
     let found = image(case, &["inspect", "new:1"])?.success()?.json()?;
@@ -91,6 +95,30 @@ fn changes(case: &mut Case) -> Outcome {
     );
     assert_eq!(found["manifest"]["layers"].as_array().map(Vec::len), Some(3));
     image(case, &["check"])?.success()?;
+    image(case, &["prune", "--all"])?.success()?;
+    Ok(())
+}
+
+/// A rollback that came in between would leave an image of what never was.
+fn locked(case: &mut Case) -> Outcome {
+    changed(case)?;
+    let (id, store, archive) = (case.id.clone(), case.path("store"), case.path("diff.tar"));
+    let container = fs::File::open(case.state_root().join(&id))?;
+    for verb in [&["diff", "-o", &archive, &id][..], &["commit", &id, "new:1"]] {
+        // It comes no further than to the store.
+        let alone = fs::File::open(Path::new(&store).join("lock"))?;
+        flock(&alone, FlockOperation::NonBlockingLockExclusive)?;
+        let mut reader = case.command(&[&["--store", &store, "image"], verb].concat()).stdout(Stdio::null()).spawn()?;
+        let end = Instant::now() + case.patience();
+        while flock(&container, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            flock(&container, FlockOperation::Unlock)?;
+            assert!(Instant::now() < end, "{verb:?} leaves the container to others");
+            std::thread::yield_now();
+        }
+        drop(alone);
+        assert!(output::wait(&mut reader, case.patience())?.success(), "{verb:?}");
+    }
+    case.call(&["delete", "--force", &id])?.success()?;
     image(case, &["prune", "--all"])?.success()?;
     Ok(())
 }

@@ -16,12 +16,15 @@ use crate::image::store::session::Session;
 use crate::image::store::snapshots;
 use crate::image::store::uses::{Use, User};
 use crate::image::{commit, import, pack};
+use crate::lifecycle::live;
 
 /// Writes what the container `id` changed as a layer's archive.
 ///
 /// # Errors
 /// It runs from no image, or something cannot be read or written.
 pub fn diff(setting: &Setting, id: &str, out: impl Write) -> Result<()> {
+    // Before the store, as who rolls it back does: what is read must not be emptied meanwhile.
+    let _locked = live::open_locked(setting, id)?;
     let store = super::with_images(setting)?;
     let _guard = store.share()?;
     let used = find(setting, &store, id)?;
@@ -45,6 +48,8 @@ pub fn commit(setting: &Setting, id: &str, name: &str, seconds: Option<u64>) -> 
     if reference.digest.is_some() {
         return Err(Error::plain(format!("{name:?} has a digest, which is no name to give")));
     }
+    // As in [`diff`].
+    let _locked = live::open_locked(setting, id)?;
     let store = super::with_images(setting)?;
     let session = Session::begin(&store)?;
     let used = find(setting, &store, id)?;
