@@ -41,12 +41,14 @@ pub fn archive(store: &Store, image: &Image, out: impl Write) -> Result<()> {
     if entry.media_type.is_empty() {
         entry.media_type = media_type(Kind::Manifest);
     }
-    if let Some(name) = &image.name {
+    // What was pulled by digest is called so here, and tools take no such name for a tag.
+    let name = image.name.as_ref().filter(|name| !name.contains('@'));
+    if let Some(name) = name {
         entry.annotations.extend(NAMES.map(|key| (key.to_owned(), name.clone())));
     }
     let index = json!({"schemaVersion": 2, "mediaType": media_type(Kind::Index), "manifests": [entry]});
     let layers: Vec<String> = image.manifest.layers.iter().map(|layer| path(&layer.digest)).collect();
-    let tags: Vec<&String> = image.name.iter().collect();
+    let tags: Vec<&String> = name.into_iter().collect();
     let docker = json!([{"Config": path(&image.manifest.config.digest), "RepoTags": tags, "Layers": layers}]);
     for (name, text) in [
         ("index.json", index.to_string()),

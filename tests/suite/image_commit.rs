@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use libtest_mimic::Failed;
 use rustix::fs::{FlockOperation, flock};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::case::Case;
 use super::image::image;
@@ -143,6 +143,21 @@ fn export(case: &mut Case) -> Outcome {
     image(case, &["prune"])?.success()?;
     image(case, &["import", &one])?.success()?;
     assert_eq!(image(case, &["inspect", "test:1"])?.success()?.json()?["digest"], digest);
+    // As what was pulled by digest is called. No tool takes that for a tag.
+    let by_digest = format!("test@{}", digest.as_str().unwrap_or_default());
+    let names = Path::new(&store).join("images.json");
+    let text = fs::read_to_string(&names)?;
+    fs::write(&names, text.replace("test:1", &by_digest))?;
+    image(case, &["export", "-o", &printed, &by_digest])?.success()?;
+    fs::write(&names, text)?;
+    let document = |name: &str| -> Result<Value, Failed> {
+        let mut archive = tar::Archive::new(fs::File::open(&printed)?);
+        let mut entries = archive.entries()?.filter_map(Result::ok);
+        let entry = entries.find(|entry| entry.path_bytes().as_ref() == name.as_bytes()).ok_or("it is not there")?;
+        Ok(serde_json::from_reader(entry)?)
+    };
+    assert_eq!(document("manifest.json")?[0]["RepoTags"], json!([]));
+    assert_eq!(document("index.json")?["manifests"][0]["annotations"], Value::Null);
     // A damaged blob makes no archive, and what was at the place stays.
     let blob = digest.as_str().unwrap_or_default().replace("sha256:", "");
     let found = image(case, &["inspect", "test:1"])?.success()?.json()?;
