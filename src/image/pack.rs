@@ -10,14 +10,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, major, minor, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, major, minor, openat, readlinkat, statat};
 use rustix::io::Errno as Answer;
 use tar::{EntryType, Header};
 
 use super::merged::is_opaque;
 use super::{copy, metered, pax, whiteout, xattr};
 use crate::error::{Context, Error, Result};
-use crate::path::errno;
+use crate::path::{errno, fd_path};
 
 /// Descriptors are held for every level; a usual tree has ten.
 pub(crate) const DEEPEST: usize = 400;
@@ -107,7 +107,11 @@ impl<W: Write> Packer<'_, W> {
         if depth > DEEPEST {
             return Err(Error::said("pack", named(), "directories are nested too deeply"));
         }
-        let names = names(dir).or_cannot("read", named())?;
+        let names = match names(dir) {
+            // It was removed since it was opened.
+            Err(Errno::ENOENT) => Vec::new(),
+            names => names.or_cannot("read", named())?,
+        };
         if self.marks && is_redirected(dir) {
             let why = "the overlay renamed it without copying it, and what it holds is in the layers below";
             return Err(Error::said("pack", named(), why).hint("mount the overlay with redirect_dir=off"));
@@ -134,7 +138,12 @@ impl<W: Write> Packer<'_, W> {
     ) -> Result<()> {
         let path = if above.is_empty() { name.to_bytes().to_vec() } else { [above, b"/", name.to_bytes()].concat() };
         let named = format!("{:?}", String::from_utf8_lossy(&path));
-        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).or_cannot("pack", &named)?;
+        // Held from here on: what is renamed or replaced meanwhile is packed as it was found.
+        let found = match copy::opened(dir, name, OFlags::PATH) {
+            Err(Errno::ENOENT) => return Ok(()),
+            found => found.or_cannot("pack", &named)?,
+        };
+        let stat = fstat(&found).or_cannot("pack", &named)?;
         let below = lower.and_then(|lower| statat(lower, name, AtFlags::SYMLINK_NOFOLLOW).ok());
         if below.as_ref().is_some_and(|below| is_unchanged(below, &stat)) {
             return Ok(());
@@ -159,24 +168,29 @@ impl<W: Write> Packer<'_, W> {
         }
         match kind {
             FileType::Directory => {
-                let open = |dir| copy::opened(dir, name, OFlags::RDONLY | OFlags::DIRECTORY).or_cannot("pack", &named);
-                let inside = open(dir)?;
+                let open = |dir: BorrowedFd<'_>, name: &CStr| {
+                    copy::opened(dir, name, OFlags::RDONLY | OFlags::DIRECTORY).or_cannot("pack", &named)
+                };
+                let inside = open(found.as_fd(), c".")?;
+                drop(found);
                 let was_directory =
                     below.is_some_and(|below| FileType::from_raw_mode(below.st_mode) == FileType::Directory);
-                let lower = lower.filter(|_| was_directory).map(|lower| open(lower.as_fd())).transpose()?;
+                let lower = lower.filter(|_| was_directory).map(|lower| open(lower.as_fd(), name)).transpose()?;
                 let attributes = xattr::list(inside.as_fd()).or_cannot("pack", &named)?;
                 let with_slash = [path.as_slice(), b"/"].concat();
                 self.entry(&with_slash, &stat, EntryType::Directory, b"", &attributes, io::empty())?;
                 self.walk(inside.as_fd(), lower.as_ref(), &path, depth + 1)
             }
             FileType::RegularFile => {
-                let file = copy::opened(dir, name, OFlags::RDONLY | OFlags::NONBLOCK).or_cannot("pack", &named)?;
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = openat(CWD, fd_path(found.as_fd()).as_c_str(), flags, Mode::empty());
+                let file = file.or_cannot("pack", &named)?;
                 let attributes = xattr::list(file.as_fd()).or_cannot("pack", &named)?;
                 let data = Exactly { file: File::from(file), left: stat.st_size.unsigned_abs() };
                 self.entry(&path, &stat, EntryType::Regular, b"", &attributes, data)
             }
             FileType::Symlink => {
-                let target = readlinkat(dir, name, Vec::new()).map_err(errno).or_cannot("pack", &named)?;
+                let target = readlinkat(&found, c"", Vec::new()).map_err(errno).or_cannot("pack", &named)?;
                 self.entry(&path, &stat, EntryType::Symlink, target.as_bytes(), &[], io::empty())
             }
             FileType::CharacterDevice => self.entry(&path, &stat, EntryType::Char, b"", &[], io::empty()),
@@ -344,6 +358,49 @@ mod tests {
         assert_eq!(seconds(12, 5), "12.000000005");
         assert_eq!(seconds(-2, 750_000_000), "-1.250000000");
         assert_eq!(seconds(-1, 500_000_000), "-0.500000000");
+    }
+
+    /// A program that changes a directory once this has come of it.
+    struct Meanwhile<'a> {
+        archive: Vec<u8>,
+        begins: &'a [u8],
+        deed: &'a dyn Fn(),
+    }
+
+    impl Write for Meanwhile<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if bytes.starts_with(self.begins) {
+                (self.deed)();
+            }
+            self.archive.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_goes_away_meanwhile_is_not_packed() {
+        let base = std::env::temp_dir().join(format!("ferry-pack-gone-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("dir")).unwrap();
+        for name in ["dir/x", "gone", "kept"] {
+            std::fs::write(base.join(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("kept", base.join("link")).unwrap();
+        let deed = || {
+            std::fs::remove_file(base.join("dir/x")).unwrap();
+            std::fs::remove_dir(base.join("dir")).unwrap();
+            std::fs::remove_file(base.join("gone")).unwrap();
+        };
+        let dir = rustix::fs::open(&base, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let mut out = Meanwhile { archive: Vec::new(), begins: b"dir/\0", deed: &deed };
+        upper(&dir, &mut out).unwrap();
+        let mut archive = tar::Archive::new(out.archive.as_slice());
+        let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path_bytes().into_owned());
+        let paths: Vec<String> = paths.map(|path| String::from_utf8(path).unwrap()).collect();
+        std::process::Command::new("rm").arg("-r").arg(&base).status().unwrap();
+        assert_eq!(paths, ["./", "dir/", "kept", "link"]);
     }
 
     #[test]
