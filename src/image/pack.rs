@@ -157,8 +157,11 @@ impl<W: Write> Packer<'_, W> {
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Socket {
-            // Of use only to the process that made it, and no archive has any.
-            return Ok(());
+            // Of use only to the process that made it, and no archive has any. What it replaced must not come back.
+            return match self.marks || below.is_some() {
+                true => self.whiteout(above, &[b".wh.", name.to_bytes()].concat()),
+                false => Ok(()),
+            };
         }
         if kind != FileType::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {

@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// What the container of [`changed`] does to its files.
-const DEEDS: &str = "rm /gone /etc/group && rm -r /full && mkdir /full && echo new >/full/new && ln /full/new /full/same && \
+const DEEDS: &str = "rm /gone /replaced /etc/group && rm -r /full && mkdir /full && echo new >/full/new && ln /full/new /full/same && \
                      mv /dir /moved && ln -s ../moved/a /full/link && echo more >>/kept && chmod 4711 /full/new && \
                      touch -d '2001-02-03 04:05:06' /full/new";
 
@@ -40,7 +40,7 @@ fn changed(case: &mut Case) -> Outcome {
     let lower = fixtures::base(&case.stage.probe)?.directory("bin/")?.directory("full/")?.directory("dir/")?;
     let lower = lower.file("bin/busybox", 0o755, &fs::read("/bin/busybox")?)?;
     let upper = Layer::new().file("full/old", 0o644, b"old")?.file("dir/a", 0o640, b"a")?;
-    let upper = upper.file("gone", 0o644, b"")?.file("kept", 0o644, b"kept\n")?;
+    let upper = upper.file("gone", 0o644, b"")?.file("kept", 0o644, b"kept\n")?.file("replaced", 0o644, b"")?;
     let path = case.path("layout");
     let layers = [lower.finish()?, upper.finish()?];
     fixtures::layout(path.as_ref(), "test:latest", &layers, &json!({"Cmd": ["/probe"], "Labels": {"a": "b"}}))?;
@@ -49,11 +49,16 @@ fn changed(case: &mut Case) -> Outcome {
     let run = ["--store", &store, "run", "-d", "--image", "test", &id, "--", "/probe", "sleep", "forever"];
     case.begin(&run)?.until("ready")?;
     case.exec(&[], &["/bin/busybox", "sh", "-c", DEEDS])?.success()?;
+    // A socket that stays when nobody listens any more.
+    let (mut agent, mut lines) = case.spawn(&["exec", &id, "/probe", "agent", "/replaced", "0"])?;
+    lines.until("ready")?;
+    agent.kill()?;
+    agent.wait()?;
     Ok(())
 }
 
 /// Files are as [`DEEDS`] left them.
-const SEEN: &str = "test ! -e /gone && test ! -e /etc/group && test ! -e /full/old && test ! -e /dir && cat /full/same \
+const SEEN: &str = "test ! -e /gone && test ! -e /replaced && test ! -e /etc/group && test ! -e /full/old && test ! -e /dir && cat /full/same \
                     /full/link /kept && busybox stat -c '%a %h %Y' /full/new && busybox stat -c %a /moved/a";
 const SEES: &str = "new\nakept\nmore\n4711 2 981173106\n640\n";
 
@@ -73,9 +78,17 @@ fn changes(case: &mut Case) -> Outcome {
     for entry in archive.entries()? {
         names.push(String::from_utf8_lossy(&entry?.path_bytes()).into_owned());
     }
-    for name in
-        [".wh.gone", ".wh.dir", "etc/.wh.group", "full/.wh..wh..opq", "full/new", "full/same", "moved/a", "kept"]
-    {
+    for name in [
+        ".wh.gone",
+        ".wh.replaced",
+        ".wh.dir",
+        "etc/.wh.group",
+        "full/.wh..wh..opq",
+        "full/new",
+        "full/same",
+        "moved/a",
+        "kept",
+    ] {
         assert!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
     }
     for name in ["full/old", "bin/busybox", "probe", "gone"] {
@@ -198,7 +211,7 @@ fn others(case: &mut Case) -> Outcome {
         case.finish(&mut umoci)?.success()?;
         let root = Path::new(&tree).join("rootfs");
         assert_eq!(fs::read_to_string(root.join("full/same"))?, "new\n", "{form}");
-        for gone in ["gone", "dir", "full/old", "etc/group"] {
+        for gone in ["gone", "replaced", "dir", "full/old", "etc/group"] {
             assert!(!root.join(gone).exists(), "{form}: {gone}");
         }
     }
