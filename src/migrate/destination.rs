@@ -127,6 +127,7 @@ fn looked(journals: &Journals, host: &mut dyn Host, request: &Request) -> Result
         token: request.token.clone(),
         role: Role::Destination,
         id: request.id.clone(),
+        which: None,
         root: host.root().to_owned(),
         peer: message::shown(&request.from),
         state: State::Open,

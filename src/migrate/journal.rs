@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::message::{Choices, Last, Token};
 use super::ownership::{Role, State};
 use crate::checkpoint::root::Image;
-use crate::container::record::Init;
+use crate::container::record::{Init, Record};
 use crate::error::{Context, Error, Result};
 use crate::log::Log;
 
@@ -48,6 +48,9 @@ pub struct Entry {
     pub role: Role,
     /// The container's id at this end.
     pub id: String,
+    /// Source: which of those that have had this id; journals of an older ferry do not say.
+    #[serde(default)]
+    pub which: Option<Which>,
     /// Where this end keeps containers.
     pub root: PathBuf,
     /// The other end: at the source as it was named on the command line, at the destination the source's host name.
@@ -66,6 +69,22 @@ pub struct Entry {
     /// Destination: what puts memory that comes later in its place, once that is at work.
     #[serde(default)]
     pub daemon: Option<Init>,
+}
+
+/// A container among all that have ever had its id: a journal outlives the record, and the id is free once that is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Which {
+    /// When it was made: after the machine has gone down, pids and the ticks that they are told apart by begin anew.
+    created: String,
+    init: Option<Init>,
+}
+
+impl Which {
+    /// The one that this is the record of.
+    pub fn of(record: &Record) -> Self {
+        Self { created: record.created.clone(), init: record.init }
+    }
 }
 
 /// An entry's directory, locked.
@@ -229,6 +248,7 @@ impl Entry {
             token,
             role,
             id: String::new(),
+            which: None,
             root: PathBuf::new(),
             peer: String::new(),
             state: State::Open,

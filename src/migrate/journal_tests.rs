@@ -120,3 +120,18 @@ fn images_go_before_the_journal_where_they_are_of_no_use() {
     drop(journal);
     assert_eq!(journals.of("web", Path::new("/run/x"), Role::Destination).unwrap().len(), 1);
 }
+
+/// One that an older ferry has begun is settled by this one.
+#[test]
+fn a_journal_that_does_not_say_which_container_is_read() {
+    let scratch = Scratch::new("older");
+    let journals = Journals::new(&scratch.0, &Log::default());
+    let entry = Entry { which: Some(Which::default()), ..entry(Role::Source) };
+    drop(journals.begin(entry.clone()).unwrap());
+    let file = journals.path().join(directory(&entry.token, entry.role)).join("journal.json");
+    let mut journal: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(journal.as_object_mut().unwrap().remove("which").is_some());
+    std::fs::write(&file, journal.to_string()).unwrap();
+    let found = journals.open(&entry.token, entry.role).unwrap().unwrap();
+    assert_eq!(found.entry, Entry { which: None, ..entry });
+}

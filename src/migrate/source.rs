@@ -38,7 +38,7 @@ use super::bodies::{Bodies, Tree};
 use super::container::{Container, Dumped};
 use super::content;
 use super::images::{self, Sent};
-use super::journal::{Entry, FORMAT, Journal, Journals};
+use super::journal::{Entry, FORMAT, Journal, Journals, Which};
 use super::left::{self, Left};
 use super::link::Link;
 use super::message::{self, Message, PROTOCOL, Place, Request};
@@ -63,6 +63,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The container's id here.
     pub id: String,
+    /// Which of those that have had it.
+    pub which: Which,
     /// What is sent while it runs.
     pub pre_copy: PreCopy,
     /// What the rounds are to come to.
@@ -159,6 +161,7 @@ impl Source<'_> {
             token: request.token.clone(),
             role: Role::Source,
             id: self.options.id.clone(),
+            which: Some(self.options.which.clone()),
             root: self.options.root.clone(),
             peer: self.options.destination.clone(),
             state: State::Open,

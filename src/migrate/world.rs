@@ -12,7 +12,7 @@ use super::container::{Container, Dumped, Held, Still};
 use super::destination::{self, Served};
 use super::host::{Host, Lazily};
 use super::journal::tests::Scratch;
-use super::journal::{self, Entry, Journals};
+use super::journal::{self, Entry, Journals, Which};
 use super::left::tests as left_tests;
 use super::link::Link;
 use super::link::tests::of;
@@ -345,6 +345,7 @@ impl World {
             destination: "exec:x".into(),
             root: "/here".into(),
             id: "web".into(),
+            which: Which::default(),
             pre_copy: PreCopy::Everything,
             wishes: Wishes { max_downtime: Duration::from_secs(1), max_rounds: 3 },
             leaves: self.leaves,

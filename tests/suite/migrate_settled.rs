@@ -1,16 +1,19 @@
 //! Migrations that were cut off and are settled by `migrate --recover`: in whichever order the ends are asked, and however often, and
 //! whatever happens to who asks, the container runs at one of them.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Map, Value};
 
 use super::case::{Case, names_in};
 use super::checkpoint::CRIU;
-use super::migrate::{copied_bundle, counter, destination, gone, settled, words};
+use super::migrate::{copied_bundle, counter, destination, gone, printed, settled, words};
 use super::migrate_cut_off::{one_goes_on, restoring};
 use super::need::Need::{self, CgroupV2, Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
@@ -25,6 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_paused_since_stays_so", NEEDS, paused_since),
     scenario("one_that_was_given_up_is_nobody_elses_to_let_go_on", NEEDS, given_up),
     scenario("another_container_of_that_id_is_left_alone", NEEDS, stranger),
+    scenario("another_container_of_that_id_at_the_source_is_left_alone", NEEDS, stranger_here),
     scenario("one_that_ended_there_is_known_whatever_comes_after", NEEDS, ended_since),
     scenario("a_removal_that_was_cut_off_is_gone_on_with", NEEDS, half_removed),
     scenario("one_that_is_made_meanwhile_is_left_alone", CRIU, made_meanwhile),
@@ -154,6 +158,44 @@ fn stranger(case: &mut Case) -> Outcome {
     case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?;
     assert_eq!((status(case, &here)?, status(case, &there)?), ("running".into(), "running".into()));
     row.go_on(5)
+}
+
+/// The journal outlives the container that was given up, and its id is free once that is gone.
+fn stranger_here(case: &mut Case) -> Outcome {
+    for older in [false, true] {
+        let (there, here) = (case.other_id(), case.id.clone());
+        let (mut row, _) = unknown(case, &there)?;
+        case.call(&["delete", "--force", &here])?.success()?;
+        other_of_that_id(case, &here, &["/probe", "sleep", "forever"])?;
+        let (store, to) = (case.path("store"), destination(case));
+        if older {
+            change(&the_journal(case)?, |journal| drop(journal.remove("which")))?;
+        }
+        let said = case.call(&["--store", &store, "migrate", "--recover", &here, &to])?.success()?.stdout;
+        assert!(
+            said.contains(&format!("{here} is at ")) && said.contains("is another one, and was left alone"),
+            "{said}"
+        );
+        assert_eq!((status(case, &here)?, status(case, &there)?), ("running".into(), "running".into()));
+        let lines = printed(case, &there)?;
+        row.continued(lines)?;
+        settled(case)?;
+        [&here, &there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))?;
+    }
+    Ok(())
+}
+
+/// The one that the source keeps.
+fn the_journal(case: &Case) -> Result<PathBuf, Failed> {
+    let migrations = PathBuf::from(case.path("store/migrations"));
+    let name = names_in(&migrations).into_iter().find(|name| name.ends_with(".source")).ok_or("there is no journal")?;
+    Ok(migrations.join(name).join("journal.json"))
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Outcome {
+    let mut journal = serde_json::from_slice(&fs::read(path)?)?;
+    change(&mut journal);
+    Ok(fs::write(path, serde_json::to_vec(&journal)?)?)
 }
 
 /// The source asks after the next one of that id has come, or was asked for.

@@ -23,6 +23,7 @@ use crate::lifecycle::own_root::Changes;
 use crate::lifecycle::pause::PATIENCE;
 use crate::lifecycle::{Setting, checkpoint, delete, live, outlive, own_root};
 use crate::migrate::container::{Container, Dumped, Held, Still};
+use crate::migrate::journal::Which;
 use crate::migrate::message::{Choices, Stream};
 use crate::procfs;
 use crate::spec::Config;
@@ -33,6 +34,10 @@ pub struct Running<'a> {
     pub setting: &'a Setting,
     /// Its id.
     pub id: &'a str,
+    /// Which of those that have had this id, as far as that is known.
+    pub which: Option<Which>,
+    /// Whether another one was found to have it by now, and left alone.
+    pub met_another: bool,
     /// Where it goes, as that was named.
     pub peer: String,
     /// What goes along.
@@ -57,11 +62,29 @@ struct Locked {
 impl Running<'_> {
     fn lock(&self) -> Result<Locked> {
         let live = live::open_locked(self.setting, self.id)?;
+        if !self.is_it(&live.record, true) {
+            return Err(Error::plain(format!("container {:?} is another one by now", self.id)));
+        }
         let pid = match (live.status, live.init()) {
             (Status::Running, Some(init)) => init.pid(),
             (status, _) => return Err(Error::plain(format!("container {:?} is {status} now", self.id))),
         };
         Ok(Locked { config: live.entry.config()?, cgroup: live.cgroup("migrate")?, live, pid })
+    }
+
+    /// Whether this is its record; `unsaid`, where it is not known which one it is.
+    fn is_it(&self, record: &Record, unsaid: bool) -> bool {
+        self.which.as_ref().map_or(unsaid, |which| *which == Which::of(record))
+    }
+
+    /// It, locked, if it is still here.
+    fn find(&mut self) -> Result<Option<Live>> {
+        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
+            return Ok(None);
+        }
+        let live = live::open_locked(self.setting, self.id)?;
+        self.met_another = !self.is_it(&live.record, true);
+        Ok(Some(live).filter(|_| !self.met_another))
     }
 
     /// The images to build on, if the kernel tracks since then: somebody else may have had it begin anew between two rounds.
@@ -169,10 +192,7 @@ impl Container for Running<'_> {
     }
 
     fn go_on(&mut self) -> Result<bool> {
-        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
-            return Ok(false);
-        }
-        let live = live::open_locked(self.setting, self.id)?;
+        let Some(live) = self.find()? else { return Ok(false) };
         take_back(&live)?;
         let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(true) };
         let cgroup = cgroup::fs::open(path)?;
@@ -185,10 +205,7 @@ impl Container for Running<'_> {
     }
 
     fn take_back(&mut self) -> Result<()> {
-        if !Store::new(&self.setting.root).has(&Id::new(self.id)?) {
-            return Ok(());
-        }
-        take_back(&live::open_locked(self.setting, self.id)?)
+        self.find()?.map_or(Ok(()), |live| take_back(&live))
     }
 
     fn release(&mut self) -> Result<()> {
@@ -199,7 +216,9 @@ impl Container for Running<'_> {
         let entry = Store::new(&self.setting.root).open(&Id::new(self.id)?)?;
         entry.lock()?;
         // One without a record is what a removal that was cut off has left.
-        delete::clean_up(self.setting, &entry, entry.record()?.as_ref())
+        let record = entry.record()?;
+        self.met_another = record.as_ref().is_some_and(|record| !self.is_it(record, record.given_to.is_some()));
+        if self.met_another { Ok(()) } else { delete::clean_up(self.setting, &entry, record.as_ref()) }
     }
 }
 

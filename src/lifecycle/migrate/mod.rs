@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::migrate::bodies;
 use crate::migrate::destination::{self, Found};
-use crate::migrate::journal::{Entry, Journal, Journals};
+use crate::migrate::journal::{Entry, Journal, Journals, Which};
 use crate::migrate::message::{Choices, PROTOCOL, Request, Token};
 use crate::migrate::ownership::{Role, State};
 use crate::migrate::progress::{Event, Progress};
@@ -119,7 +119,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     let request = request(options, &container, version)?;
     let mut connect = || destination.connect(&options.reach);
     for journal in journals.of(&options.id, &setting.root, Role::Source)? {
-        let mut running = running(setting, &journals, &options.id, &options.destination, options.choices);
+        let mut running = earlier(setting, &journals, &options.id, &journal.entry);
         cut_off(&mut running, journal, &mut connect)?;
     }
     let mut connection = connect()?;
@@ -131,6 +131,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         destination: options.destination.clone(),
         root: setting.root.clone(),
         id: options.id.clone(),
+        which: Which::of(&container.record),
         pre_copy: match options.mode.is_none_or(Mode::has_rounds) {
             false => PreCopy::Nothing,
             true if note.is_some() => PreCopy::Files,
@@ -141,7 +142,15 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         on_no_convergence: options.on_no_convergence,
         level: options.level,
     };
-    let mut running = running(setting, &journals, &options.id, &options.destination, options.choices);
+    let mut running = Running {
+        setting,
+        id: &options.id,
+        which: Some(how.which.clone()),
+        met_another: false,
+        peer: options.destination.clone(),
+        choices: options.choices,
+        logs: Some(logs(&journals, &options.id)),
+    };
     let report = Source {
         link: &mut connection.link,
         container: &mut running,
@@ -171,8 +180,10 @@ pub(super) fn logs(journals: &Journals, id: &str) -> PathBuf {
     journals.path().with_file_name("logs").join(id)
 }
 
-fn running<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, peer: &str, choices: Choices) -> Running<'a> {
-    Running { setting, id, peer: peer.to_owned(), choices, logs: Some(logs(journals, id)) }
+/// The container of a migration that was cut off, as its journal has it.
+fn earlier<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, entry: &Entry) -> Running<'a> {
+    let Entry { which, peer, choices, .. } = entry.clone();
+    Running { setting, id, which, met_another: false, peer, choices, logs: Some(logs(journals, id)) }
 }
 
 /// Everything that can be said against it before the destination is asked.
@@ -316,7 +327,7 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
     for journal in journals.of(id, &setting.root, Role::Source)? {
         let peer = given.unwrap_or(&journal.entry.peer).to_owned();
         let destination = Destination::parse(&peer)?;
-        let mut running = running(setting, &journals, id, &peer, journal.entry.choices);
+        let mut running = earlier(setting, &journals, id, &journal.entry);
         told.push(match settle::recover(journal, &mut running, &mut || destination.connect(reached))? {
             Recovered::Here(untold) => format!("{id} is here: {}", undone(&peer, untold.as_ref())),
             Recovered::Gone(untold) => format!("{id} is not here any more: {}", undone(&peer, untold.as_ref())),
@@ -326,6 +337,9 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
             Recovered::There(Some(pid)) => format!("{id} is at {peer}, where it runs as process {pid}"),
             Recovered::There(None) => format!("{id} went to {peer}, ran there and has ended since"),
         });
+        if running.met_another {
+            told.push(format!("the container that is called {id} here now is another one, and was left alone"));
+        }
     }
     let mut machine = receive::Machine::new(setting, None)?;
     for journal in journals.of(id, &setting.root, Role::Destination)? {
