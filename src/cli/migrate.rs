@@ -112,6 +112,11 @@ pub const VERB: Verb = Verb {
             ..Flag::SWITCH
         },
         Flag {
+            long: "discard",
+            help: "With --recover: forget at this end a migration that only the other end could settle, which is gone for good",
+            ..Flag::SWITCH
+        },
+        Flag {
             long: "progress",
             value: Value::Words("auto|json|none"),
             help: "Show progress on a terminal (auto, the default), as lines of json on standard output, or not (none)",
@@ -148,6 +153,11 @@ pub const VERB: Verb = Verb {
              container is the destination's; here it stands still until the destination says that it runs there. Where that \
              was cut off, `ferry migrate --recover ID` settles it: at the source for both ends, at the destination as far \
              as it can be said there. At no moment do two run.\n\n\
+             Where the other end is gone for good, or has forgotten the migration, --recover --discard at this one forgets what waits \
+             for its word: at the source a migration that was undone and of which the destination could not be told, at the \
+             destination a container that came and was not given up as far as is known, with its images. Discard there only what is \
+             known to have stayed at the source: one that was given up meanwhile would stand still at the source, and nothing could \
+             let it go on. A container that was given up is never let go on at the source without the destination's word.\n\n\
              With --mode post-copy and hybrid the container goes on at the destination before all of its memory is there: it \
              stands still for a short time however much that is, and then waits for each page that it touches and that has not \
              come. Until everything is there it needs both machines and what is between them. WHERE THAT IS CUT OFF IN THE \
@@ -193,8 +203,12 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     }
     let reach = reach(matches)?;
     if given::switch(matches, "recover") {
-        let told = migrate::recover(&globals.setting, &id, destination.as_deref(), &reach)?;
+        let discard = given::switch(matches, "discard");
+        let told = migrate::recover(&globals.setting, &id, destination.as_deref(), &reach, discard)?;
         return output::print(&format!("{told}\n")).map(|()| 0);
+    }
+    if given::switch(matches, "discard") {
+        return Err(Error::plain("--discard goes with --recover").hint("`ferry migrate --help` shows what it forgets"));
     }
     let Some(destination) = destination else {
         return Err(Error::plain("the destination is missing").hint("`ferry migrate --help` shows what it may be"));

@@ -13,7 +13,8 @@
 //! A journal is on disk before the deed it allows. The source may let its processes go on unless its journal says
 //! `Committed`; the destination may let them go on once its own does, which it never does before the source's. So two never
 //! run. The source keeps its processes, standing still, until the destination says that they run there, and the destination
-//! its images: so there is always one that can. What is not known after a cut is asked: of the source, which always knows.
+//! its images: so there is always one that can. What is not known after a cut is asked: of the source, which always knows. Where
+//! that cannot be asked ever again, a person may have what waits for its word discarded, which lets nothing run.
 //!
 //! A container of which memory is left at the source when it goes on is `Incomplete` in the place of `Committed`, until all of
 //! it is there. From its first step until then it takes both ends: a cut loses it, for what it has done meanwhile is known to

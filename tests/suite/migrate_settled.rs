@@ -2,6 +2,7 @@
 //! whatever happens to who asks, the container runs at one of them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -13,8 +14,8 @@ use serde_json::{Map, Value};
 
 use super::case::{Case, names_in};
 use super::checkpoint::CRIU;
-use super::migrate::{copied_bundle, counter, destination, gone, printed, settled, words};
-use super::migrate_cut_off::{one_goes_on, restoring};
+use super::migrate::{calling_with, copied_bundle, counter, destination, gone, printed, settled, words};
+use super::migrate_cut_off::{of_this, one_goes_on, restoring};
 use super::need::Need::{self, CgroupV2, Criu, Ferry, Root, Tool};
 use super::output::{self, Lines};
 use super::row::Row;
@@ -29,6 +30,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_given_up_is_nobody_elses_to_let_go_on", NEEDS, given_up),
     scenario("another_container_of_that_id_is_left_alone", NEEDS, stranger),
     scenario("another_container_of_that_id_at_the_source_is_left_alone", NEEDS, stranger_here),
+    scenario("the_next_one_settles_an_earlier_one_where_that_went", NEEDS, earlier_one),
+    scenario("what_the_other_end_cannot_settle_is_discarded_where_it_is", NEEDS, discarded),
     scenario("one_that_ended_there_is_known_whatever_comes_after", NEEDS, ended_since),
     scenario("a_removal_that_was_cut_off_is_gone_on_with", NEEDS, half_removed),
     scenario("one_that_is_made_meanwhile_is_left_alone", CRIU, made_meanwhile),
@@ -183,6 +186,106 @@ fn stranger_here(case: &mut Case) -> Outcome {
         [&here, &there].into_iter().try_for_each(|id| case.call(&["delete", "--force", id])?.success().map(drop))?;
     }
     Ok(())
+}
+
+/// The way to the other end, which somebody may close.
+struct Way(PathBuf);
+
+impl Way {
+    fn open(case: &Case) -> Result<Self, Failed> {
+        let way = Self(PathBuf::from(case.path("way")));
+        fs::write(&way.0, format!("#!/bin/sh\n{}\n", destination(case).trim_start_matches("exec:")))?;
+        fs::set_permissions(&way.0, fs::Permissions::from_mode(0o755))?;
+        Ok(way)
+    }
+
+    fn close(&self) -> Outcome {
+        Ok(fs::remove_file(&self.0)?)
+    }
+
+    fn words(&self) -> String {
+        format!("exec:{}", self.0.display())
+    }
+}
+
+/// A migration whose source is killed once the other end has all of it, and before it is given up: it goes on here.
+fn undecided(case: &mut Case, there: &str) -> Result<(Row, Way), Failed> {
+    let mut row = counter(case)?;
+    let (here, way) = (case.id.clone(), Way::open(case)?);
+    // That it is given up is in its record before it is in the journal.
+    let entry = case.state_root().join(&here);
+    killed(case, &killed_at("renameat", 1, &entry.display().to_string()), &["--as", there, &here, &way.words()])?;
+    for pid in of_this(case, " receive ") {
+        case.wait_for(u32::try_from(pid)?)?;
+    }
+    row.go_on(5)?;
+    assert_eq!(states(case)?, ["destination prepared", "source open"]);
+    Ok((row, way))
+}
+
+/// Which ends keep a journal, and how far each is.
+fn states(case: &Case) -> Result<Vec<String>, Failed> {
+    let migrations = PathBuf::from(case.path("store/migrations"));
+    let mut states = Vec::new();
+    for name in names_in(&migrations) {
+        let journal: Value = serde_json::from_slice(&fs::read(migrations.join(name).join("journal.json"))?)?;
+        states.push([&journal["role"], &journal["state"]].map(|word| word.as_str().unwrap_or_default()).join(" "));
+    }
+    states.sort();
+    Ok(states)
+}
+
+/// Any other machine knows nothing of it, and so takes it for settled; the one that it went to would wait for ever.
+fn earlier_one(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (mut row, way) = undecided(case, &there)?;
+    let (store, other) = (case.path("store"), case.path("other-store"));
+    let elsewhere = format!("{} receive --stdio --output {}", calling_with(case, &other), case.path("output"));
+    let elsewhere = format!("exec:exec {elsewhere}");
+    case.call(&words(&["--dry-run"], &store, (&here, &there), &elsewhere))?.success()?;
+    assert_eq!(states(case)?, ["destination prepared", "source open"]);
+    way.close()?;
+    let said = case.call(&words(&["--timeout", "5s"], &store, (&here, &there), &elsewhere))?.failure()?.stderr;
+    assert!(said.contains(&format!("an earlier migration of {here} to {} is not settled", way.words())), "{said}");
+    assert_eq!(states(case)?, ["destination prepared", "source aborted"]);
+    row.go_on(5)?;
+    Way::open(case)?;
+    case.call(&words(&[], &store, (&here, &there), &elsewhere))?.success()?;
+    settled(case)?;
+    let lines = printed(case, &there)?;
+    row.continued(lines)
+}
+
+/// Each end forgets what only the other one could settle, if a person says so, and takes the container again.
+fn discarded(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (mut row, way) = undecided(case, &there)?;
+    let (store, to) = (case.path("store"), destination(case));
+    let call = |case: &mut Case, words: &[&str]| case.call(&[&["--store", &store, "migrate"], words].concat());
+    way.close()?;
+    let said = call(case, &["--recover", &there])?.failure()?.stderr;
+    assert!(said.contains("only") && said.contains(&format!("`ferry migrate --recover --discard {there}`")), "{said}");
+    let said = call(case, &["--recover", "--discard", &here])?.success()?.stdout;
+    assert!(said.contains(&format!("{here} is here")) && said.contains("is forgotten"), "{said}");
+    assert_eq!(states(case)?, ["destination prepared"]);
+    let said = call(case, &["--as", &there, &here, &to])?.failure()?.stderr;
+    assert!(said.contains("an earlier migration") && said.contains("is not settled"), "{said}");
+    let said = call(case, &["--discard", &there, &to])?.failure()?.stderr;
+    assert!(said.contains("--discard goes with --recover"), "{said}");
+    let said = call(case, &["--recover", "--discard", &there])?.success()?.stdout;
+    assert!(said.contains("is removed") && said.contains("was not asked"), "{said}");
+    settled(case)?;
+    row.go_on(5)?;
+    call(case, &["--as", &there, &here, &to])?.success()?;
+    let lines = printed(case, &there)?;
+    row.continued(lines)?;
+    // What was given up is not forgotten where it stands still.
+    case.call(&["delete", "--force", &there])?.success()?;
+    let (row, _) = unknown(case, &there)?;
+    let gone = ["--timeout", "5s", "--recover", "--discard", &here, "exec:false"];
+    call(case, &gone)?.failure()?;
+    assert_eq!(status(case, &here)?, "paused");
+    one_goes_on(case, row, &there, "not discarded")
 }
 
 /// The one that the source keeps.

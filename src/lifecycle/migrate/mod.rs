@@ -16,16 +16,17 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::migrate::bodies;
 use crate::migrate::destination::{self, Found};
+use crate::migrate::host::Host;
 use crate::migrate::journal::{Entry, Journal, Journals, Which};
 use crate::migrate::message::{Choices, PROTOCOL, Request, Token};
-use crate::migrate::ownership::{Role, State};
+use crate::migrate::ownership::{AtDestination, Role, State, at_destination};
 use crate::migrate::progress::{Event, Progress};
 use crate::migrate::report::Report;
 use crate::migrate::reserve;
 use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
 use crate::migrate::source::{self, NoConvergence, PreCopy, Source};
-use crate::migrate::transport::{Connection, Destination, Reach};
+use crate::migrate::transport::{Destination, Reach};
 use crate::procfs;
 use crate::spec::Document;
 
@@ -119,8 +120,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
     let request = request(options, &container, version)?;
     let mut connect = || destination.connect(&options.reach);
     for journal in journals.of(&options.id, &setting.root, Role::Source)? {
-        let mut running = earlier(setting, &journals, &options.id, &journal.entry);
-        cut_off(&mut running, journal, &mut connect)?;
+        cut_off(setting, &journals, journal, options)?;
     }
     let mut connection = connect()?;
     connection.link.heed_interrupts(true)?;
@@ -293,8 +293,9 @@ fn files(container: &Live) -> Result<u64> {
     upper.map_or(Ok(0), |upper| bodies::weigh(&upper))
 }
 
-/// An earlier one of the same container. One that was given up is settled by the way; one that was not is a person's to know.
-fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut() -> Result<Connection>) -> Result<()> {
+/// An earlier one of the same container. One that was given up is settled by the way, with the machine that it was to go to: any
+/// other answers that there is nothing left of it. One that was not is a person's to know.
+fn cut_off(setting: &Setting, journals: &Journals, journal: Journal, options: &Options) -> Result<()> {
     let Entry { id, state, peer, .. } = journal.entry.clone();
     if state == State::Committed {
         return Err(Error::plain(format!(
@@ -302,24 +303,39 @@ fn cut_off(running: &mut Running<'_>, journal: Journal, connect: &mut dyn FnMut(
         ))
         .hint(format!("`ferry migrate --recover {id}` settles it")));
     }
-    match settle::recover(journal, running, connect)? {
-        Recovered::Here(Some(error)) | Recovered::Gone(Some(error)) => Err(error),
+    if options.dry_run {
+        return Ok(());
+    }
+    let destination = Destination::parse(&peer)?;
+    let mut running = earlier(setting, journals, &id, &journal.entry);
+    match settle::recover(journal, &mut running, &mut || destination.connect(&options.reach))? {
+        Recovered::Here(Some(error)) | Recovered::Gone(Some(error)) => {
+            let settled = format!("an earlier migration of {id} to {peer} is not settled, and only that machine can");
+            Err(Error::plain(format!("{settled}: {error}"))
+                .hint(format!("where it is gone for good, `ferry migrate --recover --discard {id}` forgets it")))
+        }
         Recovered::Here(None) | Recovered::Gone(None) | Recovered::There(_) | Recovered::Lost(_) => Ok(()),
     }
 }
 
-fn undone(peer: &str, untold: Option<&Error>) -> String {
-    match untold {
-        None => format!("the migration to {peer} is undone"),
-        Some(error) => format!("the destination could not be told, and may keep images until it is: {error}"),
+fn undone(peer: &str, untold: Option<&Error>, discard: bool) -> String {
+    match (untold, discard) {
+        (None, _) => format!("the migration to {peer} is undone"),
+        (Some(error), false) => {
+            format!("the destination could not be told, and may keep images until it is: {error}")
+        }
+        (Some(error), true) => {
+            format!("the migration to {peer} is forgotten, and may have to be discarded there too: {error}")
+        }
     }
 }
 
-/// What `--recover` found out, in words.
+/// What `--recover` found out, in words. With `discard`, what waits for the other end's word is forgotten at this one; but a
+/// container that was given up is never let go on here without that word.
 ///
 /// # Errors
 /// It cannot be settled now.
-pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach) -> Result<String> {
+pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach, discard: bool) -> Result<String> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).or_cannot("block", "signals")?;
     Id::new(id)?;
     let journals = journals(setting)?;
@@ -328,9 +344,16 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
         let peer = given.unwrap_or(&journal.entry.peer).to_owned();
         let destination = Destination::parse(&peer)?;
         let mut running = earlier(setting, &journals, id, &journal.entry);
-        told.push(match settle::recover(journal, &mut running, &mut || destination.connect(reached))? {
-            Recovered::Here(untold) => format!("{id} is here: {}", undone(&peer, untold.as_ref())),
-            Recovered::Gone(untold) => format!("{id} is not here any more: {}", undone(&peer, untold.as_ref())),
+        let token = journal.entry.token.clone();
+        let recovered = settle::recover(journal, &mut running, &mut || destination.connect(reached))?;
+        if discard && matches!(recovered, Recovered::Here(Some(_)) | Recovered::Gone(Some(_))) {
+            journals.open(&token, Role::Source)?.map_or(Ok(()), Journal::remove)?;
+        }
+        told.push(match recovered {
+            Recovered::Here(untold) => format!("{id} is here: {}", undone(&peer, untold.as_ref(), discard)),
+            Recovered::Gone(untold) => {
+                format!("{id} is not here any more: {}", undone(&peer, untold.as_ref(), discard))
+            }
             Recovered::Lost(why) => {
                 format!("{id} is lost: it ran at {peer}, and {why}; {}", settle::left_as_it_was(id))
             }
@@ -344,6 +367,14 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
     let mut machine = receive::Machine::new(setting, None)?;
     for journal in journals.of(id, &setting.root, Role::Destination)? {
         let peer = journal.entry.peer.clone();
+        if discard && at_destination(Some(journal.entry.state), None) == AtDestination::Wait {
+            machine.discard(&journal.entry)?;
+            journal.remove()?;
+            told.push(format!(
+                "what there was of {id} here is removed, and {peer} was not asked: if that had given it up, it stands still there"
+            ));
+            continue;
+        }
         told.push(match destination::recover(journal, &mut machine)? {
             Found::Discarded => format!("{id} has stayed at {peer}: what there was of it here is removed"),
             Found::Here => format!("{id} is here"),
@@ -354,7 +385,10 @@ pub fn recover(setting: &Setting, id: &str, given: Option<&str>, reached: &Reach
             ),
             Found::Undecided => {
                 return Err(Error::plain(format!("whose container {id:?} is, only {peer} knows, where it came from"))
-                    .hint(format!("`ferry migrate --recover {id}` there settles it for both")));
+                    .hint(format!(
+                        "`ferry migrate --recover {id}` there settles it for both; once it is known that it has stayed there, \
+                         `ferry migrate --recover --discard {id}` removes what there is of it here"
+                    )));
             }
         });
     }
