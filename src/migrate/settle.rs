@@ -191,8 +191,12 @@ pub fn recover(
         journal.remove()?;
         return Ok(Recovered::Lost("it was said before".to_owned()));
     }
-    journal.note(State::Aborted)?;
+    if journal.entry.state == State::Committed {
+        journal.note(State::Aborted)?;
+    }
     let is_here = container.go_on()?;
+    // What was never given up has gone on once this is said: it is not let go on again.
+    journal.note(State::Aborted)?;
     let told = connect().and_then(|mut connection| {
         settle(&mut connection.link, &token, Verdict::Aborted)?;
         connection.close()

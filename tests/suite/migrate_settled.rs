@@ -30,6 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("one_that_was_given_up_is_nobody_elses_to_let_go_on", NEEDS, given_up),
     scenario("another_container_of_that_id_is_left_alone", NEEDS, stranger),
     scenario("another_container_of_that_id_at_the_source_is_left_alone", NEEDS, stranger_here),
+    scenario("one_that_was_never_given_up_is_let_go_on_once", NEEDS, let_go_on_once),
     scenario("the_next_one_settles_an_earlier_one_where_that_went", NEEDS, earlier_one),
     scenario("what_the_other_end_cannot_settle_is_discarded_where_it_is", NEEDS, discarded),
     scenario("one_that_ended_there_is_known_whatever_comes_after", NEEDS, ended_since),
@@ -233,6 +234,32 @@ fn states(case: &Case) -> Result<Vec<String>, Failed> {
     }
     states.sort();
     Ok(states)
+}
+
+/// What is asked again and again, until the other end is reached, has it go on the first time only; and of another one nothing.
+fn let_go_on_once(case: &mut Case) -> Outcome {
+    let (there, here) = (case.other_id(), case.id.clone());
+    let (mut row, way) = undecided(case, &there)?;
+    way.close()?;
+    case.call(&["pause", &here])?.success()?;
+    // Whether that was CRIU nobody knows.
+    recover(case, &here)?;
+    row.go_on(5)?;
+    case.call(&["pause", &here])?.success()?;
+    recover(case, &here)?;
+    assert_eq!((status(case, &here)?, states(case)?.len()), ("paused".into(), 2));
+    let way = Way::open(case)?;
+    recover(case, &here)?;
+    assert_eq!(status(case, &here)?, "paused");
+    settled(case)?;
+    case.call(&["delete", "--force", &here])?.success()?;
+    let (_row, _way) = (undecided(case, &there)?, way);
+    case.call(&["delete", "--force", &here])?.success()?;
+    other_of_that_id(case, &here, &["/probe", "sleep", "forever"])?;
+    case.call(&["pause", &here])?.success()?;
+    recover(case, &here)?;
+    assert_eq!(status(case, &here)?, "paused");
+    settled(case)
 }
 
 /// Any other machine knows nothing of it, and so takes it for settled; the one that it went to would wait for ever.

@@ -38,6 +38,8 @@ pub struct Running<'a> {
     pub which: Option<Which>,
     /// Whether another one was found to have it by now, and left alone.
     pub met_another: bool,
+    /// Whether its migration was undone before, and it has gone on since.
+    pub went_on: bool,
     /// Where it goes, as that was named.
     pub peer: String,
     /// What goes along.
@@ -193,15 +195,18 @@ impl Container for Running<'_> {
 
     fn go_on(&mut self) -> Result<bool> {
         let Some(live) = self.find()? else { return Ok(false) };
-        take_back(&live)?;
-        let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process()) else { return Ok(true) };
-        let cgroup = cgroup::fs::open(path)?;
-        // One that is giving it up leaves it as it found it.
-        outlive::criu(&cgroup)?;
-        if life::is_frozen(&cgroup)? {
-            life::thaw(&cgroup, PATIENCE)?;
+        // Who has it stand still after that means it.
+        let went_on = self.went_on && live.record.given_to.is_none();
+        if let Some(path) = live.record.cgroup.as_ref().filter(|_| live.has_process() && !went_on) {
+            let cgroup = cgroup::fs::open(path)?;
+            // One that is giving it up leaves it as it found it.
+            outlive::criu(&cgroup)?;
+            if life::is_frozen(&cgroup)? {
+                life::thaw(&cgroup, PATIENCE)?;
+            }
         }
-        Ok(true)
+        // Last: until then whoever comes after a death has it go on.
+        take_back(&live).map(|()| true)
     }
 
     fn take_back(&mut self) -> Result<()> {

@@ -147,6 +147,7 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         id: &options.id,
         which: Some(how.which.clone()),
         met_another: false,
+        went_on: false,
         peer: options.destination.clone(),
         choices: options.choices,
         logs: Some(logs(&journals, &options.id)),
@@ -182,8 +183,9 @@ pub(super) fn logs(journals: &Journals, id: &str) -> PathBuf {
 
 /// The container of a migration that was cut off, as its journal has it.
 fn earlier<'a>(setting: &'a Setting, journals: &Journals, id: &'a str, entry: &Entry) -> Running<'a> {
-    let Entry { which, peer, choices, .. } = entry.clone();
-    Running { setting, id, which, met_another: false, peer, choices, logs: Some(logs(journals, id)) }
+    let Entry { which, peer, choices, state, .. } = entry.clone();
+    let (went_on, logs) = (state == State::Aborted, Some(logs(journals, id)));
+    Running { setting, id, which, met_another: false, went_on, peer, choices, logs }
 }
 
 /// Everything that can be said against it before the destination is asked.
