@@ -3,6 +3,10 @@
 mod plot;
 mod progress;
 
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, remove_file};
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -12,7 +16,7 @@ use super::globals::Globals;
 use super::image::delegate;
 use super::verb::{Arguments, CommandLine, Flag, Value, Verb};
 use super::{duration, given, output, size};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::lifecycle::migrate::{self, MODES, ON_NO_CONVERGENCE, Options};
 use crate::migrate::message::Choices;
 use crate::migrate::report::Report;
@@ -216,18 +220,57 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<u8> {
     let options = options(matches, id, destination, reach)?;
     let shown = given::text(matches, "progress");
     let mut progress = Shown::new(shown)?;
+    // Before anything is sent: afterwards it is too late to stay.
+    let kept = given::path(matches, "report").map(Kept::open).transpose()?;
     let migrated = migrate::migrate(&globals.setting, &options, &mut progress);
-    progress.finish()?;
-    let report = migrated?;
-    if let Some(path) = given::path(matches, "report") {
-        plot::write(path, &serde_json::to_string_pretty(&report).unwrap_or_default())?;
-    }
-    match (shown, options.dry_run) {
-        (Some("json"), _) => output::print_line(&report)?,
-        (_, true) => output::print(&could(&report))?,
-        _ => output::print(&report.text())?,
+    let shown_all = progress.finish();
+    let report = match (migrated, kept.as_ref()) {
+        (Err(error), Some(kept)) => return Err(error.and_then(kept.undo())),
+        (migrated, _) => migrated?,
+    };
+    let written = kept.map_or(Ok(()), |kept| kept.write(&report));
+    let printed = match (shown, options.dry_run) {
+        (Some("json"), _) => output::print_line(&report),
+        (_, true) => output::print(&could(&report)),
+        _ => output::print(&report.text()),
+    };
+    for error in [shown_all, written, printed].into_iter().filter_map(Result::err) {
+        // The container runs there, whoever has heard of it.
+        if !report.migrated {
+            return Err(error);
+        }
+        globals.setting.log.warning(error);
     }
     Ok(0)
+}
+
+/// Where the report goes, open before there is one.
+struct Kept<'a> {
+    path: &'a Path,
+    file: File,
+    is_new: bool,
+}
+
+impl<'a> Kept<'a> {
+    fn open(path: &'a OsStr) -> Result<Self> {
+        let path = Path::new(path);
+        let opened = OpenOptions::new().write(true).create_new(true).open(path);
+        let is_new = opened.is_ok();
+        // What is there already stays until there is something to take its place.
+        let file = opened.or_else(|_| OpenOptions::new().write(true).create(true).truncate(false).open(path));
+        Ok(Self { path, file: file.or_cannot("write", path.display())?, is_new })
+    }
+
+    fn write(mut self, report: &Report) -> Result<()> {
+        let text = serde_json::to_string_pretty(report).unwrap_or_default();
+        let is_file = self.file.metadata().is_ok_and(|found| found.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        emptied.and_then(|()| self.file.write_all(text.as_bytes())).or_cannot("write", self.path.display())
+    }
+
+    fn undo(&self) -> Result<()> {
+        if self.is_new { remove_file(self.path).or_cannot("remove", self.path.display()) } else { Ok(()) }
+    }
 }
 
 fn could(report: &Report) -> String {

@@ -172,7 +172,7 @@ pub fn recover(
                 journal.remove()?;
                 // Without this word the destination keeps its journal, and nothing else.
                 connection.link.send(&Message::Released).ok();
-                connection.close()?;
+                connection.close().ok();
                 return Ok(Recovered::There(Some(pid).filter(|pid| *pid > 0)));
             }
             Answer::Lost(why) => {
@@ -180,7 +180,7 @@ pub fn recover(
                 container.take_back()?;
                 journal.remove()?;
                 connection.link.send(&Message::Released).ok();
-                connection.close()?;
+                connection.close().ok();
                 return Ok(Recovered::Lost(why));
             }
             Answer::Returned(_) => connection.close()?,

@@ -70,6 +70,7 @@ mod migrate_post_copy;
 mod migrate_rebooted;
 mod migrate_settled;
 mod migrate_tls;
+mod migrate_told;
 mod mount_options;
 mod mounts;
 mod mounts_added;
@@ -195,6 +196,7 @@ const NOUNS: &[(&str, &[Scenario])] = &[
     ("migrate_rebooted", migrate_rebooted::SCENARIOS),
     ("migrate_settled", migrate_settled::SCENARIOS),
     ("migrate_tls", migrate_tls::SCENARIOS),
+    ("migrate_told", migrate_told::SCENARIOS),
     ("image_commit", image_commit::SCENARIOS),
     ("image_bundle", image_bundle::SCENARIOS),
     ("image_tools", image_tools::SCENARIOS),

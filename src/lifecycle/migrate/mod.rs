@@ -168,7 +168,12 @@ pub fn migrate(setting: &Setting, options: &Options, progress: &mut dyn Progress
         let when = if how.pre_copy == PreCopy::Nothing { " while it stood still" } else { "" };
         report.notes.push(format!("what it had changed in its image's files went along{when}"));
     }
-    closed.map(|()| report)
+    match closed {
+        // It runs there, whatever becomes of the way there.
+        Err(error) if report.migrated => setting.log.warning(error),
+        closed => closed?,
+    }
+    Ok(report)
 }
 
 /// Where journals are: they outlive the machine going down, which records do not.
