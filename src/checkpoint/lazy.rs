@@ -2,15 +2,15 @@
 //! ferry for it at a socket, in the words of CRIU's page server.
 //!
 //! What a process would find when that daemon dies is zeros: the kernel lets those who wait for a page go on without it once nobody
-//! has the descriptor by which they are answered (`userfaultfd`). So ferry has each of them too, and as long as it has, who waits
-//! goes on waiting, until ferry ends it. And when ferry dies, the daemon must not take that for the end of the page server, upon which
-//! it would end: it has the other end of the socket too.
+//! has the descriptor by which they are answered (`userfaultfd`). So a keeper has each of them too, until the daemon is done with it
+//! ([`super::lazy_keeper`]), and as long as it has, who waits goes on waiting, until ferry ends it. And when ferry dies, the daemon
+//! must not take that for the end of the page server, upon which it would end: it has the other end of the socket too.
 //!
 //! ```text
 //! ferry ---- socket ---- daemon ---- userfaultfd ---- process
-//!   |                      |              |
-//!   |                      +- ferry's end |   so that it never hears an end
-//!   +-------------------------------------+   so that nobody is ever let go without his memory
+//!                          |              |
+//!                          +- ferry's end |   so that it never hears an end
+//!               keeper -------------------+   so that nobody is ever let go without his memory
 //! ```
 
 use std::fs::File;
@@ -23,12 +23,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::cause;
+use super::lazy_keeper::{Keeper, heed};
 use crate::container::record::Init;
 use crate::error::{Context, Error, Result};
 use crate::{host, procfs};
+
+/// What it is called.
+pub(super) const DAEMON: &str = "CRIU's lazy-pages daemon";
 
 /// The name of its log.
 const LOG: &str = "lazy-pages.log";
@@ -44,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Daemon {
     child: Child,
     pidfd: OwnedFd,
-    /// Those by which processes are answered.
-    held: Vec<OwnedFd>,
+    /// Who has those by which processes are answered, too.
+    keeper: Keeper,
     work: std::path::PathBuf,
 }
 
@@ -55,7 +59,6 @@ impl Daemon {
     /// # Errors
     /// It does not begin.
     pub fn start(program: &Path, images: &Path, work: &Path) -> Result<(Self, OwnedFd)> {
-        let named = "CRIU's lazy-pages daemon";
         std::fs::create_dir_all(work).or_cannot("make directory", work.display())?;
         let (near, far) = UnixStream::pair().or_cannot("make", "a socket")?;
         let kept: OwnedFd = near.try_clone().or_cannot("make", "a socket")?.into();
@@ -65,16 +68,19 @@ impl Daemon {
         command.arg("-D").arg(images).arg("-W").arg(work).env("PATH", host::search_path());
         // Of the three streams one is where it asks, one is never written to, and one tells that it has begun.
         command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::from(kept)).stderr(Stdio::from(tell));
-        let child = command.process_group(0).spawn().or_cannot("start", named)?;
+        let told_of_closing = heed(&mut command)?;
+        let child = command.process_group(0).spawn().or_cannot("start", DAEMON)?;
         drop(command);
         let pidfd = rustix::process::Pid::from_raw(child.id().cast_signed())
             .ok_or_else(|| Error::plain("a daemon without a process"))
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).or_cannot("find", named));
-        let pidfd = match pidfd {
-            Ok(pidfd) => pidfd,
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).or_cannot("find", DAEMON));
+        // From its first close on it waits for a keeper.
+        let kept = pidfd.and_then(|pidfd| Ok((Keeper::start(&told_of_closing, &child, &pidfd)?, pidfd)));
+        let (keeper, pidfd) = match kept {
+            Ok(kept) => kept,
             Err(error) => return Err(error.and_then(ended(child))),
         };
-        let daemon = Self { child, pidfd, held: Vec::new(), work: work.to_owned() };
+        let daemon = Self { child, pidfd, keeper, work: work.to_owned() };
         match daemon.has_begun(told) {
             Ok(()) => Ok((daemon, near.into())),
             Err(error) => Err(error.and_then(daemon.end())),
@@ -89,13 +95,13 @@ impl Daemon {
             let left =
                 PollTimeout::try_from(end.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
             match poll(&mut [PollFd::new(told.as_fd(), PollFlags::POLLIN)], left) {
-                Ok(0) => return Err(Error::said("start", "CRIU's lazy-pages daemon", "it says nothing")),
+                Ok(0) => return Err(Error::said("start", DAEMON, "it says nothing")),
                 Ok(_) => (),
                 Err(nix::errno::Errno::EINTR) => continue,
-                Err(answer) => return Err(Error::kernel("hear from", "CRIU's lazy-pages daemon", answer)),
+                Err(answer) => return Err(Error::kernel("hear from", DAEMON, answer)),
             }
             let mut bytes = [0; 512];
-            match told.read(&mut bytes).or_cannot("hear from", "CRIU's lazy-pages daemon")? {
+            match told.read(&mut bytes).or_cannot("hear from", DAEMON)? {
                 0 => return Err(self.failed("start")),
                 count if bytes[..count].contains(&0) => return Ok(()),
                 count => said.extend_from_slice(&bytes[..count]),
@@ -116,7 +122,7 @@ impl Daemon {
         Ok(Init { pid: pid.as_raw(), start_time: stat.start_time })
     }
 
-    /// Takes a copy of each descriptor by which it answers the processes of these images, which the restore has sent it by now.
+    /// Has a copy kept of each descriptor by which it answers the processes of these images, which the restore has sent it by now.
     ///
     /// # Errors
     /// It has not got them all, and does not get them.
@@ -124,8 +130,7 @@ impl Daemon {
         let count = processes(images)?;
         let end = Instant::now() + PATIENCE;
         loop {
-            self.held = self.descriptors()?;
-            if self.held.len() >= count {
+            if self.keeper.hold()? >= count {
                 return Ok(());
             }
             // It has them in its socket, and is about to take them. Nothing tells when it has.
@@ -135,32 +140,17 @@ impl Daemon {
         }
     }
 
-    fn descriptors(&self) -> Result<Vec<OwnedFd>> {
-        let directory = format!("/proc/{}/fd", self.child.id());
-        let mut held = Vec::new();
-        for entry in std::fs::read_dir(&directory).or_cannot("read", &directory)? {
-            let entry = entry.or_cannot("read", &directory)?;
-            let is_one =
-                std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]");
-            if let (true, Ok(number)) = (is_one, entry.file_name().to_string_lossy().parse::<i32>()) {
-                let copied = pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty());
-                held.push(copied.or_cannot("copy", "a descriptor of CRIU's lazy-pages daemon")?);
-            }
-        }
-        Ok(held)
-    }
-
     fn is_gone(&self, time: Duration) -> Result<bool> {
         let limit = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], limit) {
             Ok(count) => Ok(count > 0),
             Err(nix::errno::Errno::EINTR) => Ok(false),
-            Err(answer) => Err(Error::kernel("wait for", "CRIU's lazy-pages daemon", answer)),
+            Err(answer) => Err(Error::kernel("wait for", DAEMON, answer)),
         }
     }
 
     fn failed(&self, deed: &'static str) -> Error {
-        cause::error(deed, "CRIU's lazy-pages daemon", &self.work.join(LOG), None)
+        cause::error(deed, DAEMON, &self.work.join(LOG), None)
     }
 
     /// Waits for its end, once it has said that everything is in its place.
@@ -169,14 +159,14 @@ impl Daemon {
     /// It does not end, or not well.
     pub fn wait(mut self) -> Result<()> {
         if !self.is_gone(PATIENCE)? {
-            return Err(Error::said("wait for", "CRIU's lazy-pages daemon", "it does not end"));
+            return Err(Error::said("wait for", DAEMON, "it does not end"));
         }
-        let status = self.child.wait().or_cannot("wait for", "CRIU's lazy-pages daemon")?;
+        let status = self.child.wait().or_cannot("wait for", DAEMON)?;
         if !status.success() {
             return Err(self.failed("use"));
         }
         self.sweep();
-        Ok(())
+        self.keeper.end()
     }
 
     /// Ends it. What it answered must have ended before, or goes on without its memory.
@@ -185,7 +175,8 @@ impl Daemon {
     /// The kernel's answer.
     pub fn end(self) -> Result<()> {
         self.sweep();
-        ended(self.child)
+        ended(self.child)?;
+        self.keeper.end()
     }
 
     fn sweep(&self) {
@@ -195,10 +186,9 @@ impl Daemon {
 }
 
 fn ended(mut child: Child) -> Result<()> {
-    let named = "CRIU's lazy-pages daemon";
     // One that has ended by itself takes no signal.
-    child.kill().or_cannot("end", named)?;
-    child.wait().map(drop).or_cannot("wait for", named)
+    child.kill().or_cannot("end", DAEMON)?;
+    child.wait().map(drop).or_cannot("wait for", DAEMON)
 }
 
 /// How many processes of these images have memory.

@@ -12,6 +12,7 @@
 //!   freezer          the container stands still when it begins, and goes on afterwards
 //!   shared           what it writes in namespaces that are a pod's, and ferry takes back
 //!   lazy             its daemon that puts memory in its place when it comes later
+//!   lazy_keeper      what processes wait at when that daemon dies
 //!   cause            its log -> why it failed
 //! stage              the root of a restore, where CRIU takes it from
 //! progress           what either tells while it works
@@ -37,6 +38,7 @@ pub mod freezer;
 mod held;
 pub(crate) mod images;
 pub mod lazy;
+mod lazy_keeper;
 pub mod obstacles;
 pub mod progress;
 pub mod restore;

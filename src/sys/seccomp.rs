@@ -1,10 +1,14 @@
-//! seccomp(2): installing a filter and asking what the kernel knows.
+//! seccomp(2): installing a filter, asking what the kernel knows, and being asked about a system call.
 //!
-//! Source: man 2 seccomp, include/uapi/linux/seccomp.h, include/uapi/linux/filter.h.
+//! Source: man 2 seccomp, man 2 seccomp_unotify, include/uapi/linux/seccomp.h, include/uapi/linux/filter.h.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 /// The most instructions the kernel takes in one filter (`BPF_MAXINSNS`, linux/bpf_common.h).
 pub const MAX_INSTRUCTIONS: usize = 4096;
@@ -59,6 +63,62 @@ pub fn install(flags: u32, filter: &[Instruction]) -> Result<Option<OwnedFd>, Er
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
     // SAFETY: with NEW_LISTENER a success is a descriptor made for this call, and nothing else owns it.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// A system call that waits until it may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    id: u64,
+    /// Who calls: the thread's number.
+    pub process: i32,
+    /// Its first argument.
+    pub argument: u64,
+}
+
+/// What waits at a listener; blocks where nothing does.
+///
+/// # Errors
+/// ENOENT: who called has ended meanwhile, or was interrupted.
+pub fn waiting(listener: BorrowedFd<'_>) -> Result<Waiting, Errno> {
+    // SAFETY: plain integers, of which all zeros, which the kernel asks for, is a value.
+    let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one seccomp_notif to `told`, which outlives the call; the descriptor is borrowed for it.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut told) })?;
+    Ok(Waiting { id: told.id, process: told.pid.cast_signed(), argument: told.data.args[0] })
+}
+
+/// Has it done by the kernel.
+///
+/// # Errors
+/// ENOENT as for [`waiting`].
+pub fn let_go_on(listener: BorrowedFd<'_>, call: Waiting) -> Result<(), Errno> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags };
+    // SAFETY: the kernel reads one seccomp_notif_resp, which outlives the call; the descriptor is borrowed for it.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) })
+        .map(drop)
+}
+
+/// Has each close(2) of a program wait, which is spawned next; the listener comes over the socket `tell` before it begins. By a
+/// caller that is the only thread of its process, and has CAP_SYS_ADMIN.
+pub fn hold_up_close(command: &mut Command, tell: OwnedFd) {
+    // Of whichever architecture: a call that is none is done as well.
+    let filter = [
+        Instruction { code: 0x20, jt: 0, jf: 0, k: 0 },
+        Instruction { code: 0x15, jt: 0, jf: 1, k: libc::SYS_close as u32 },
+        Instruction { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_USER_NOTIF },
+        Instruction { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ];
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    let told = move || {
+        // Closed by exec: from here on close(2) waits for whoever has the other copy.
+        let listener = install(flags as u32, &filter)?.map_or(-1, IntoRawFd::into_raw_fd);
+        let rights = [ControlMessage::ScmRights(&[listener])];
+        sendmsg::<UnixAddr>(tell.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok::<(), io::Error>(())
+    };
+    // SAFETY: between fork and exec there are system calls, and one allocation, whose lock no other thread can hold.
+    unsafe { command.pre_exec(told) };
 }
 
 /// Whether this kernel knows the action `SECCOMP_RET_…` (its data bits left out). Linux 4.14.

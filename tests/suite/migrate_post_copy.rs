@@ -21,6 +21,7 @@ use super::scenario::{Outcome, Scenario, scenario};
 pub const SCENARIOS: &[Scenario] = &[
     scenario("memory_follows_there_and_back", CRIU, there_and_back),
     scenario("processes_with_memory_of_their_own_go_along", CRIU, ring),
+    scenario("a_process_goes_on_while_memory_of_another_follows", CRIU, grows),
     scenario("an_end_that_is_killed_while_memory_follows", CRIU, killed),
     scenario("a_cut_while_memory_follows", CRIU, cut),
 ];
@@ -67,6 +68,17 @@ fn ring(case: &mut Case) -> Outcome {
     row.go_on(5)?;
     let there = case.other_id();
     migrate(case, &["--timeout", "120s"], &there)?;
+    let lines = followed(case, &format!("output/{there}.stdout"))?;
+    row.continued(lines)?;
+    settled(case)
+}
+
+/// All of its own memory is there long before the other's, and it has pages that nobody has touched yet.
+fn grows(case: &mut Case) -> Outcome {
+    let mut row = Row::of(case.args(&["/probe", "grow-beside", "16"]).start()?);
+    row.go_on(3)?;
+    let there = case.other_id();
+    migrate(case, &["--bandwidth", "8M", "--compress-level", "0"], &there)?;
     let lines = followed(case, &format!("output/{there}.stdout"))?;
     row.continued(lines)?;
     settled(case)

@@ -46,6 +46,7 @@ pub fn perform(deed: &str, args: &[String]) -> Result<u8> {
             return parse(args, 1);
         }
         "scribble" => living::scribble(parse(args, 0)?, parse(args, 1)?)?,
+        "grow-beside" => living::grow_beside(parse(args, 0)?)?,
         "record" => records::record(word(args, 0)?.as_ref(), parse(args, 1)?, parse(args, 2)?)?,
         "end-elsewhere" => living::end_elsewhere()?,
         "threads" => living::threads(parse(args, 0)?)?,

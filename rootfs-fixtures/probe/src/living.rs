@@ -17,6 +17,9 @@ use crate::{kernel, say};
 /// Between two numbers.
 const BEAT: Duration = Duration::from_millis(20);
 
+/// Bytes.
+const PAGE: usize = 4096;
+
 /// Counts in memory, up to `last`.
 pub fn count(last: u64) -> Result<()> {
     for number in 0..=last {
@@ -40,17 +43,21 @@ pub fn end_elsewhere() -> Result<()> {
     Ok(())
 }
 
-/// Counts while it writes its number to `rate` pages of `megabytes`, one after the other, and finds in each what it wrote there
-/// the time before.
-pub fn scribble(megabytes: usize, rate: usize) -> Result<()> {
-    const PAGE: usize = 4096;
-    // No two pages are alike, and none compresses to nothing.
+/// Memory of which no two pages are alike, and none compresses to nothing.
+fn filled(megabytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut memory = vec![0_u8; megabytes << 20];
     for word in memory.chunks_exact_mut(8) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         word.copy_from_slice(&(state >> 16).to_le_bytes());
     }
+    memory
+}
+
+/// Counts while it writes its number to `rate` pages of `megabytes`, one after the other, and finds in each what it wrote there
+/// the time before.
+pub fn scribble(megabytes: usize, rate: usize) -> Result<()> {
+    let mut memory = filled(megabytes);
     memory.chunks_exact_mut(PAGE).for_each(|page| page[..8].fill(0));
     let pages = memory.len() / PAGE;
     let mut expected = vec![0_u64; pages];
@@ -65,6 +72,27 @@ pub fn scribble(megabytes: usize, rate: usize) -> Result<()> {
             expected[at] = number;
             at = (at + 1) % pages;
         }
+        say(&number)?;
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+/// Counts while it writes to a page for each number that it has never touched, beside a child that has `megabytes` of memory.
+pub fn grow_beside(megabytes: usize) -> Result<()> {
+    let (mut own, mut childs) = UnixStream::pair()?;
+    if kernel::fork()? == 0 {
+        drop(own);
+        let memory = filled(megabytes);
+        childs.write_all(&memory[..1])?;
+        // Until the parent is gone.
+        return childs.read_exact(&mut [0]);
+    }
+    drop(childs);
+    own.read_exact(&mut [0])?;
+    let mut memory = Vec::with_capacity(1 << 26);
+    for number in 0_u64.. {
+        memory.resize(memory.len() + PAGE, 1_u8);
         say(&number)?;
         std::thread::sleep(BEAT);
     }
