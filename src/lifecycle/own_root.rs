@@ -6,7 +6,7 @@
 //! is called by `ferry-image` alone.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -44,7 +44,7 @@ use crate::spec::{Config, Document};
 pub(super) fn keep(live: &Live, images: &Path) -> Result<KeptRoot> {
     let changes = Changes::of(live)?;
     let images = images.to_owned();
-    Ok(Box::new(move || changes.keep(&images, &|_| false)))
+    Ok(Box::new(move || changes.keep(&images, &|_| false, &mut || Ok(()))))
 }
 
 /// What a container changed in its root, and upon what.
@@ -87,21 +87,51 @@ impl Changes {
         }
     }
 
-    /// Writes all of it down into the directory of images, without the content of some files.
+    /// Writes all of it down into the directory of images, without the content of some files. `waiting` is called between two pieces.
     ///
     /// # Errors
-    /// Something cannot be read or written.
-    pub fn keep(&self, images: &Path, is_elsewhere: Elsewhere<'_>) -> Result<()> {
+    /// Something cannot be read or written; those of `waiting`.
+    pub fn keep(
+        &self,
+        images: &Path,
+        is_elsewhere: Elsewhere<'_>,
+        waiting: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let path = images.join(DIFF);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR).or_cannot("write", path.display())?;
-        let out = BufWriter::with_capacity(1 << 17, File::from(file));
-        match &self.changed {
-            Changed::Upper(directory) => pack::upper_without(&opened(directory)?, out, is_elsewhere)?,
-            Changed::Hidden(pid, lower) => pack::changes(&shown(*pid)?, &opened(lower)?, out)?,
-        }
+        let mut file = Attended { file: file.into(), waiting, failed: None };
+        let out = BufWriter::with_capacity(1 << 17, &mut file);
+        let packed = match &self.changed {
+            Changed::Upper(directory) => pack::upper_without(&opened(directory)?, out, is_elsewhere),
+            Changed::Hidden(pid, lower) => pack::changes(&shown(*pid)?, &opened(lower)?, out),
+        };
+        file.failed.map_or(packed, Err)?;
         std::fs::copy(&self.config, images.join(CONFIG)).or_cannot("copy", self.config.display())?;
         self.origin.save(images)
+    }
+}
+
+/// A file, and what is called before each write to it.
+struct Attended<'a> {
+    file: File,
+    waiting: &'a mut dyn FnMut() -> Result<()>,
+    failed: Option<Error>,
+}
+
+impl Write for Attended<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match (self.waiting)() {
+            Ok(()) => self.file.write(bytes),
+            Err(error) => {
+                self.failed = Some(error);
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -340,6 +370,33 @@ fn difference(one: &Value, other: &Value, place: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::host::Host;
+
+    /// Whoever waits for it is told that it goes on, within a large file too, and may end it.
+    #[test]
+    fn what_was_changed_is_written_down_piece_by_piece() {
+        let path = std::env::temp_dir().join(format!("ferry-changes-{}", std::process::id()));
+        let images = path.join("images");
+        [&path.join("upper"), &images].into_iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+        std::fs::write(path.join("config.json"), "{}").unwrap();
+        std::fs::write(path.join("upper/large"), vec![7; 4 << 20]).unwrap();
+        let changes = Changes {
+            origin: Origin::Directory("/srv/tree".into()),
+            changed: Changed::Upper(path.join("upper")),
+            config: path.join("config.json"),
+        };
+        let mut waited = 0;
+        let mut count = || {
+            waited += 1;
+            Ok(())
+        };
+        changes.keep(&images, &|_| false, &mut count).unwrap();
+        assert!(waited >= 16, "{waited}");
+        let mut fails = || Err(Error::plain("the far end is gone"));
+        let said = changes.keep(&images, &|_| false, &mut fails).unwrap_err().to_string();
+        assert_eq!(said, "the far end is gone");
+        let name = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
+        crate::image::tree::remove(CWD, &name).unwrap();
+    }
 
     fn plain(options: &Options) -> Result<Config> {
         run_rootfs::config(options, &Host { uid: 0, gid: 0, privileged: true, permitted: u64::MAX })

@@ -89,10 +89,11 @@ pub trait Still {
     fn streams(&self) -> Result<[Option<Stream>; 3]>;
 
     /// Saves to its images what it has changed in the files of its image, where it runs from one, but for content that is there already.
+    /// `waiting` is called now and then for as long as that takes.
     ///
     /// # Errors
-    /// It cannot be saved.
-    fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()>;
+    /// It cannot be saved, or `waiting` has failed.
+    fn keep_root(&self, is_there: Elsewhere<'_>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     /// Keeps it still by its cgroup too, whatever becomes of CRIU and of ferry, and from whoever would let it go on or end it.
     ///

@@ -5,6 +5,7 @@
 //! anew; the link to the round before is made here and not sent.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{CWD, Mode, OFlags, fsync, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, fsync, openat, symlinkat};
 
 use super::addresses;
 use super::frame::refused;
@@ -27,6 +28,9 @@ use crate::sys::fd;
 
 /// Bytes of a piece of a file that is no pages.
 const PIECE: usize = 1 << 20;
+
+/// So many bytes of a file are waited for at once, which takes a slow disk a few seconds.
+const SETTLED: u64 = 4 << 20;
 
 /// The most files of one round.
 const FILES: u32 = 100_000;
@@ -133,7 +137,7 @@ fn fill(mut file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
 }
 
 /// Waits until a round that was taken is on disk: its files, and nothing else of that disk, which others write to. `waiting` is
-/// called between two of them.
+/// called as by [`settle_file`].
 ///
 /// # Errors
 /// The disk fails; those of `waiting`.
@@ -142,8 +146,7 @@ pub fn settle(directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Resu
         let path = directory.join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(CWD, &path, flags, Mode::empty()).or_cannot("open", path.display())?;
-        fsync(file).or_cannot("sync", path.display())?;
-        waiting()?;
+        settle_file(&file, &path.display(), waiting)?;
     }
     for directory in [Some(directory), directory.parent()].into_iter().flatten() {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -151,6 +154,22 @@ pub fn settle(directory: &Path, waiting: &mut dyn FnMut() -> Result<()>) -> Resu
         fsync(opened).or_cannot("sync", directory.display())?;
     }
     Ok(())
+}
+
+/// Waits until a file is on disk. `waiting` is called between two pieces of it, and at its end.
+///
+/// # Errors
+/// The disk fails; those of `waiting`.
+pub(super) fn settle_file(file: &OwnedFd, name: &dyn Display, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let size = fstat(file).or_cannot("look at", name)?.st_size;
+    let mut offset = 0;
+    while offset < size.cast_unsigned() {
+        fd::await_writeback(file, offset, SETTLED).or_cannot("sync", name)?;
+        offset += SETTLED;
+        waiting()?;
+    }
+    fsync(file).or_cannot("sync", name)?;
+    waiting()
 }
 
 /// The receiving end, over all rounds.
@@ -332,13 +351,19 @@ mod tests {
         });
         assert_eq!(other.hear().unwrap(), Message::Round(2));
         assert!(Intake::new(1 << 30, to.join("bodies")).unwrap().take(&mut other, &to, 2).unwrap(), "it is the last");
-        let mut waited = 0;
-        settle(&to, &mut || {
-            waited += 1;
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(waited, 3);
+        let settled = || {
+            let mut waited = 0;
+            settle(&to, &mut || {
+                waited += 1;
+                Ok(())
+            })
+            .unwrap();
+            waited
+        };
+        assert_eq!(settled(), 5, "the empty one has no pieces");
+        File::create(to.join("large.img")).unwrap().set_len(3 * SETTLED).unwrap();
+        assert_eq!(settled(), 9, "piece by piece");
+        std::fs::remove_file(to.join("large.img")).unwrap();
         assert_eq!(sending.join().unwrap(), Sent { files: 3, pages: 503 * PAGE as u64, others: 4, bodies: 0 });
         for name in ["core-1.img", "pages-1.img", "empty.img"] {
             assert!(std::fs::read(from.join(name)).unwrap() == std::fs::read(to.join(name)).unwrap(), "{name}");

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::bodies::{MOST, PIECE};
 use super::frame::refused;
+use super::images::settle_file;
 use super::journal::open_dir;
 use super::link::{Frame, Link};
 use super::message::{self, Message};
@@ -140,7 +141,7 @@ impl Staged {
     }
 }
 
-/// Waits until these bodies of a directory are on disk. `waiting` is called between two of them.
+/// Waits until these bodies of a directory are on disk. `waiting` is called as by [`settle_file`].
 ///
 /// # Errors
 /// The disk fails; those of `waiting`.
@@ -153,8 +154,7 @@ pub fn settle(directory: &Path, bodies: &BTreeSet<u64>, waiting: &mut dyn FnMut(
         let named = || format!("body {number}");
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&dir, number.to_string(), flags, Mode::empty()).or_cannot("open", named())?;
-        fsync(file).or_cannot("sync", named())?;
-        waiting()?;
+        settle_file(&file, &named(), waiting)?;
     }
     fsync(dir).or_cannot("sync", directory.display())
 }

@@ -70,7 +70,7 @@ impl Stop<'_> {
         let (number, bodies) = (*number, &mut **bodies);
         let sent = images::send(self.link, directory, number, packer, true, &mut |link, packer| {
             let sent = tree.as_ref().map_or(Ok(0), |tree| bodies.send(link, packer, tree, true))?;
-            still.keep_root(&|stat| bodies.has(stat)).map(|()| sent)
+            still.keep_root(&|stat| bodies.has(stat), &mut || link.alive()).map(|()| sent)
         })?;
         match self.link.hear()? {
             Message::RoundTaken(taken) if taken == number => (),

@@ -95,9 +95,9 @@ impl Still for FakeStill {
         Ok([None, Some(STREAM), None])
     }
 
-    fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()> {
+    fn keep_root(&self, is_there: Elsewhere<'_>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         assert!(is_there(&rustix::fs::stat(&self.file).unwrap()), "it was sent in a round");
-        Ok(())
+        waiting()
     }
 
     fn freeze(&mut self) -> Result<()> {

@@ -143,3 +143,16 @@ pub fn start_writeback(file: impl AsFd) -> Result<(), Errno> {
     // SAFETY: plain numbers; the descriptor is borrowed, and open for as long.
     Errno::result(unsafe { libc::sync_file_range(number, 0, 0, libc::SYNC_FILE_RANGE_WRITE) }).map(drop)
 }
+
+/// Waits until `length` bytes of a file from `offset` on have been written to its disk, which leaves little for fsync(2) to wait for.
+/// sync_file_range(2)
+///
+/// # Errors
+/// As [`start_writeback`]. An error of the disk is told once: fsync(2) by this descriptor does not tell of it again.
+pub fn await_writeback(file: impl AsFd, offset: u64, length: u64) -> Result<(), Errno> {
+    let number = file.as_fd().as_raw_fd();
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (offset, length) = (offset.cast_signed(), length.cast_signed());
+    // SAFETY: plain numbers; the descriptor is borrowed, and open for as long.
+    Errno::result(unsafe { libc::sync_file_range(number, offset, length, flags) }).map(drop)
+}

@@ -275,8 +275,8 @@ impl Still for Stopped<'_, '_> {
         Ok([file(0), file(1), file(2)])
     }
 
-    fn keep_root(&self, is_there: Elsewhere<'_>) -> Result<()> {
-        self.changes.map_or(Ok(()), |changes| changes.keep(self.images, is_there))
+    fn keep_root(&self, is_there: Elsewhere<'_>, waiting: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.changes.map_or(Ok(()), |changes| changes.keep(self.images, is_there, waiting))
     }
 
     fn freeze(&mut self) -> Result<()> {
