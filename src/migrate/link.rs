@@ -33,6 +33,8 @@ pub struct Link {
     patience: Duration,
     interrupts: Option<SignalFd>,
     pace: Option<Pace>,
+    /// Whether a frame went in part, after which nothing can be said any more.
+    is_torn: bool,
     sequence: Sequence,
     /// When the last frame was sent.
     said: Instant,
@@ -77,6 +79,7 @@ impl Link {
             patience,
             interrupts: None,
             pace: None,
+            is_torn: false,
             sequence,
             said: Instant::now(),
             sent: 0,
@@ -145,13 +148,21 @@ impl Link {
 
     fn send_frame(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
         let header = Header { kind, sequence: self.sequence.sent, length: payload.len() }.encode()?;
-        self.sequence.sent = self.sequence.sent.wrapping_add(1);
         // A header alone would be a packet of its own.
         let mut bytes = Vec::with_capacity(HEADER + payload.len());
         bytes.extend_from_slice(&header);
         bytes.extend_from_slice(payload);
-        self.pace(bytes.len() as u64)?;
-        self.write_all(&bytes)?;
+        if self.is_torn {
+            return Err(cut());
+        }
+        // What is held back for long goes piece by piece, so that the far end hears of it every moment.
+        for piece in bytes.chunks(self.pace.map_or(usize::MAX, |pace| pace.within(BEAT))) {
+            self.pace(piece.len() as u64)?;
+            self.is_torn = true;
+            self.write_all(piece)?;
+        }
+        self.is_torn = false;
+        self.sequence.sent = self.sequence.sent.wrapping_add(1);
         self.sent += bytes.len() as u64;
         self.said = Instant::now();
         Ok(())
@@ -427,6 +438,20 @@ pub(super) mod tests {
         other.send(&Message::Prepared).unwrap();
         assert_eq!(one.hear_and_answer().unwrap(), Message::Prepared);
         assert_eq!(other.receive_any().unwrap(), Some(Frame::Message(Message::Alive)));
+    }
+
+    /// A frame that takes longer to send than the far end waits is no silence.
+    #[test]
+    fn a_rate_is_held_without_silence() {
+        let (mut one, mut other) = pair(2 * BEAT);
+        one.limit(1000);
+        let sending = std::thread::spawn(move || {
+            one.send_data(&[7; 3000]).unwrap();
+            one.send(&Message::Prepared).unwrap();
+        });
+        assert_eq!(other.receive().unwrap(), Frame::Data(vec![7; 3000]));
+        assert_eq!(other.receive().unwrap(), Frame::Message(Message::Prepared));
+        sending.join().unwrap();
     }
 
     #[test]

@@ -18,6 +18,12 @@ impl Pace {
         Self { bytes_per_second: bytes_per_second.max(1), next: now }
     }
 
+    /// How many bytes may go in this time; never none.
+    pub fn within(&self, time: Duration) -> usize {
+        let bytes = u128::from(self.bytes_per_second) * time.as_millis() / 1000;
+        usize::try_from(bytes).unwrap_or(usize::MAX).max(1)
+    }
+
     /// When so many bytes may go.
     pub fn take(&mut self, bytes: u64, now: Instant) -> Instant {
         let at = self.next.max(now.checked_sub(MOMENT).unwrap_or(now));

@@ -106,12 +106,12 @@ impl Pump {
             let [source, ferry, daemon] = self.wait()?;
             self.source.alive()?;
             if source {
-                heard = Instant::now();
                 match self.source.receive_any()? {
                     None => return Err(refused("the connection is cut")),
                     Some(Frame::Message(Message::Pages(pages))) => self.put(pages)?,
                     Some(frame) => pass_on(frame, &mut self.ferry)?,
                 }
+                heard = Instant::now();
             } else if heard.elapsed() > patience {
                 return Err(refused(format!("it has been silent for {} s", patience.as_secs_f64())));
             }
