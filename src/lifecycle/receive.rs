@@ -5,6 +5,8 @@
 //! those of a bundle that is here already, and its config.json must be the one the container has. Of a container of an image the
 //! image is here already, by its digest, and the configuration is held to what `run` makes of it, as that of an archive is.
 
+mod listen;
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,8 +44,6 @@ use crate::migrate::message::{Blob, Choices, PROTOCOL, Place, Request};
 use crate::migrate::ownership::State;
 use crate::migrate::pump::Pump;
 use crate::migrate::reserve;
-use crate::migrate::tls::Identity;
-use crate::migrate::transport::Listener;
 use crate::rootfs::Base;
 use crate::security::jail;
 use crate::spec::Document;
@@ -85,26 +85,7 @@ pub fn receive(setting: &Setting, options: &Options, told: &mut dyn FnMut(&str) 
         let served = served?;
         return Ok(matches!(served, Served::Taken(_) | Served::Nothing));
     };
-    let mut listener = Listener::bind(address, options.tls.as_deref().map(Identity::read).transpose()?)?;
-    told(&format!("listening at {}", listener.address))?;
-    loop {
-        let mut connection = listener.accept(options.patience, &mut |error| setting.log.warning(error))?;
-        let served = journals(setting).and_then(|kept| destination::serve(&mut connection.link, &kept, &mut machine));
-        for error in [connection.close(), machine.rest()].into_iter().filter_map(Result::err) {
-            setting.log.warning(error);
-        }
-        let came = matches!(served, Ok(Served::Taken(_) | Served::Nothing));
-        match served {
-            Ok(Served::Taken(id)) => told(&format!("{id} runs here"))?,
-            Ok(Served::Refused(reasons)) => setting.log.warning(format!("refused: {}", reasons.join("; "))),
-            Ok(Served::Nothing) => (),
-            Err(error) if options.once => return Err(error),
-            Ok(Served::Failed(error)) | Err(error) => setting.log.warning(error),
-        }
-        if options.once {
-            return Ok(came);
-        }
-    }
+    listen::listen(&mut machine, address, options, told)
 }
 
 /// Standard input and output as the link's own: what is restored must not get hold of them.

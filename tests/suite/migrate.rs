@@ -39,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("sockets_that_lead_out_go_along", CRIU, sockets),
     scenario("ssh_is_told_what_to_call", CRIU, ssh),
     scenario("over_a_connection_on_this_machine", CRIU, listening),
+    scenario("a_listener_keeps_nobody_who_has_ended", CRIU, ended_at_listener),
     scenario("a_listener_that_is_short_of_descriptors_goes_on", CRIU, short_listener),
     scenario("a_far_end_that_is_no_ferry_is_told", CRIU, no_ferry),
     scenario("an_end_at_work_is_borne_with", CRIU, at_work),
@@ -379,6 +380,31 @@ fn listening(case: &mut Case) -> Outcome {
     let said = case.call(&["receive", "--listen", "0.0.0.0:0", "--once"])?.failure()?.stderr;
     assert!(said.contains("not of this machine"), "{said}");
     Ok(())
+}
+
+/// What has come is not the listener's to wait for.
+fn ended_at_listener(case: &mut Case) -> Outcome {
+    let _row = counter(case)?;
+    let (here, there) = (case.id.clone(), case.other_id());
+    let (store, output) = (case.path("store"), case.path("output"));
+    let words = ["--store", &store, "receive", "--listen", "127.0.0.1:0", "--output", &output];
+    let (mut receiver, mut told) = case.spawn(&words)?;
+    let to = format!("tcp://{}", told.until("listening at")?.trim_start_matches("listening at "));
+    case.call(&self::words(&[], &store, (&here, &there), &to))?.success()?;
+    told.until(&format!("{there} runs here"))?;
+    case.id = there;
+    let first = u32::try_from(case.state()?["pid"].as_u64().unwrap_or(0))?;
+    case.call(&["kill", &case.id.clone(), "KILL"])?.success()?;
+    case.wait_for(first)?;
+    let children = format!("/proc/{0}/task/{0}/children", receiver.id());
+    let end = Instant::now() + case.patience();
+    while !fs::read_to_string(&children)?.is_empty() {
+        assert!(Instant::now() < end, "{}", fs::read_to_string(&children)?);
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&receiver), rustix::process::Signal::TERM)?;
+    output::wait(&mut receiver, case.patience())?;
+    settled(case)
 }
 
 /// Who comes while it has no descriptor left is told of, and the next one is served.
