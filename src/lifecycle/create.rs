@@ -359,9 +359,14 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     write().or_cannot("write pid file", path.display())
 }
 
-/// Sockets that a service manager passes to this very process, as many of them as are there. sd_listen_fds(3)
+/// Sockets that a service manager passes to this very process, as many of them as are there. What stands in the environment may be
+/// meant for a process further up, and so may the descriptors that it counts. sd_listen_fds(3)
 fn listen_fds() -> u32 {
-    let said = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return 0;
+    }
+    let said = number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let there = (3..).take(said).take_while(|number| crate::sys::fd::is_inherited(*number)).count();
     u32::try_from(there).unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -53,7 +54,12 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("cpu_affinity_of_exec", &[Peer("runc", "1.1.5 has none"), Peer("crun", "1.8.1 has none")], exec_affinity),
     scenario("capabilities_that_ferry_lacks_are_left_out_with_a_warning", &[Root, Ferry, Tool("setpriv")], withheld),
     scenario("sockets_of_a_service_manager", &[], socket_activation),
-    scenario("sockets_that_are_not_there_are_not_announced", &[], socket_activation_of_another),
+    scenario("sockets_that_are_not_there_are_not_announced", &[Ferry], socket_activation_of_none),
+    scenario(
+        "sockets_for_another_process_are_not_passed_on",
+        &[Peer("crun", "asks only how many there are")],
+        socket_activation_of_another,
+    ),
     scenario("console_size_without_a_terminal_is_ignored", &[], console_size),
     scenario("an_rlimit_without_a_type_is_refused", &[], rlimit_type),
     scenario("every_rlimit_can_be_set_and_read", &[], every_rlimit),
@@ -400,13 +406,9 @@ fn withheld(case: &mut Case) -> Outcome {
     Ok(())
 }
 
-/// As systemd passes them: descriptors from 3 on, and their number in the environment. sd_listen_fds(3)
+/// As systemd passes them: descriptors from 3 on, and in the environment their number and whom they are for. sd_listen_fds(3)
 fn socket_activation(case: &mut Case) -> Outcome {
-    let (bundle, id) = (case.write_config()?, case.id.clone());
-    let mut inner = case.command(&["run", "--bundle", &bundle, &id]);
-    inner.env("LISTEN_FDS", "2").env("LISTEN_PID", "1");
-    let mut command = output::inheriting(&inner, &case.directory, 3..6)?;
-    let report = case.finish(&mut command)?.success()?.json()?;
+    let report = activated(case, "LISTEN_FDS=2 LISTEN_PID=$$")?;
     assert_eq!(output::inherited(&report), ["3", "4"]);
     assert_eq!((&report["env"]["LISTEN_FDS"], &report["env"]["LISTEN_PID"]), (&json!("2"), &json!("1")));
     assert_eq!(report["pid"], 1);
@@ -416,12 +418,39 @@ fn socket_activation(case: &mut Case) -> Outcome {
 }
 
 fn socket_activation_of_another(case: &mut Case) -> Outcome {
-    let (bundle, id) = (case.write_config()?, case.id.clone());
-    let mut command = case.command(&["run", "--bundle", &bundle, &id]);
-    command.env("LISTEN_FDS", "4000000000").env("LISTEN_PID", "1");
-    let report = case.finish(&mut command)?.success()?.json()?;
-    assert!(report["env"]["LISTEN_FDS"].is_null(), "{}", report["env"]);
+    for environment in
+        ["LISTEN_FDS=2", "LISTEN_FDS=2 LISTEN_PID=", "LISTEN_FDS=2 LISTEN_PID=1", "LISTEN_FDS=2 LISTEN_PID=$PPID"]
+    {
+        let report = activated(case, environment)?;
+        assert_eq!(output::inherited(&report), [""; 0], "{environment}");
+        assert!(report["env"]["LISTEN_FDS"].is_null(), "{environment}: {}", report["env"]);
+        assert!(report["env"]["LISTEN_PID"].is_null(), "{environment}: {}", report["env"]);
+    }
     Ok(())
+}
+
+fn socket_activation_of_none(case: &mut Case) -> Outcome {
+    // What follows the last that is there is not announced.
+    let report = activated(case, "LISTEN_FDS=4000000000 LISTEN_PID=$$")?;
+    assert_eq!(
+        (output::inherited(&report), &report["env"]["LISTEN_FDS"]),
+        (vec!["3".into(), "4".into(), "5".into()], &json!("3"))
+    );
+    Ok(())
+}
+
+/// What a container reports whose runtime is given descriptors 3 to 5 and an environment, in the shell's words: `$$` is the runtime.
+fn activated(case: &mut Case, environment: &str) -> Result<Value, Failed> {
+    let (bundle, id) = (case.write_config()?, case.id.clone());
+    let runtime = case.command(&["run", "--bundle", &bundle, &id]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(format!("export {environment}; exec \"$0\" \"$@\""))
+        .arg(runtime.get_program())
+        .args(runtime.get_args());
+    shell.envs(runtime.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    case.finish(&mut output::inheriting(&shell, &case.directory, 3..6)?)?.success()?.json()
 }
 
 fn console_size(case: &mut Case) -> Outcome {
