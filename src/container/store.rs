@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, Stat, flock, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno as Answer;
 
 use super::worker::Worker;
@@ -74,26 +74,30 @@ impl Store {
     /// Opens the directory of an existing container.
     ///
     /// # Errors
-    /// There is no such container.
+    /// There is no such container. It is another user's.
     pub fn open(&self, id: &Id) -> Result<Entry> {
-        self.entry(id).map_err(|error| match error.errno() {
+        let entry = self.entry(id).map_err(|error| match error.errno() {
             Some(Errno::ENOENT) => Error::plain(format!("container {:?} does not exist", id.as_str())).hint(format!(
                 "containers are looked for in {}; another place is named with --root before the verb",
                 self.root.display()
             )),
             _ => error,
-        })
+        })?;
+        // Its own owner, and not the root's: nobody can put another's directory into a root, and one root can be everybody's.
+        believe(&entry.path, || rustix::fs::fstat(&entry.dir))?;
+        Ok(entry)
     }
 
     /// The ids of all containers, sorted. What is no container's directory is passed over.
     ///
     /// # Errors
-    /// The root cannot be read.
+    /// The root cannot be read. It is another user's.
     pub fn ids(&self) -> Result<Vec<Id>> {
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.or_cannot("read", self.root.display())?,
         };
+        believe(&self.root, || rustix::fs::stat(&self.root))?;
         let mut ids = Vec::new();
         for entry in entries {
             let entry = entry.or_cannot("read", self.root.display())?;
@@ -467,4 +471,21 @@ impl Entry {
             }
         }
     }
+}
+
+/// A record says which processes are a container's, and so whom a signal goes to: another user's is not believed. Root may look at
+/// anybody's, which it only does where it was told to.
+fn believe(path: &Path, found: impl FnOnce() -> rustix::io::Result<Stat>) -> Result<()> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { own("use", path, found()) }
+}
+
+/// What another user made (in a directory where everybody may) is that user's to make up, and to change under our feet.
+fn own(deed: &'static str, path: &Path, found: rustix::io::Result<Stat>) -> Result<()> {
+    let owner = found.or_cannot("look at", path.display())?.st_uid;
+    if owner == nix::unistd::geteuid().as_raw() || owner == 0 {
+        return Ok(());
+    }
+    // As the kernel would have answered, so that nobody takes it for a container that is not there.
+    Err(Error::kernel(deed, path.display().to_string(), Errno::EPERM)
+        .hint(format!("it belongs to user {owner}: name a directory of your own with --root")))
 }

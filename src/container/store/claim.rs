@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, mkdirat, renameat, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, mkdirat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno as Answer;
 
-use super::{Entry, Id, Record, STATE, STATE_NEW, Store};
+use super::{Entry, Id, Record, STATE, STATE_NEW, Store, own};
 use crate::error::{Context, Error, Result};
 use crate::path::errno;
 
@@ -67,23 +67,13 @@ impl Store {
             Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
             entry => entry?,
         };
-        self.own_root(&entry)?;
+        // Not even root keeps containers where another user can exchange them.
+        own("keep containers in", &self.root, statat(&entry.dir, c"..", AtFlags::empty()))?;
         if !entry.lock_if_there()? {
             return Ok(None);
         }
         entry.save_first(record)?;
         Ok(Some(entry))
-    }
-
-    /// A root that another user made (in a directory where everybody may) is that user's to change under our feet.
-    fn own_root(&self, entry: &Entry) -> Result<()> {
-        let owner =
-            rustix::fs::statat(&entry.dir, c"..", AtFlags::empty()).or_cannot("look at", self.root.display())?.st_uid;
-        if owner == nix::unistd::geteuid().as_raw() || owner == 0 {
-            return Ok(());
-        }
-        Err(Error::said("keep containers in", self.root.display().to_string(), format!("it belongs to user {owner}"))
-            .hint("name a directory of your own with --root"))
     }
 
     fn make_root(&self) -> rustix::io::Result<()> {

@@ -1,12 +1,14 @@
 //! Attacks by what the runtime reads: a configuration that is malformed, huge or overflows something, a record that is no
 //! record.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::super::case::{Case, names_in};
-use super::super::need::Need::{Ferry, Peer, Root};
+use super::super::need::Need::{Ferry, Peer, Root, Tool};
 use super::super::output::Output;
 use super::super::scenario::{Outcome, Scenario, scenario};
 use crate::rootfs_fixtures::config::{add, join_namespace, mount};
@@ -21,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("strings_that_hide_a_nul", &[TAKEN_BY_RUNC, Peer("crun", "cuts them off there")], nul),
     scenario("a_record_that_is_none", &[Ferry], corrupt_record),
     scenario("a_record_of_another_container", &[Ferry], foreign_record),
+    scenario("a_record_of_another_user", &[Ferry, Root, Tool("setpriv")], users_record),
     scenario("ids_that_are_paths", &[Peer("crun", "1.8.1 removes the directory of all containers")], ids),
 ];
 
@@ -165,6 +168,48 @@ fn foreign_record(case: &mut Case) -> Outcome {
     case.call(&["delete", "--force", &id])?.success()?;
     let state = case.call(&["state", &other])?.success()?.json()?;
     assert_eq!(state["status"], "created");
+    Ok(())
+}
+
+/// In a directory where everybody may, somebody else is first, and names a process of the victim's as a container.
+fn users_record(case: &mut Case) -> Outcome {
+    const VICTIM: u32 = 4242;
+    const OTHER: u32 = 4243;
+    case.start_waiting()?;
+    let id = case.id.clone();
+    let (pid, root, own) = (case.pid()?, case.host_directory("made-up")?, case.state_root().join(&id));
+    let entry = case.host_directory(&format!("made-up/{id}"))?;
+    for name in ["state.json", "config.json"] {
+        fs::copy(own.join(name), entry.join(name))?;
+        fs::set_permissions(entry.join(name), Permissions::from_mode(0o644))?;
+    }
+    let ferry = case.stage.runtime.path.clone();
+    let call = |case: &mut Case, user: u32, verb: &[&str]| {
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+        let mut command = Command::new("setpriv");
+        command.args([&user, &group, "--clear-groups"]).arg(&ferry).arg("--root").arg(&root).args(verb);
+        case.finish(command.stdin(Stdio::null()))
+    };
+    let said = format!("it belongs to user {OTHER}");
+    for (of_root, of_entry) in [(OTHER, OTHER), (0, OTHER)] {
+        chown(&root, Some(of_root), None)?;
+        chown(&entry, Some(of_entry), None)?;
+        for verb in [&["state", &id][..], &["kill", &id, "KILL"], &["delete", "--force", &id], &["exec", &id, "/probe"]]
+        {
+            let end = call(case, VICTIM, verb)?.failure()?;
+            assert!(end.stderr.contains(&said), "{verb:?}: {}", end.stderr);
+        }
+        let list = call(case, VICTIM, &["list"])?;
+        assert!(list.stderr.contains(&said) && !list.stdout.contains(&id), "{} {}", list.stdout, list.stderr);
+        // Whoever may do anything was told where to look.
+        assert_eq!(call(case, 0, &["state", &id])?.success()?.json()?["pid"], pid);
+    }
+    for (of_root, of_entry) in [(VICTIM, VICTIM), (0, VICTIM), (0, 0)] {
+        chown(&root, Some(of_root), None)?;
+        chown(&entry, Some(of_entry), None)?;
+        assert_eq!(call(case, VICTIM, &["state", &id])?.success()?.json()?["pid"], pid);
+        assert!(call(case, VICTIM, &["list"])?.success()?.stdout.contains(&id));
+    }
     Ok(())
 }
 
