@@ -36,6 +36,7 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::launch::birth::clone_into;
 use crate::launch::protocol::{Channel, Message};
+use crate::sys::capability;
 use crate::sys::clone::{Cloned, Parent, exit_now};
 use crate::sys::fd;
 
@@ -46,6 +47,9 @@ pub const OLDEST: u32 = 31500;
 /// The first descriptor of CRIU's that is neither a standard stream nor its socket.
 pub const FIRST_INHERITED: i32 = 4;
 const SOCKET: i32 = 3;
+
+/// CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE: linux/capability.h.
+const EITHER: u64 = 1 << 21 | 1 << 40;
 
 /// How long CRIU may take to give up by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -109,11 +113,22 @@ pub fn find() -> Result<PathBuf> {
     })
 }
 
-/// Checks that CRIU is there and not too old; answers its version, as 31500 for 3.15.
+/// Whether it can do here what it is there for. It has ferry's own rights, and gives no reason where those are too few.
+pub fn is_allowed() -> bool {
+    capability::capget().is_ok_and(|sets| sets.effective & EITHER != 0)
+}
+
+/// Checks that CRIU is there, of use to this user and not too old; answers its version, as 31500 for 3.15.
 ///
 /// # Errors
-/// It is missing, does not run or is too old.
+/// It is missing, does not run or is too old; this user may not checkpoint.
 pub fn check_version(program: &Path) -> Result<u32> {
+    if !is_allowed() {
+        let why = "it takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, and this user has neither";
+        return Err(
+            Error::said("use", program.display().to_string(), why).hint("checkpoint, restore and migrate as root")
+        );
+    }
     let answer = Criu::start(program, &Start::default())?.done(&Request::Version)?;
     match answer.version {
         Some(version) if version >= OLDEST => Ok(version),

@@ -39,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("pages_of_the_parent_are_freed", CRIU, dedup_by_dump),
     scenario("the_network_is_left_alone", CRIU, empty_ns),
     scenario("a_label_this_kernel_has_not_is_refused", CRIU, lsm),
+    scenario("who_may_not_save_is_told_before_anything_is_made", &[Ferry, Root, Criu, Tool("setpriv")], not_allowed),
 ];
 
 /// A counter with the deed `deed`, up to so many lines.
@@ -396,4 +397,25 @@ fn lsm(case: &mut Case) -> Outcome {
     // For a kernel without SELinux mounts have no context.
     let lines = restore(case, &["--lsm-mount-context", "system_u:object_r:container_file_t:s0"])?;
     row.continued(lines)
+}
+
+/// With the rights of an ordinary user, who has none.
+fn not_allowed(case: &mut Case) -> Outcome {
+    let mut row = begin(case, &["count", "1000000", "0"])?;
+    let (images, id) = (images(case), case.id.clone());
+    let without = |case: &mut Case, args: &[&str]| {
+        let ferry = case.command(args);
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(ferry.get_program()).args(ferry.get_args());
+        case.finish(command.env(MARK, &case.directory).stdin(Stdio::null()))
+    };
+    for flags in [&[][..], &["--pre-dump"], &["--leave-running"]] {
+        let said =
+            without(case, &[&["checkpoint", "--image-path", &images], flags, &[&id]].concat())?.failure()?.stderr;
+        assert!(said.contains("CAP_CHECKPOINT_RESTORE, and this user has neither"), "{flags:?}: {said}");
+        assert!(!Path::new(&images).exists(), "{flags:?}");
+    }
+    let found = without(case, &["doctor"])?.stdout;
+    assert!(found.contains("of no use to this user"), "{found}");
+    row.go_on(5)
 }

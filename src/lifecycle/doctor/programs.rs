@@ -42,7 +42,12 @@ fn criu() -> Finding {
     let output = criu::find().ok().and_then(|criu| version(criu).ok());
     let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     match version_in(&said) {
-        Some(version) => Finding::ok("criu", version),
+        Some(version) if criu::is_allowed() => Finding::ok("criu", version),
+        Some(version) => {
+            let found =
+                format!("{version}, of no use to this user, who has neither CAP_SYS_ADMIN nor CAP_CHECKPOINT_RESTORE");
+            Finding::warning("criu", found, "checkpoint, restore and migrate as root")
+        }
         None => Finding::warning("criu", "not found: there is no checkpoint and restore", "install the package criu"),
     }
 }
