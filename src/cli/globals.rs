@@ -201,14 +201,20 @@ fn absolute_root(given: &Path) -> Result<PathBuf> {
 /// among temporary files (`container::Store` refuses one that is somebody else's). Root inside a user namespace is somebody else too,
 /// except where `$USER` says that this is a whole system of its own.
 fn default_root() -> PathBuf {
-    let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match runtime {
-        Some(dir) if !nix::unistd::geteuid().is_root() || (crate::host::in_user_namespace() && !user_is_root()) => {
-            Path::new(&dir).join("ferry")
+    let is_root = nix::unistd::geteuid().is_root();
+    match directory("XDG_RUNTIME_DIR") {
+        Some(dir) if !is_root || (crate::host::in_user_namespace() && !user_is_root()) => dir.join("ferry"),
+        None if !is_root => {
+            let temporary = directory("TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp"));
+            temporary.join(format!("ferry-{}", nix::unistd::geteuid()))
         }
-        None if !nix::unistd::geteuid().is_root() => env::temp_dir().join(format!("ferry-{}", nix::unistd::geteuid())),
         _ => PathBuf::from("/run/ferry"),
     }
+}
+
+/// Where records are may not depend on where ferry is called: a relative one is as if it were not set. basedir-spec
+fn directory(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute())
 }
 
 fn user_is_root() -> bool {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::case::Case;
 use super::cgroup::directory_of;
-use super::need::Need::{CgroupV2, Ferry, Peer, Root};
+use super::need::Need::{CgroupV2, Ferry, Peer, Root, Tool};
 use super::output;
 use super::pseudo_terminal::{ConsoleSocket, Terminal};
 use super::scenario::{Outcome, Scenario, scenario};
@@ -38,6 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("limits_of_run_rootfs", &[Root, CgroupV2(&["cpu", "memory", "pids"]), Ferry], rootfs_limits),
     scenario("limits_of_run_rootfs_that_cannot_be_are_refused", &[Ferry], rootfs_limits_refused),
     scenario("spec_for_an_ordinary_user", &[], spec_rootless),
+    scenario("records_are_in_no_relative_place", &[Ferry, Root, Tool("setpriv")], relative_variables),
     scenario("explain_and_doctor_as_json", &[Ferry], formats),
     scenario("explain_of_another_configuration", &[Ferry], explain_config),
     scenario("debug_and_level_of_the_log", &[Ferry, Root, CgroupV2(&[])], log_level),
@@ -461,5 +462,28 @@ fn rootless(case: &mut Case) -> Outcome {
     assert!(end.code == 0 || end.stderr.contains("leave out --rootless false"), "{}", end.stderr);
     let end = case.call(&["--rootless", "perhaps", "list"])?.failure()?;
     assert!(end.stderr.contains("invalid rootless \"perhaps\": it is one of true, false, auto"), "{}", end.stderr);
+    Ok(())
+}
+
+/// As an ordinary user, for whom they say where records are. basedir-spec
+fn relative_variables(case: &mut Case) -> Outcome {
+    let ferry = case.stage.runtime.path.clone();
+    for (runtime, temporary, expected) in [
+        ("/var/tmp", "/var", "/var/tmp/ferry"),
+        ("run", "/var/tmp", "/var/tmp/ferry-4242"),
+        ("", "tmp", "/tmp/ferry-4242"),
+        ("./run", "", "/tmp/ferry-4242"),
+    ] {
+        let mut command = std::process::Command::new("setpriv");
+        command
+            .args(["--reuid=4242", "--regid=4242", "--clear-groups"])
+            .arg(&ferry)
+            .args(["doctor", "--format", "json"]);
+        command.env("XDG_RUNTIME_DIR", runtime).env("TMPDIR", temporary).current_dir("/");
+        let told = case.finish(command.stdin(std::process::Stdio::null()))?.json()?;
+        let findings = told["findings"].as_array().cloned().unwrap_or_default();
+        let records = findings.iter().find(|finding| finding["subject"] == "records").ok_or("no word of records")?;
+        assert_eq!(records["found"], expected, "{runtime:?} {temporary:?}");
+    }
     Ok(())
 }
