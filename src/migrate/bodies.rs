@@ -18,7 +18,7 @@
 //!
 //! Those are read once more when the container stands still. What is sent then is what differs, block by block ([`super::blocks`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,8 +44,8 @@ use crate::path::{errno, reopen};
 /// The most bodies of a migration: what is beyond is sent once, in the archive.
 pub const MOST: usize = 100_000;
 
-/// The most blocks whose sums are remembered, of all bodies: 16 MiB, for 64 GiB of files.
-const BLOCKS: usize = 1 << 20;
+/// The most blocks whose sums are remembered, of all bodies: 32 MiB, for 128 GiB of files.
+const BLOCKS: usize = 1 << 21;
 
 /// Bytes that are read at once: the most of a piece.
 pub const PIECE: usize = 16 * BLOCK;
@@ -105,14 +105,28 @@ impl Tree {
     }
 }
 
-/// Bytes that the files below a directory have.
+/// Bytes that the files below a directory take to be sent, however many names one has. As a body it has no holes to be sent; in the
+/// archive, where all go without rounds, it has its length.
 ///
 /// # Errors
 /// They cannot be looked at.
-pub fn weigh(upper: &OwnedFd) -> Result<u64> {
-    let mut bytes = 0_u64;
+pub fn weigh(upper: &OwnedFd, in_rounds: bool) -> Result<u64> {
+    const SECTOR: u64 = 512;
+    let (mut bytes, mut seen) = (0_u64, HashSet::new());
+    let mut room = if in_rounds { (BLOCKS * BLOCK) as u64 } else { 0 };
     walk(upper.as_fd(), 0, &mut |_, _, stat| {
-        bytes = bytes.saturating_add(stat.st_size.unsigned_abs());
+        if stat.st_nlink > 1 && !seen.insert(stat.st_ino) {
+            return Ok(());
+        }
+        let size = stat.st_size.unsigned_abs();
+        let takes = match room.checked_sub(size.next_multiple_of(BLOCK as u64)) {
+            Some(left) => {
+                room = left;
+                size.min(stat.st_blocks.unsigned_abs().saturating_mul(SECTOR))
+            }
+            None => size,
+        };
+        bytes = bytes.saturating_add(takes);
         Ok(())
     })?;
     Ok(bytes)

@@ -211,5 +211,26 @@ fn what_there_is_no_room_for_goes_in_the_archive() {
     fs::write(ends.upper().join("small"), vec![1; MB]).unwrap();
     assert_eq!(ends.ran(), (0, 1));
     assert_eq!((ends.bodies.sent.len(), ends.bodies.blocks), (0, BLOCKS - 1));
-    assert_eq!(weigh(&fs::File::open(ends.upper()).unwrap().into()).unwrap(), 2 * MB as u64);
+    assert_eq!(weigh(&fs::File::open(ends.upper()).unwrap().into(), true).unwrap(), 2 * MB as u64);
+}
+
+/// What is to be sent is what the destination finds room for.
+#[test]
+fn holes_and_further_names_weigh_nothing_in_rounds() {
+    const MIB: u64 = 1 << 20;
+    let ends = Ends::new("weigh");
+    let weigh = |in_rounds| weigh(&fs::File::open(ends.upper()).unwrap().into(), in_rounds).unwrap();
+    fs::create_dir(ends.upper().join("dir")).unwrap();
+    fs::write(ends.upper().join("dir/full"), vec![1; 1 << 20]).unwrap();
+    for name in ["second", "dir/third"] {
+        fs::hard_link(ends.upper().join("dir/full"), ends.upper().join(name)).unwrap();
+    }
+    assert_eq!([weigh(true), weigh(false)], [MIB; 2]);
+    let sparse = fs::File::create(ends.upper().join("sparse")).unwrap();
+    sparse.set_len(100 << 30).unwrap();
+    assert_eq!(weigh(true), MIB);
+    // What is not sent in rounds has its zeros in the archive.
+    assert_eq!(weigh(false), MIB + (100 << 30));
+    sparse.set_len(200 << 30).unwrap();
+    assert_eq!(weigh(true), MIB + (200 << 30));
 }

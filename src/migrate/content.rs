@@ -68,7 +68,7 @@ pub fn send(
 }
 
 /// One that has gone may have said why.
-fn why(link: &mut Link, error: Error) -> Error {
+pub(super) fn why(link: &mut Link, error: Error) -> Error {
     match link.hear_now() {
         Err(said) if link.failed => said,
         _ => error,

@@ -249,7 +249,8 @@ impl Source<'_> {
             let (sent, before, started) = (self.link.sent, packer.counts.pages, Instant::now());
             let counted = images::send(self.link, &directory, number, packer, false, &mut |link, packer| {
                 tree.as_ref().map_or(Ok(0), |tree| bodies.send(link, packer, tree, false))
-            })?;
+            })
+            .map_err(|error| content::why(self.link, error))?;
             self.taken(number)?;
             report.bytes.images += counted.others;
             report.bytes.files += counted.bodies;
@@ -350,11 +351,9 @@ impl Source<'_> {
             stop.times.stopped = Some(still.since());
             stop.times.dumped = nanoseconds(still.since());
             let left = if leaves { Left::take_out(&directory)? } else { Left::default() };
-            copied = stop.copy(
-                &mut Last { directory: &directory, number, tree: &tree, bodies, left: &left },
-                packer,
-                still,
-            )?;
+            copied = stop
+                .copy(&mut Last { directory: &directory, number, tree: &tree, bodies, left: &left }, packer, still)
+                .map_err(|error| content::why(stop.link, error))?;
             let verdict = stop.commit(journal, still, &mut left::Giving::new(&left, packer))?;
             unsure = verdict.1;
             Ok(verdict.0)

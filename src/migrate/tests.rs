@@ -112,6 +112,20 @@ fn whatever_fails_before_the_commit_it_goes_on_here() {
     }
 }
 
+/// Who sends does not listen meanwhile, and the far end has gone when it does.
+#[test]
+fn why_the_far_end_takes_no_more_is_told() {
+    for round in ["large round", "large rest"] {
+        let mut world = World::new(&round.replace(' ', "-"));
+        (world.container.fails, world.host_fails) = (round, "room");
+        let error = world.migrate_directly().unwrap_err().to_string();
+        assert!(error.contains("the destination: ") && error.contains("more than was asked for"), "{round}: {error}");
+        world.one_runs(round);
+        assert!(world.copies.lock().unwrap().here, "{round}");
+        assert_eq!(std::fs::read_dir(world.journals().path()).unwrap().count(), 0, "{round}: journals are left");
+    }
+}
+
 /// What runs over there is not given back because of what went wrong a moment later, nor where nobody knows whether it runs.
 #[test]
 fn what_fails_once_it_runs_there_does_not_bring_it_back() {

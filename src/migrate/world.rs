@@ -1,6 +1,6 @@
 //! Both ends at once, with a container and a machine that only keep count of who runs, for tests.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -75,6 +75,14 @@ impl FakeContainer {
         Self { copies: Arc::clone(copies), upper, exists: true, frozen: false, fails: "" }
     }
 
+    /// More than there is room for, and than fits between the two ends.
+    fn swell(&self, at: &str, images: &Path) {
+        if self.fails == at {
+            let mut random = std::fs::File::open("/dev/urandom").unwrap().take(4 << 20);
+            std::io::copy(&mut random, &mut std::fs::File::create(images.join("large.img")).unwrap()).unwrap();
+        }
+    }
+
     fn fail(&self, at: &str) -> Result<()> {
         if self.fails == at { Err(Error::plain(format!("{at} fails"))) } else { Ok(()) }
     }
@@ -126,6 +134,7 @@ impl Container for FakeContainer {
         waiting()?;
         self.fail("pre-dump")?;
         std::fs::write(images.join("pages-1.img"), vec![3; 4096 * 40]).unwrap();
+        self.swell("large round", images);
         std::fs::write(self.upper.join("file"), b"first").unwrap();
         Ok(())
     }
@@ -136,6 +145,7 @@ impl Container for FakeContainer {
         std::fs::write(images.join("pages-2.img"), vec![5; 4096 * 20]).unwrap();
         left_tests::images_of(images);
         std::fs::write(images.join("core-1.img"), b"registers").unwrap();
+        self.swell("large rest", images);
         let file = self.upper.join("file");
         std::fs::write(&file, WRITTEN).unwrap();
         let mut still = FakeStill { file, frozen: false, fails: self.fails };
@@ -191,15 +201,8 @@ impl Host for FakeHost {
         if self.fails == "place" {
             return Err(Error::plain("place fails"));
         }
-        let machine = Machine::default();
-        Ok(Place {
-            version: PROTOCOL,
-            host: "there".into(),
-            machine,
-            memory_free: 1 << 30,
-            disk_free: 1 << 30,
-            lacks: vec![],
-        })
+        let (machine, disk_free) = (Machine::default(), if self.fails == "room" { 1 << 20 } else { 1 << 30 });
+        Ok(Place { version: PROTOCOL, host: "there".into(), machine, memory_free: 1 << 30, disk_free, lacks: vec![] })
     }
 
     fn root(&self) -> &Path {
@@ -340,6 +343,25 @@ impl World {
         let pumps = relay(frames, &near, &far, &count);
         let served = self.serve(theirs);
         drop((near, far));
+        let report = self.migrate_over(ours, served, reconnects);
+        pumps.into_iter().for_each(|pump| pump.join().unwrap());
+        let frames = *count.lock().unwrap();
+        (report, frames)
+    }
+
+    /// Migrates with nothing in between.
+    pub fn migrate_directly(&mut self) -> Result<Report> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let served = self.serve(theirs);
+        self.migrate_over(ours, served, false)
+    }
+
+    fn migrate_over(
+        &mut self,
+        ours: UnixStream,
+        served: std::thread::JoinHandle<Result<Served>>,
+        reconnects: bool,
+    ) -> Result<Report> {
         let (mut link, journals) = (of(ours, PATIENCE), self.journals());
         let options = Options {
             destination: "exec:x".into(),
@@ -364,11 +386,7 @@ impl World {
             memory: 1 << 20,
             choices: Choices::default(),
             image: None,
-            content: if self.lacks {
-                vec![Blob { digest: Digest::of(LAYER), size: LAYER.len() as u64 }]
-            } else {
-                vec![]
-            },
+            content: Vec::from_iter(self.lacks.then(|| Blob { digest: Digest::of(LAYER), size: LAYER.len() as u64 })),
             leaves: self.leaves,
             dry_run: self.dry_run,
         };
@@ -407,11 +425,9 @@ impl World {
         drop(link);
         served.join().unwrap().ok();
         later.into_iter().for_each(|thread| drop(thread.join().unwrap()));
-        pumps.into_iter().for_each(|pump| pump.join().unwrap());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap());
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let frames = *count.lock().unwrap();
-        (report, frames)
+        report
     }
 
     /// `--recover` at the source, and then at the destination.

@@ -19,18 +19,20 @@ use super::case::{Case, names_in};
 use super::checkpoint::CRIU;
 use super::checkpoint_root::image_counter;
 use super::image::import;
-use super::migrate::{followed, gone, settled};
+use super::migrate::{counter, followed, gone, settled};
 use super::migrate_cut_off::{MIGRATES, of_this};
 use super::migrate_image::{elsewhere, there};
 use super::output::{self, Lines};
 use super::row::Row;
 use super::scenario::{Outcome, Scenario, scenario};
 use crate::image_fixtures::Layer;
+use crate::rootfs_fixtures::config;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("what_is_written_meanwhile_arrives_as_it_is", CRIU, written_meanwhile),
     scenario("memory_and_files_say_the_same", CRIU, in_step),
     scenario("files_go_with_a_migration_that_is_cut_off", CRIU, cut_off),
+    scenario("files_in_memory_are_memory_that_is_asked_for", CRIU, in_memory),
 ];
 
 const MB: usize = 1 << 20;
@@ -287,4 +289,40 @@ fn cut_off(case: &mut Case) -> Outcome {
         settled(case)?;
     }
     Ok(())
+}
+
+/// The memory that a destination is asked for, in bytes: one that takes down the first words, and does not answer.
+fn asked(case: &mut Case) -> Result<u64, Failed> {
+    let (store, id, words) = (case.path("store"), case.id.clone(), case.path("words"));
+    fs::write(&words, "")?;
+    let to = format!("exec:cat >{words}");
+    case.call(&["--store", &store, "migrate", "--timeout", "200ms", &id, &to])?.failure()?;
+    let end = Instant::now() + case.patience();
+    loop {
+        let text = String::from_utf8_lossy(&fs::read(&words)?).into_owned();
+        if let Some((number, _)) = text.split_once("\"memory\":").and_then(|(_, rest)| rest.split_once(',')) {
+            return Ok(number.parse()?);
+        }
+        assert!(Instant::now() < end, "it is asked for nothing: {text}");
+        std::thread::yield_now();
+    }
+}
+
+fn in_memory(case: &mut Case) -> Outcome {
+    const FILE: u64 = 16 << 20;
+    config::add(&mut case.config, "/mounts", config::mount("tmpfs", "tmpfs", "/tmp", &[]));
+    config::add(&mut case.config, "/mounts", config::mount("bind", "/dev/shm", "/hosts", &["bind"]));
+    let mut row = counter(case)?;
+    let before = asked(case)?;
+    let file = noise(1, usize::try_from(FILE)?);
+    fs::write(root(case)?.join("tmp/file"), &file)?;
+    let filled = asked(case)?;
+    assert!((before + FILE..before + 2 * FILE).contains(&filled), "{before} {filled}");
+    // What is the host's stays with it.
+    let hosts = format!("/dev/shm/{}", case.id);
+    fs::write(&hosts, &file)?;
+    let with_hosts = asked(case);
+    fs::remove_file(&hosts)?;
+    assert!(with_hosts? < filled + FILE / 2, "{filled}");
+    row.go_on(5)
 }

@@ -14,7 +14,6 @@ use crate::checkpoint::{criu, dump, obstacles};
 use crate::container::{Id, Status, Store};
 use crate::error::{Context, Error, Result};
 use crate::host;
-use crate::migrate::bodies;
 use crate::migrate::destination::{self, Found};
 use crate::migrate::host::Host;
 use crate::migrate::journal::{Entry, Journal, Journals, Which};
@@ -27,10 +26,10 @@ use crate::migrate::rounds::Wishes;
 use crate::migrate::settle::{self, Recovered};
 use crate::migrate::source::{self, NoConvergence, PreCopy, Source};
 use crate::migrate::transport::{Destination, Reach};
-use crate::procfs;
 use crate::spec::Document;
 
 mod container;
+mod weight;
 
 use container::Running;
 
@@ -260,6 +259,7 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
     };
     let there = options.id_there.clone().unwrap_or_else(|| options.id.clone());
     Id::new(&there)?;
+    let in_rounds = options.mode.is_none_or(Mode::has_rounds);
     Ok(Request {
         version: PROTOCOL,
         token: Token::new()?,
@@ -268,8 +268,8 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
         bundle: options.bundle.clone().unwrap_or_else(|| container.record.bundle.clone()),
         config,
         machine: reserve::machine(criu)?,
-        memory: memory(container)?,
-        files: if image.is_some() { files(container)? } else { 0 },
+        memory: weight::memory(container)?,
+        files: if image.is_some() { weight::files(container, in_rounds)? } else { 0 },
         content,
         image,
         choices: options.choices,
@@ -280,24 +280,6 @@ fn request(options: &Options, container: &Live, criu: u32) -> Result<Request> {
 
 pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// Bytes that its processes have in memory, as they themselves are told: shared ones count for each. proc_pid_statm(5)
-fn memory(container: &Live) -> Result<u64> {
-    let page = rustix::param::page_size() as u64;
-    let pids = cgroup::life::procs(&container.cgroup("migrate")?)?;
-    let resident = |pid: &nix::unistd::Pid| {
-        // One that has ended meanwhile has none.
-        let text = procfs::text(format!("/proc/{pid}/statm")).unwrap_or_default();
-        text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0)
-    };
-    Ok(pids.iter().map(resident).sum::<u64>().saturating_mul(page))
-}
-
-/// Bytes of what it has changed in the files of its image.
-fn files(container: &Live) -> Result<u64> {
-    let upper = own_root::Changes::of(container)?.upper()?;
-    upper.map_or(Ok(0), |upper| bodies::weigh(&upper))
 }
 
 /// An earlier one of the same container. One that was given up is settled by the way, with the machine that it was to go to: any
