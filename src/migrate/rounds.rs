@@ -53,6 +53,8 @@ pub enum Next {
     Stop,
     /// The rest does not fit, and another round would not help.
     Diverges,
+    /// There have been as many as were asked for.
+    Limit,
     /// There is next to no rest, and it does not fit all the same: to save and restore anything takes longer.
     Overhead,
 }
@@ -81,16 +83,14 @@ const NEXT_TO_NOTHING: u32 = 10;
 
 /// Decides.
 pub fn next(rounds: &[Round], wishes: &Wishes) -> Next {
-    let Some(estimate) = downtime(rounds) else { return Next::Another };
     let count = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
-    if estimate.total() <= wishes.max_downtime {
-        Next::Stop
-    } else if estimate.overhead > wishes.max_downtime && estimate.rest <= estimate.overhead / NEXT_TO_NOTHING {
-        Next::Overhead
-    } else if count >= wishes.max_rounds || !shrinks(rounds) {
-        Next::Diverges
-    } else {
-        Next::Another
+    let is_next_to_nothing = |estimate: Downtime| estimate.rest <= estimate.overhead / NEXT_TO_NOTHING;
+    match downtime(rounds) {
+        Some(estimate) if estimate.total() <= wishes.max_downtime => Next::Stop,
+        Some(estimate) if estimate.overhead > wishes.max_downtime && is_next_to_nothing(estimate) => Next::Overhead,
+        Some(_) if !shrinks(rounds) => Next::Diverges,
+        _ if count >= wishes.max_rounds => Next::Limit,
+        _ => Next::Another,
     }
 }
 
@@ -181,6 +181,18 @@ mod tests {
         assert!(rounds.len() <= 10);
         assert!(bandwidth(&rounds).is_some_and(|rate| (99 * MB..102 * MB).contains(&rate)));
         assert!(dirty_rate(&rounds).unwrap() > 90 * MB);
+    }
+
+    #[test]
+    fn no_more_rounds_are_made_than_were_asked_for() {
+        let large = Round { pages: 4096 * MB, sent: 4096 * MB, dump: 1 << 30, send: 40 << 30, files: 0 };
+        let smaller = |by: u64| Round { pages: large.pages / by, send: large.send / by, ..large };
+        let rounds = [large, smaller(2), smaller(4), smaller(8)];
+        for count in 1..=rounds.len() {
+            let rounds = &rounds[..count];
+            assert_eq!(next(rounds, &Wishes { max_rounds: count as u32, ..WISHES }), Next::Limit, "{count}");
+            assert_eq!(next(rounds, &Wishes { max_rounds: count as u32 + 1, ..WISHES }), Next::Another, "{count}");
+        }
     }
 
     /// As an emulated machine has it: CRIU takes a second for nothing.

@@ -266,7 +266,7 @@ impl Source<'_> {
                 Next::Another => (),
                 Next::Stop => break,
                 // That is what it is for.
-                Next::Diverges if leaves => break,
+                Next::Diverges | Next::Limit if leaves => break,
                 next => {
                     leaves |= self.not_met(next, report)?;
                     break;
@@ -301,6 +301,10 @@ impl Source<'_> {
                 "to save and restore it takes about {}, however little is left: no further round makes that less",
                 time(still.map(|still| still.overhead))
             ),
+            Next::Limit => format!(
+                "it had as many rounds as --max-rounds allows, and would stand still for {}",
+                still.map_or_else(|| "a time that one does not tell".to_owned(), |still| time(Some(still.total()))),
+            ),
             _ => format!(
                 "it does not converge: {} a second are written to, {} a second are sent, and it would stand still for {}",
                 report::size(rounds::dirty_rate(&report.rounds).unwrap_or(0)),
@@ -308,7 +312,7 @@ impl Source<'_> {
                 time(still.map(Downtime::total)),
             ),
         };
-        if self.options.on_no_convergence == NoConvergence::Abort {
+        if self.options.on_no_convergence == NoConvergence::Abort && next != Next::Limit {
             return Err(Error::plain(found)
                 .hint("--on-no-convergence stop migrates it all the same, --max-downtime allows more"));
         }
