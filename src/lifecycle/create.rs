@@ -105,9 +105,9 @@ pub fn create(setting: &Setting, options: &Options) -> Result<()> {
     console(terminal, options.console_socket.as_deref())?;
     let mut begun = begin(setting, options, source, true)?;
     let ready = begun.serve(setting).and_then(|reached| match reached {
-        Reached::Ready => announce(&begun.child, &begun.plan, options)
-            .and_then(|()| begun.let_go(setting))
-            // Killed or deleted since it was unlocked.
+        Reached::Ready => begun
+            .let_go(setting, options)
+            // Killed, or deleted since it was unlocked.
             .map_err(|error| if error.errno() == Some(nix::errno::Errno::EPIPE) { begun.ended() } else { error }),
         Reached::End => Err(begun.ended()),
     });
@@ -388,18 +388,20 @@ impl Begun {
     }
 
     /// Lets the child go to its gate.
-    fn let_go(&mut self, setting: &Setting) -> Result<()> {
+    fn let_go(&mut self, setting: &Setting, options: &Options) -> Result<()> {
         if !self.plan.waits_in_stub() {
+            announce(&self.child, &self.plan, options)?;
             // Unlocked first: from Go on the child lives by itself, and holds what ferry held.
             self.entry.unlock()?;
             return self.child.go();
         }
-        // What can fail on its way there is told here, and nobody opens the gate before.
         self.child.go()?;
         match self.serve(setting)? {
-            Reached::End if self.child.is_alive()? => self.entry.unlock(),
-            Reached::End | Reached::Ready => Err(self.ended()),
+            // Nobody is told of what comes to nothing on its way there, and nobody opens the gate before.
+            Reached::End if self.child.is_alive()? => announce(&self.child, &self.plan, options)?,
+            Reached::End | Reached::Ready => return Err(self.ended()),
         }
+        self.entry.unlock()
     }
 
     /// What to say of a child that ended without a word.

@@ -150,7 +150,9 @@ fn told_early(case: &mut Case) -> Outcome {
     case.config["process"]["user"] = json!({"uid": 4294967295_u32, "gid": 0});
     let bundle = case.write_config()?;
     let id = case.id.clone();
-    let end = case.call(&["create", "--bundle", &bundle, &id])?.failure()?;
+    let pid_file = case.path("pid");
+    let end = case.call(&["create", "--bundle", &bundle, "--pid-file", &pid_file, &id])?.failure()?;
+    assert!(!std::path::Path::new(&pid_file).exists());
     assert!(end.stderr.contains("4294967295"), "{}", end.stderr);
     assert_eq!(case.leftovers()?, Vec::<String>::new());
     Ok(())

@@ -328,9 +328,10 @@ fn write_on() -> Result<()> {
     kernel::ignore_signals();
     kernel::syscall(libc::SYS_ioctl, &[0, libc::TIOCNOTTY, 0])?;
     let line = "x".repeat(1 << 16);
-    let writes = kernel::fork()? == 0;
-    while writes {
-        say(&line)?;
+    if kernel::fork()? == 0 {
+        loop {
+            say(&line)?;
+        }
     }
     loop {
         std::thread::park();
