@@ -331,7 +331,7 @@ fn full_disk(case: &mut Case) -> Outcome {
         ("small", vec![base(case)?]),
         // The blob alone is too large; the blob is not, and what is in it is.
         ("large", vec![Layer::new().file("noise", 0o644, &noise(16 << 20))?.finish()?]),
-        ("middle", vec![base(case)?, Layer::new().file("zeros", 0o644, &vec![0; 16 << 20])?.finish()?]),
+        ("middle", vec![base(case)?, Layer::new().file("ones", 0o644, &vec![1; 16 << 20])?.finish()?]),
     ] {
         fixtures::layout(case.path(name).as_ref(), &format!("{name}:1"), &layers, &json!({"Cmd": ["/probe"]}))?;
     }
